@@ -1,0 +1,66 @@
+package data
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Source says where a dataset comes from. Each dataset uses what it needs of it.
+type Source struct {
+	Dir  string // folder or archive with the files
+	Seed int64  // of generated datasets
+}
+
+// Dataset is a kind of data that [Open] can read.
+type Dataset struct {
+	Name    string // what the user types
+	Summary string // one line for help texts
+	Files   bool   // reads files, so Source.Dir is required
+
+	// Open reads the splits asked for, in that order, passing over the files once. It fails with *InputError.
+	Open func(ctx context.Context, src Source, splits []string) ([]*Set, error)
+}
+
+var registry = map[string]Dataset{}
+
+// Register adds a dataset; it is called from init functions and panics on a name taken twice.
+func Register(d Dataset) {
+	if _, taken := registry[d.Name]; taken {
+		panic("data: dataset " + d.Name + " is registered twice")
+	}
+	registry[d.Name] = d
+}
+
+// Datasets returns all registered datasets, sorted by name.
+func Datasets() []Dataset {
+	names := slices.Sorted(maps.Keys(registry))
+	all := make([]Dataset, len(names))
+	for i, name := range names {
+		all[i] = registry[name]
+	}
+	return all
+}
+
+// Open reads splits ("train", "test", "val") of a dataset and returns them in the order asked for. An unknown name or a missing
+// Source.Dir is a *UsageError, everything wrong with the files an *InputError.
+func Open(ctx context.Context, name string, src Source, splits ...string) ([]*Set, error) {
+	d, ok := registry[name]
+	if !ok {
+		return nil, usagef("unknown dataset %q: choose one of %s", name, strings.Join(slices.Sorted(maps.Keys(registry)), ", "))
+	}
+	if d.Files && src.Dir == "" {
+		return nil, usagef("dataset %q is read from files: name their folder or archive with --data-dir", name)
+	}
+	sets, err := d.Open(ctx, src, splits)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range sets {
+		if err := s.check(src.Dir); err != nil {
+			return nil, err
+		}
+	}
+	return sets, nil
+}

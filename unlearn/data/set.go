@@ -1,0 +1,81 @@
+package data
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"sync"
+)
+
+// maxSetBytes bounds the pixels of one split: a forgotten resize step would otherwise ask for all memory there is.
+const maxSetBytes = 1 << 36
+
+// Set is one split of a dataset in host memory. It is read-only once opened and safe for concurrent use.
+type Set struct {
+	Dataset string   // the registered name, e.g. "cifar10"
+	Split   string   // "train", "test" or "val"
+	Classes []string // class names; a label is an index into them
+	C, H, W int      // channels (red, green, blue), height, width of every image
+	Pixels  []byte   // n*C*H*W values, NCHW
+	Labels  []int    // n values in [0, len(Classes))
+	Names   []string // n file names relative to the split's parent, or nil where samples have none
+
+	once        sync.Once
+	fingerprint string
+}
+
+// Len returns the number of images.
+func (s *Set) Len() int { return len(s.Labels) }
+
+// Image returns the pixels of image i, C*H*W values, without copying.
+func (s *Set) Image(i int) []byte {
+	size := s.C * s.H * s.W
+	return s.Pixels[i*size : (i+1)*size : (i+1)*size]
+}
+
+// Name returns the file name of image i, or "train[17]" where the samples have no names: for messages.
+func (s *Set) Name(i int) string {
+	if s.Names != nil {
+		return s.Names[i]
+	}
+	return fmt.Sprintf("%s[%d]", s.Split, i)
+}
+
+// Fingerprint returns the hex sha256 over the shape, the pixels and the labels: what a network can see of the set. Names and
+// the container do not count, so the same images from a folder and from an archive agree. It is computed once.
+func (s *Set) Fingerprint() string {
+	s.once.Do(func() {
+		h := sha256.New()
+		fmt.Fprintf(h, "l2ul.data/1 n=%d c=%d h=%d w=%d classes=%d\n", s.Len(), s.C, s.H, s.W, len(s.Classes))
+		h.Write(s.Pixels)
+		labels := make([]byte, 0, 4*len(s.Labels))
+		for _, y := range s.Labels {
+			labels = binary.LittleEndian.AppendUint32(labels, uint32(y))
+		}
+		h.Write(labels)
+		s.fingerprint = hex.EncodeToString(h.Sum(nil))
+	})
+	return s.fingerprint
+}
+
+// check verifies what every reader must deliver.
+func (s *Set) check(path string) error {
+	n := s.Len()
+	switch {
+	case n == 0:
+		return inputf(path, "split %q holds no images", s.Split)
+	case n >= maxRandperm:
+		return inputf(path, "split %q holds %d images, more than the %d this program reads", s.Split, n, maxRandperm-1)
+	case s.C <= 0 || s.H <= 0 || s.W <= 0 || len(s.Pixels) != n*s.C*s.H*s.W:
+		return inputf(path, "split %q: %d bytes of pixels for %d images of %dx%dx%d", s.Split, len(s.Pixels), n, s.C, s.H, s.W)
+	case s.Names != nil && len(s.Names) != n:
+		return inputf(path, "split %q: %d names for %d images", s.Split, len(s.Names), n)
+	}
+	for i, y := range s.Labels {
+		if y < 0 || y >= len(s.Classes) {
+			return inputf(path, "%s has label %d, but there are %d classes (0 to %d)", s.Name(i), y, len(s.Classes), len(s.Classes)-1)
+		}
+	}
+	return nil
+}
