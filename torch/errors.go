@@ -1,0 +1,44 @@
+package torch
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Code classes what went wrong in an [Error].
+type Code int
+
+// The classes of errors.
+const (
+	Native      Code = iota + 1 // libtorch refused: shapes, dtypes, devices or values do not fit
+	Argument                    // an argument does not fit the operator's schema
+	Handle                      // a tensor or generator that was freed, or never defined
+	NoScope                     // a tensor made outside a scope, or kept with no scope above
+	OutOfMemory                 // the allocator has no room
+	NoOperator                  // this libtorch has no such operator, or one with another schema
+	Unsupported                 // the operator is not implemented for this device or dtype
+)
+
+// Error is the panic of numeric code: a mistake in shapes, types or handles, or a failure inside libtorch. [Run] and
+// [Try] turn it into a returned error.
+type Error struct {
+	Op     string    // the operation, as "aten::conv2d" or the name of the Go function
+	Code   Code      // the class of the mistake
+	Msg    string    // what libtorch or the bridge said, without a C++ backtrace
+	Shapes [][]int64 // shapes of the tensor arguments, in order; nil for one that is freed or undefined
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s", e.Op, strings.TrimSpace(e.Msg))
+	if len(e.Shapes) > 0 {
+		b.WriteString(" (shapes")
+		for _, s := range e.Shapes {
+			fmt.Fprintf(&b, " %v", s)
+		}
+		b.WriteByte(')')
+	}
+	return b.String()
+}
+
+func (e *Error) addShape(t Tensor) { e.Shapes = append(e.Shapes, t.shapeOrNil()) }
