@@ -1,0 +1,361 @@
+#include "cpu.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+// The loader picks the clone for the machine. A clone may not change bits, so the build forbids contraction
+// (-ffp-contract=off) and no loop below lets the compiler reorder a float sum.
+#define L2UL_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+// For helpers of cloned loops: without it the helper would be compiled once, for the baseline.
+#define L2UL_INLINE __attribute__((always_inline)) inline
+// Arguments of an in-place operator may be the very same memory, index for index, but never shifted.
+#define L2UL_ELEMENTWISE _Pragma("GCC ivdep")
+
+namespace l2ul::cpu {
+namespace {
+
+// Work is cut at fixed places, so that results cannot depend on the number of threads; a piece of each of seven
+// streams fits in the second-level cache.
+constexpr int64_t kPiece = 1 << 14;
+// A step of the attack updates and sums blocks of an image, so that the sum reads the first-level cache.
+constexpr int64_t kBlock = 1 << 10;
+
+// A sum of float64 terms in a fixed order: term j goes to lane j mod 16, and the lanes are folded in halves. Sixteen
+// lanes fill two AVX-512 or four AVX2 registers, enough to hide the latency of an addition.
+struct LaneSum {
+  static constexpr int kLanes = 16;
+  double lane[kLanes] = {};
+
+  // Adds the terms term(0), term(1), … term(n - 1). Only the last call may have an n that is no multiple of kLanes.
+  template <class Term>
+  L2UL_INLINE void add(int64_t n, Term term) {
+    double local[kLanes];
+    for (int l = 0; l < kLanes; ++l) local[l] = lane[l];
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+      for (int l = 0; l < kLanes; ++l) local[l] += term(i + l);
+    }
+    for (int l = 0; i + l < n; ++l) local[l] += term(i + l);
+    for (int l = 0; l < kLanes; ++l) lane[l] = local[l];
+  }
+
+  L2UL_INLINE double total() const {
+    double folded[kLanes];
+    for (int l = 0; l < kLanes; ++l) folded[l] = lane[l];
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+      for (int l = 0; l < half; ++l) folded[l] += folded[l + half];
+    }
+    return folded[0];
+  }
+};
+
+L2UL_INLINE void add_squares(LaneSum& sum, const float* v, int64_t n) {
+  sum.add(n, [v](int64_t i) { return static_cast<double>(v[i]) * static_cast<double>(v[i]); });
+}
+
+// The norm everywhere in this project: float32(sqrt(sum of float64 squares)).
+L2UL_INLINE float norm(const LaneSum& squares) { return static_cast<float>(std::sqrt(squares.total())); }
+
+// Comparisons are written so that NaN passes through, as torch.clamp lets it.
+L2UL_INLINE float clamp(float v, float low, float high) {
+  v = v < low ? low : v;
+  return v > high ? high : v;
+}
+
+// clampbox of the specification, section 3.1.
+L2UL_INLINE float clamp_box(float x, float d) { return clamp(x + d, 0.0f, 1.0f) - x; }
+
+// The factor min(eps / n, 1) of project. eps / n is reciprocal times eps, as Python's `eps / tensor` is, and 1 where
+// n is 0 or NaN, as the reference has it. The test of eps keeps 0 * inf (a denormal n) from becoming NaN.
+L2UL_INLINE float shrink(float n, float eps) {
+  if (!(n > 0.0f)) return 1.0f;
+  if (eps == 0.0f) return 0.0f;
+  return std::min((1.0f / n) * eps, 1.0f);
+}
+
+template <class F>
+void each_image(int64_t images, int64_t size, const F& f) {
+  at::parallel_for(0, images, std::max<int64_t>(1, kPiece / std::max<int64_t>(1, size)), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) f(i);
+  });
+}
+
+struct Piece {
+  size_t item;
+  int64_t begin, size;
+};
+
+// Cuts a list of tensors into pieces, so that threads share the work evenly whatever the tensors' sizes.
+template <class Item>
+std::vector<Piece> cut(std::span<const Item> list) {
+  std::vector<Piece> pieces;
+  for (size_t i = 0; i < list.size(); ++i) {
+    for (int64_t begin = 0; begin < list[i].size; begin += kPiece) {
+      pieces.push_back({i, begin, std::min(kPiece, list[i].size - begin)});
+    }
+  }
+  return pieces;
+}
+
+template <class F>
+void each_piece(int64_t pieces, const F& f) {
+  at::parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) f(i);
+  });
+}
+
+L2UL_CLONES void gather_planar(const uint8_t* in, const float* table, int64_t channels, int64_t area, float* out) {
+  for (int64_t c = 0; c < channels; ++c, in += area, out += area, table += 256) {
+    for (int64_t p = 0; p < area; ++p) out[p] = table[in[p]];
+  }
+}
+
+L2UL_CLONES void gather_interleaved(const uint8_t* in, const float* table, int64_t channels, int64_t area, float* out) {
+  for (int64_t p = 0; p < area; ++p, in += channels, out += channels) {
+    for (int64_t c = 0; c < channels; ++c) out[c] = table[256 * c + in[c]];
+  }
+}
+
+L2UL_CLONES void start_l2(const float* x, const float* start, int64_t size, float eps, float* delta) {
+  LaneSum squares;
+  for (int64_t at = 0; at < size; at += kBlock) {
+    const int64_t n = std::min(kBlock, size - at);
+    L2UL_ELEMENTWISE for (int64_t i = at; i < at + n; ++i) delta[i] = start[i] - x[i];
+    add_squares(squares, delta + at, n);
+  }
+  const float factor = shrink(norm(squares), eps);
+  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) {
+    delta[i] = clamp_box(x[i], clamp_box(x[i], delta[i] * factor));
+  }
+}
+
+L2UL_CLONES void start_linf(const float* x, const float* start, int64_t size, float eps, float* delta) {
+  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) {
+    delta[i] = clamp_box(x[i], clamp_box(x[i], clamp(start[i] - x[i], -eps, eps)));
+  }
+}
+
+L2UL_CLONES void step_l2(float* delta, const float* grad, const float* x, int64_t size, float alpha, float eps) {
+  LaneSum gradient;
+  add_squares(gradient, grad, size);
+  const float length = norm(gradient);
+  const float scale = 1.0f / (length < 1e-6f ? 1e-6f : length);
+  LaneSum squares;
+  for (int64_t at = 0; at < size; at += kBlock) {
+    const int64_t n = std::min(kBlock, size - at);
+    L2UL_ELEMENTWISE for (int64_t i = at; i < at + n; ++i) {
+      delta[i] = clamp_box(x[i], delta[i] + alpha * (grad[i] * scale));
+    }
+    add_squares(squares, delta + at, n);
+  }
+  const float factor = shrink(norm(squares), eps);
+  if (factor == 1.0f) return;
+  for (int64_t i = 0; i < size; ++i) delta[i] *= factor;
+}
+
+L2UL_CLONES void step_linf(float* delta, const float* grad, const float* x, int64_t size, float alpha, float eps) {
+  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) {
+    // g - g is 0 for a finite gradient and NaN otherwise: a bad gradient shows in delta, where a sign would hide it.
+    const float g = grad[i], sign = g > 0.0f ? 1.0f : (g < 0.0f ? -1.0f : 0.0f);
+    delta[i] = clamp_box(x[i], clamp(delta[i] + (alpha * sign + (g - g)), -eps, eps));
+  }
+}
+
+L2UL_CLONES void add_abs(float* omega, const float* grad, int64_t size, float weight, float count) {
+  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) omega[i] += (weight * std::fabs(grad[i])) / count;
+}
+
+L2UL_CLONES void add_square(float* omega, const float* grad, int64_t size, float weight, float count) {
+  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) omega[i] += (weight * (grad[i] * grad[i])) / count;
+}
+
+struct Range {
+  float low = std::numeric_limits<float>::infinity(), high = -std::numeric_limits<float>::infinity();
+  bool nan = false;
+};
+
+// The range over lanes, since one running minimum would be one long dependency (and NaN could drop out of it).
+L2UL_CLONES void find_range(const float* v, int64_t size, Range* range) {
+  constexpr int kLanes = 16;
+  float low[kLanes], high[kLanes];
+  std::fill_n(low, kLanes, range->low);
+  std::fill_n(high, kLanes, range->high);
+  int32_t nan = 0;
+  for (int64_t i = 0; i < size; ++i) nan |= v[i] != v[i];
+  int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    for (int l = 0; l < kLanes; ++l) {
+      low[l] = v[i + l] < low[l] ? v[i + l] : low[l];
+      high[l] = v[i + l] > high[l] ? v[i + l] : high[l];
+    }
+  }
+  for (int l = 0; i + l < size; ++l) {
+    low[l] = std::min(low[l], v[i + l]);
+    high[l] = std::max(high[l], v[i + l]);
+  }
+  range->low = *std::min_element(low, low + kLanes);
+  range->high = *std::max_element(high, high + kLanes);
+  range->nan = nan != 0;
+}
+
+L2UL_CLONES void complement(const float* omega, int64_t size, float low, float width, float* out) {
+  for (int64_t i = 0; i < size; ++i) out[i] = 1.0f - (omega[i] - low) / width;
+}
+
+// The four forms of the update share one loop; Anchored and First are known when it is compiled.
+template <bool Anchored, bool First>
+L2UL_INLINE bool update(const Update& u, const Rates& rates) {
+  float* const param = u.param;
+  float* const momentum = u.momentum;
+  const float *const grad = u.grad, *const anchor = u.anchor, *const reference = u.reference;
+  const float lr = rates.lr, mu = rates.momentum, decay = rates.weight_decay, lam = rates.lam;
+  const int64_t size = u.size;
+  int32_t bad = 0;
+  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) {
+    const float p = param[i];
+    float g = grad[i];
+    if constexpr (Anchored) g = g + (lam * anchor[i]) * (p - reference[i]);
+    float v = g + decay * p;
+    if constexpr (!First) v = momentum[i] * mu + v;
+    const float next = p - lr * v;
+    momentum[i] = v;
+    param[i] = next;
+    bad |= (std::bit_cast<int32_t>(next) & 0x7fffffff) >= 0x7f800000;  // all exponent bits set: infinite or NaN
+  }
+  return bad == 0;
+}
+
+L2UL_CLONES bool update_plain(const Update& u, const Rates& rates) { return update<false, false>(u, rates); }
+L2UL_CLONES bool update_plain_first(const Update& u, const Rates& rates) { return update<false, true>(u, rates); }
+L2UL_CLONES bool update_anchored(const Update& u, const Rates& rates) { return update<true, false>(u, rates); }
+L2UL_CLONES bool update_anchored_first(const Update& u, const Rates& rates) { return update<true, true>(u, rates); }
+
+L2UL_CLONES void add_penalty(const Drift& d, Penalty* out) {
+  const float *const param = d.param, *const reference = d.reference, *const anchor = d.anchor;
+  LaneSum plain, weighted;
+  plain.add(d.size, [=](int64_t i) {
+    const double drift = static_cast<double>(param[i]) - static_cast<double>(reference[i]);
+    return drift * drift;
+  });
+  if (anchor == nullptr) {
+    weighted = plain;
+  } else {
+    weighted.add(d.size, [=](int64_t i) {
+      const double drift = static_cast<double>(param[i]) - static_cast<double>(reference[i]);
+      return static_cast<double>(anchor[i]) * (drift * drift);
+    });
+  }
+  *out = {weighted.total(), plain.total()};
+}
+
+}  // namespace
+
+void gather_lut(const uint8_t* pixels, int64_t stride, const int64_t* index, int64_t count, const float* table,
+                int64_t channels, int64_t area, bool interleaved, float* out) {
+  const int64_t size = channels * area;
+  const auto gather = interleaved ? gather_interleaved : gather_planar;
+  each_image(count, size,
+             [&](int64_t i) { gather(pixels + index[i] * stride, table, channels, area, out + i * size); });
+}
+
+void pgd_start_l2(const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta) {
+  each_image(images, size,
+             [&](int64_t i) { start_l2(x + i * size, start + i * size, size, eps, delta + i * size); });
+}
+
+void pgd_start_linf(const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta) {
+  each_image(images, size,
+             [&](int64_t i) { start_linf(x + i * size, start + i * size, size, eps, delta + i * size); });
+}
+
+void pgd_l2_step(float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha,
+                 float eps) {
+  each_image(images, size,
+             [&](int64_t i) { step_l2(delta + i * size, grad + i * size, x + i * size, size, alpha, eps); });
+}
+
+void pgd_linf_step(float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha,
+                   float eps) {
+  each_image(images, size,
+             [&](int64_t i) { step_linf(delta + i * size, grad + i * size, x + i * size, size, alpha, eps); });
+}
+
+void accumulate_abs(std::span<const Importance> list, float weight, float count) {
+  const auto pieces = cut(list);
+  each_piece(std::ssize(pieces), [&](int64_t i) {
+    const auto& [item, begin, size] = pieces[i];
+    add_abs(list[item].omega + begin, list[item].grad + begin, size, weight, count);
+  });
+}
+
+void accumulate_square(std::span<const Importance> list, float weight, float count) {
+  const auto pieces = cut(list);
+  each_piece(std::ssize(pieces), [&](int64_t i) {
+    const auto& [item, begin, size] = pieces[i];
+    add_square(list[item].omega + begin, list[item].grad + begin, size, weight, count);
+  });
+}
+
+void anchor_weights(const float* omega, int64_t size, float* out) {
+  const int64_t count = (size + kPiece - 1) / kPiece;
+  const auto length = [&](int64_t i) { return std::min(kPiece, size - i * kPiece); };
+  std::vector<Range> ranges(count);
+  each_piece(count, [&](int64_t i) { find_range(omega + i * kPiece, length(i), &ranges[i]); });
+  Range all;
+  for (const Range& r : ranges) {
+    all.low = std::min(all.low, r.low);
+    all.high = std::max(all.high, r.high);
+    all.nan |= r.nan;
+  }
+  // One NaN makes every weight NaN, as the minimum of the tensor would be.
+  const float width = all.nan ? std::numeric_limits<float>::quiet_NaN() : all.high - all.low;
+  if (width == 0.0f) {
+    std::fill_n(out, size, 1.0f);
+    return;
+  }
+  each_piece(count,
+             [&](int64_t i) { complement(omega + i * kPiece, length(i), all.low, width, out + i * kPiece); });
+}
+
+bool anchored_sgd(std::span<const Update> list, const Rates& rates, bool first) {
+  const auto pieces = cut(list);
+  std::atomic<bool> finite = true;
+  each_piece(std::ssize(pieces), [&](int64_t i) {
+    const auto& [item, begin, size] = pieces[i];
+    Update u = list[item];
+    u.param += begin, u.grad += begin, u.momentum += begin, u.size = size;
+    bool good;
+    if (u.anchor != nullptr) {
+      u.anchor += begin, u.reference += begin;
+      good = first ? update_anchored_first(u, rates) : update_anchored(u, rates);
+    } else {
+      good = first ? update_plain_first(u, rates) : update_plain(u, rates);
+    }
+    if (!good) finite.store(false, std::memory_order_relaxed);
+  });
+  return finite;
+}
+
+Penalty anchor_penalty(std::span<const Drift> list) {
+  const auto pieces = cut(list);
+  std::vector<Penalty> parts(pieces.size());
+  each_piece(std::ssize(pieces), [&](int64_t i) {
+    const auto& [item, begin, size] = pieces[i];
+    const Drift& d = list[item];
+    add_penalty({d.param + begin, d.reference + begin, d.anchor ? d.anchor + begin : nullptr, size}, &parts[i]);
+  });
+  Penalty sum{};
+  for (const Penalty& p : parts) {
+    sum.weighted += p.weighted;
+    sum.plain += p.plain;
+  }
+  return sum;
+}
+
+}  // namespace l2ul::cpu

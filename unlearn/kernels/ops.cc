@@ -1,0 +1,429 @@
+// The operator library l2ul: schemas, argument checks, memory layouts, and what autograd is told. The arithmetic is in
+// cpu.cc; the formulas and shapes are documented with the Go wrappers in kernels.go.
+//
+// Raw pointers hide changes from autograd, so each operator says that it has no derivative (Autograd) and each in-place
+// one bumps the version of what it changed (ADInplaceOrView): a backward pass that needed the old values then raises
+// instead of giving wrong gradients.
+
+#include <ATen/MemoryOverlap.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty_strided.h>
+#include <ATen/ops/full.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/library.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "cpu.h"
+
+namespace l2ul {
+namespace {
+
+using at::Tensor;
+using at::TensorList;
+
+// An argument as errors name it: "l2ul::anchored_sgd_: momenta[3]".
+struct Name {
+  const char* op;
+  const char* argument;
+  int64_t index = -1;
+};
+
+std::ostream& operator<<(std::ostream& out, const Name& name) {
+  out << "l2ul::" << name.op << ": " << name.argument;
+  if (name.index >= 0) out << '[' << name.index << ']';
+  return out;
+}
+
+void check_type(const Name& name, const Tensor& t, at::ScalarType want) {
+  TORCH_CHECK(t.defined(), name, " is undefined");
+  TORCH_CHECK(t.layout() == at::kStrided, name, " has layout ", t.layout(), "; only dense tensors work");
+  TORCH_CHECK(t.scalar_type() == want, name, " has dtype ", t.scalar_type(), "; it must be ", want);
+}
+
+void check_device(const Name& name, const Tensor& t, const Tensor& other, const char* other_name) {
+  TORCH_CHECK(t.device() == other.device(), name, " is on ", t.device(), ", ", other_name, " on ", other.device(),
+              "; they must share a device");
+}
+
+// A float32 operand that goes element by element with `model`.
+void check_like(const Name& name, const Tensor& t, const Tensor& model, const char* model_name) {
+  check_type(name, t, at::kFloat);
+  check_device(name, t, model, model_name);
+  TORCH_CHECK(t.sizes() == model.sizes(), name, " has shape ", t.sizes(), ", ", model_name, " ", model.sizes(),
+              "; the shapes must be equal");
+}
+
+// A tensor that the operator writes: its elements must be distinct places in memory.
+void check_written(const Name& name, const Tensor& t) {
+  TORCH_CHECK(at::has_internal_overlap(t) != at::MemOverlap::Yes, name,
+              " has several elements in one place of memory (an expanded tensor?); clone it first");
+}
+
+// `t` may be the written tensor itself, index for index, unless `distinct`; it may never overlap it otherwise.
+void check_overlap(const Name& name, const Tensor& t, const Tensor& written, const char* written_name,
+                   bool distinct = false) {
+  const auto status = at::get_overlap_status(t, written);
+  TORCH_CHECK(status != at::MemOverlapStatus::Partial && !(distinct && status == at::MemOverlapStatus::Full), name,
+              " shares memory with ", written_name, ", which the operator changes; clone one of them");
+}
+
+void check_length(const Name& name, TensorList list, size_t want, const char* model_name) {
+  TORCH_CHECK(list.size() == want, name, " has ", list.size(), " tensors, ", model_name, " ", want,
+              "; the lists must have equal length");
+}
+
+// A setting that must be a finite number >= 0, also once rounded to float32, in which the loops compute.
+float check_setting(const Name& name, double value) {
+  const float rounded = static_cast<float>(value);
+  TORCH_CHECK(std::isfinite(rounded) && value >= 0, name, " is ", value,
+              "; it must be a number >= 0 that float32 can hold");
+  return rounded;
+}
+
+bool same_layout(const Tensor& a, const Tensor& b) {
+  for (int64_t d = 0; d < a.dim(); ++d) {
+    if (a.size(d) != 1 && a.stride(d) != b.stride(d)) return a.numel() == 0;
+  }
+  return true;
+}
+
+// `t` in the memory order of `model`, which is dense: itself where it is so already, else a copy.
+Tensor arranged(const Tensor& t, const Tensor& model) {
+  if (same_layout(t, model)) return t;
+  return at::empty_strided(model.sizes(), model.strides(), t.options()).copy_(t);
+}
+
+// Whether images follow one another without gaps, each in any order of its own (contiguous, channels-last, …).
+bool dense_images(const Tensor& t) {
+  if (!t.is_non_overlapping_and_dense()) return false;
+  return t.size(0) < 2 || t.numel() == 0 || t.stride(0) == t.numel() / t.size(0);
+}
+
+// A tensor to be written through a pointer. Where its own memory order will not do, the loop gets a copy, and finish
+// brings the values home.
+class Written {
+ public:
+  Written(const Tensor& t, bool direct) : home_(t), work_(direct ? t : t.contiguous()) {}
+  // In the memory order of `model`.
+  Written(const Tensor& t, const Tensor& model) : home_(t), work_(arranged(t, model)) {}
+
+  const Tensor& work() const { return work_; }
+  float* data() const { return work_.mutable_data_ptr<float>(); }
+  void finish() const {
+    if (!work_.is_same(home_)) home_.copy_(work_);
+  }
+
+ private:
+  Tensor home_, work_;
+};
+
+const float* data(const Tensor& t) { return t.const_data_ptr<float>(); }
+
+// The settings of an image batch [n, …]: count and values per image.
+struct Images {
+  int64_t count, size;
+};
+
+Images check_images(const Name& name, const Tensor& t) {
+  check_type(name, t, at::kFloat);
+  TORCH_CHECK(t.dim() >= 2, name, " has shape ", t.sizes(), "; it must be [n, …], one image a row");
+  return {t.size(0), t.size(0) == 0 ? 0 : t.numel() / t.size(0)};
+}
+
+Tensor gather_lut(const Tensor& pixels, const Tensor& index, const Tensor& table) {
+  constexpr auto op = "gather_lut";
+  check_type({op, "pixels"}, pixels, at::kByte);
+  check_type({op, "index"}, index, at::kLong);
+  check_type({op, "table"}, table, at::kFloat);
+  check_device({op, "index"}, index, pixels, "pixels");
+  check_device({op, "table"}, table, pixels, "pixels");
+  TORCH_CHECK(pixels.dim() == 4, "l2ul::gather_lut: pixels has shape ", pixels.sizes(), "; it must be [n, C, H, W]");
+  TORCH_CHECK(index.dim() == 1, "l2ul::gather_lut: index has shape ", index.sizes(), "; it must be [k]");
+  const int64_t images = pixels.size(0), channels = pixels.size(1), area = pixels.size(2) * pixels.size(3);
+  TORCH_CHECK(table.dim() == 2 && table.size(0) == channels && table.size(1) == 256, "l2ul::gather_lut: table has shape ",
+              table.sizes(), "; pixels of ", channels, " channels need [", channels, ", 256]");
+
+  const Tensor where = index.contiguous(), values = table.contiguous();
+  const int64_t* const at = where.const_data_ptr<int64_t>();
+  const int64_t count = where.numel();
+  for (int64_t i = 0; i < count; ++i) {
+    TORCH_CHECK_INDEX(at[i] >= 0 && at[i] < images, "l2ul::gather_lut: index[", i, "] is ", at[i],
+                      "; there are ", images, " images, so it must be in [0, ", images, ")");
+  }
+
+  // Only the order inside an image matters: the images themselves may lie apart. The result keeps that order.
+  const auto dense = [&](int64_t c, int64_t h, int64_t w) {
+    const auto unit = [&](int64_t d, int64_t stride) { return pixels.size(d) == 1 || pixels.stride(d) == stride; };
+    return unit(1, c) && unit(2, h) && unit(3, w);
+  };
+  const int64_t width = pixels.size(3);
+  const bool planar = dense(area, width, 1);
+  const bool interleaved = !planar && dense(1, width * channels, channels);
+  const Tensor source = planar || interleaved ? pixels : pixels.contiguous();
+  const auto format = interleaved ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  Tensor out = at::empty({count, channels, pixels.size(2), width}, table.options().memory_format(format));
+  if (out.numel() > 0) {
+    cpu::gather_lut(source.const_data_ptr<uint8_t>(), source.stride(0), at, count, data(values), channels, area,
+                    interleaved, out.mutable_data_ptr<float>());
+  }
+  return out;
+}
+
+Tensor pgd_start(const Tensor& x, const Tensor& start, double eps, c10::string_view norm) {
+  constexpr auto op = "pgd_start";
+  const auto [count, size] = check_images({op, "x"}, x);
+  check_like({op, "start"}, start, x, "x");
+  const float radius = check_setting({op, "eps"}, eps);
+  const bool l2 = norm == "l2";
+  TORCH_CHECK(l2 || norm == "linf", "l2ul::pgd_start: norm is \"", norm, "\"; it must be \"l2\" or \"linf\"");
+
+  const Tensor image = dense_images(x) ? x : x.contiguous();
+  const Tensor from = arranged(start, image);
+  Tensor delta = at::empty_strided(image.sizes(), image.strides(), image.options());
+  (l2 ? cpu::pgd_start_l2 : cpu::pgd_start_linf)(data(image), data(from), count, size, radius,
+                                                 delta.mutable_data_ptr<float>());
+  return delta;
+}
+
+using Step = void(float*, const float*, const float*, int64_t, int64_t, float, float);
+
+Tensor& pgd_step(const char* op, Step* step, Tensor& delta, const Tensor& grad, const Tensor& x, double alpha,
+                 double eps) {
+  const auto [count, size] = check_images({op, "delta"}, delta);
+  check_like({op, "grad"}, grad, delta, "delta");
+  check_like({op, "x"}, x, delta, "delta");
+  check_written({op, "delta"}, delta);
+  check_overlap({op, "grad"}, grad, delta, "delta");
+  check_overlap({op, "x"}, x, delta, "delta");
+  const float length = check_setting({op, "alpha"}, alpha), radius = check_setting({op, "eps"}, eps);
+
+  const Written target(delta, dense_images(delta));
+  const Tensor gradient = arranged(grad, target.work()), image = arranged(x, target.work());
+  step(target.data(), data(gradient), data(image), count, size, length, radius);
+  target.finish();
+  return delta;
+}
+
+Tensor& pgd_l2_step_(Tensor& delta, const Tensor& grad, const Tensor& x, double alpha, double eps) {
+  return pgd_step("pgd_l2_step_", cpu::pgd_l2_step, delta, grad, x, alpha, eps);
+}
+
+Tensor& pgd_linf_step_(Tensor& delta, const Tensor& grad, const Tensor& x, double alpha, double eps) {
+  return pgd_step("pgd_linf_step_", cpu::pgd_linf_step, delta, grad, x, alpha, eps);
+}
+
+// Lists of tensors as the loops want them: written ones in their own order, the rest arranged to match, and every
+// temporary kept until the loop is done.
+struct Arranged {
+  std::vector<Written> written;
+  std::vector<Tensor> read;
+
+  const float* in(const Tensor& t, const Tensor& model) {
+    read.push_back(arranged(t, model));
+    return data(read.back());
+  }
+  void finish() const {
+    for (const Written& w : written) w.finish();
+  }
+};
+
+using Accumulate = void(std::span<const cpu::Importance>, float, float);
+
+void accumulate(const char* op, Accumulate* body, TensorList omega, TensorList grads, double weight, double count) {
+  check_length({op, "grads"}, grads, omega.size(), "omega");
+  const float factor = check_setting({op, "weight"}, weight), divisor = check_setting({op, "count"}, count);
+  TORCH_CHECK(divisor > 0, Name{op, "count"}, " is 0; the estimate is divided by it");
+  for (int64_t i = 0; i < std::ssize(omega); ++i) {
+    check_type({op, "omega", i}, omega[i], at::kFloat);
+    check_device({op, "omega", i}, omega[i], omega[0], "omega[0]");
+    check_written({op, "omega", i}, omega[i]);
+    check_like({op, "grads", i}, grads[i], omega[i], "its omega");
+    check_overlap({op, "grads", i}, grads[i], omega[i], "its omega");
+  }
+  Arranged memory;
+  std::vector<cpu::Importance> list;
+  for (size_t i = 0; i < omega.size(); ++i) {
+    const Written& o = memory.written.emplace_back(omega[i], omega[i].is_non_overlapping_and_dense());
+    list.push_back({o.data(), memory.in(grads[i], o.work()), omega[i].numel()});
+  }
+  body(list, factor, divisor);
+  memory.finish();
+}
+
+void accumulate_abs_(TensorList omega, TensorList grads, double weight, double count) {
+  accumulate("accumulate_abs_", cpu::accumulate_abs, omega, grads, weight, count);
+}
+
+void accumulate_square_(TensorList omega, TensorList grads, double weight, double count) {
+  accumulate("accumulate_square_", cpu::accumulate_square, omega, grads, weight, count);
+}
+
+Tensor anchor_weights(const Tensor& omega) {
+  check_type({"anchor_weights", "omega"}, omega, at::kFloat);
+  const Tensor source = omega.is_non_overlapping_and_dense() ? omega : omega.contiguous();
+  Tensor out = at::empty_strided(source.sizes(), source.strides(), source.options());
+  cpu::anchor_weights(data(source), source.numel(), out.mutable_data_ptr<float>());
+  return out;
+}
+
+Tensor anchored_sgd_(TensorList params, TensorList grads, TensorList momenta, TensorList anchors, TensorList reference,
+                     double lr, double momentum, double weight_decay, double lam, bool first) {
+  constexpr auto op = "anchored_sgd_";
+  const cpu::Rates rates = {check_setting({op, "lr"}, lr), check_setting({op, "momentum"}, momentum),
+                            check_setting({op, "weight_decay"}, weight_decay), check_setting({op, "lam"}, lam)};
+  check_length({op, "grads"}, grads, params.size(), "params");
+  check_length({op, "momenta"}, momenta, params.size(), "params");
+  // Without a penalty nobody reads the reference, so it may be absent or there for later.
+  if (!anchors.empty()) check_length({op, "anchors"}, anchors, params.size(), "params");
+  if (!anchors.empty() || !reference.empty()) check_length({op, "reference"}, reference, params.size(), "params");
+  const bool anchored = !anchors.empty() && rates.lam != 0;
+  for (int64_t i = 0; i < std::ssize(params); ++i) {
+    const Tensor& p = params[i];
+    check_type({op, "params", i}, p, at::kFloat);
+    check_device({op, "params", i}, p, params[0], "params[0]");
+    check_written({op, "params", i}, p);
+    check_like({op, "grads", i}, grads[i], p, "its parameter");
+    check_overlap({op, "grads", i}, grads[i], p, "its parameter");
+    check_like({op, "momenta", i}, momenta[i], p, "its parameter");
+    check_written({op, "momenta", i}, momenta[i]);
+    check_overlap({op, "momenta", i}, momenta[i], p, "its parameter", /*distinct=*/true);
+    check_overlap({op, "grads", i}, grads[i], momenta[i], "its momentum");
+    if (!anchors.empty()) {
+      check_like({op, "anchors", i}, anchors[i], p, "its parameter");
+      check_overlap({op, "anchors", i}, anchors[i], p, "its parameter", /*distinct=*/true);
+    }
+    if (!reference.empty()) {
+      check_like({op, "reference", i}, reference[i], p, "its parameter");
+      check_overlap({op, "reference", i}, reference[i], p, "its parameter", /*distinct=*/true);
+    }
+  }
+  Arranged memory;
+  std::vector<cpu::Update> list;
+  for (size_t i = 0; i < params.size(); ++i) {
+    const Written p(params[i], params[i].is_non_overlapping_and_dense()), v(momenta[i], p.work());
+    memory.written.insert(memory.written.end(), {p, v});
+    list.push_back({p.data(), memory.in(grads[i], p.work()), v.data(),
+                    anchored ? memory.in(anchors[i], p.work()) : nullptr,
+                    anchored ? memory.in(reference[i], p.work()) : nullptr, params[i].numel()});
+  }
+  const bool finite = cpu::anchored_sgd(list, rates, first);
+  memory.finish();
+  return at::full({}, finite, params[0].options().dtype(at::kBool));
+}
+
+Tensor anchor_penalty(TensorList params, TensorList reference, TensorList anchors) {
+  constexpr auto op = "anchor_penalty";
+  check_length({op, "reference"}, reference, params.size(), "params");
+  if (!anchors.empty()) check_length({op, "anchors"}, anchors, params.size(), "params");
+  Arranged memory;
+  std::vector<cpu::Drift> list;
+  for (int64_t i = 0; i < std::ssize(params); ++i) {
+    const Tensor& p = params[i];
+    check_type({op, "params", i}, p, at::kFloat);
+    check_device({op, "params", i}, p, params[0], "params[0]");
+    check_like({op, "reference", i}, reference[i], p, "its parameter");
+    if (!anchors.empty()) check_like({op, "anchors", i}, anchors[i], p, "its parameter");
+    const Tensor model = p.is_non_overlapping_and_dense() ? p : p.contiguous();
+    list.push_back({memory.in(p, model), memory.in(reference[i], model),
+                    anchors.empty() ? nullptr : memory.in(anchors[i], model), p.numel()});
+  }
+  const cpu::Penalty sum = cpu::anchor_penalty(list);
+  Tensor out = at::empty({2}, params[0].options().dtype(at::kDouble));
+  out.mutable_data_ptr<double>()[0] = 0.5 * sum.weighted;
+  out.mutable_data_ptr<double>()[1] = sum.plain;
+  return out;
+}
+
+// Calls f with every tensor of the call's arguments, and whether the operator changes it.
+template <class F>
+void each_tensor(const c10::OperatorHandle& op, const torch::jit::Stack& stack, const F& f) {
+  const auto& arguments = op.schema().arguments();
+  const auto values = torch::jit::last(stack, arguments.size());
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const bool changed = arguments[i].alias_info() != nullptr && arguments[i].alias_info()->isWrite();
+    if (values[i].isTensor()) f(values[i].toTensor(), changed);
+    if (values[i].isTensorList()) {
+      for (const Tensor& t : values[i].toTensorVector()) f(t, changed);
+    }
+  }
+}
+
+// Autograd for the operators that change lists. libtorch's fallback ties the history of a changed tensor to the
+// operator's results, and a list is no result; so what would need a derivative is refused here, before anything changes.
+void refuse_gradient(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+  if (at::GradMode::is_enabled()) {
+    each_tensor(op, *stack, [&](const Tensor& t, bool) {
+      TORCH_CHECK_NOT_IMPLEMENTED(!t.defined() || !t.requires_grad(), op.operator_name(),
+                                  " has no derivative, and an argument requires grad; call it with gradients off");
+    });
+  }
+  const at::AutoDispatchBelowAutograd below;
+  op.redispatchBoxed(keys & c10::after_autograd_keyset, stack);
+}
+
+// ADInplaceOrView for the same operators: libtorch's fallback bumps versions of results only.
+void bump_versions(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+  std::vector<Tensor> written;
+  each_tensor(op, *stack, [&](const Tensor& t, bool changed) {
+    if (changed && t.defined() && !t.is_inference()) written.push_back(t);
+  });
+  {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
+  }
+  for (const Tensor& t : written) t.unsafeGetTensorImpl()->bump_version();
+}
+
+TORCH_LIBRARY(l2ul, m) {
+  m.def("gather_lut(Tensor pixels, Tensor index, Tensor table) -> Tensor");
+  m.def("pgd_start(Tensor x, Tensor start, float eps, str norm) -> Tensor");
+  m.def("pgd_l2_step_(Tensor(a!) delta, Tensor grad, Tensor x, float alpha, float eps) -> Tensor(a!)");
+  m.def("pgd_linf_step_(Tensor(a!) delta, Tensor grad, Tensor x, float alpha, float eps) -> Tensor(a!)");
+  m.def("accumulate_abs_(Tensor(a!)[] omega, Tensor[] grads, float weight, float count) -> ()");
+  m.def("accumulate_square_(Tensor(a!)[] omega, Tensor[] grads, float weight, float count) -> ()");
+  m.def("anchor_weights(Tensor omega) -> Tensor");
+  m.def(
+      "anchored_sgd_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momenta, Tensor[] anchors, Tensor[] reference, "
+      "float lr, float momentum, float weight_decay, float lam, bool first) -> Tensor");
+  m.def("anchor_penalty(Tensor[] params, Tensor[] reference, Tensor[] anchors) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(l2ul, CPU, m) {
+  m.impl("gather_lut", gather_lut);
+  m.impl("pgd_start", pgd_start);
+  m.impl("pgd_l2_step_", pgd_l2_step_);
+  m.impl("pgd_linf_step_", pgd_linf_step_);
+  m.impl("accumulate_abs_", accumulate_abs_);
+  m.impl("accumulate_square_", accumulate_square_);
+  m.impl("anchor_weights", anchor_weights);
+  m.impl("anchored_sgd_", anchored_sgd_);
+  m.impl("anchor_penalty", anchor_penalty);
+}
+
+TORCH_LIBRARY_IMPL(l2ul, Autograd, m) {
+  for (const char* op : {"gather_lut", "pgd_start", "pgd_l2_step_", "pgd_linf_step_", "anchor_weights", "anchor_penalty"}) {
+    m.impl(op, torch::autograd::autogradNotImplementedFallback());
+  }
+  for (const char* op : {"accumulate_abs_", "accumulate_square_", "anchored_sgd_"}) {
+    m.impl(op, torch::CppFunction::makeFromBoxedFunction<&refuse_gradient>());
+  }
+}
+
+TORCH_LIBRARY_IMPL(l2ul, ADInplaceOrView, m) {
+  for (const char* op : {"pgd_l2_step_", "pgd_linf_step_"}) {
+    m.impl(op, torch::autograd::autogradNotImplementedInplaceOrViewFallback());
+  }
+  for (const char* op : {"accumulate_abs_", "accumulate_square_", "anchored_sgd_"}) {
+    m.impl(op, torch::CppFunction::makeFromBoxedFunction<&bump_versions>());
+  }
+}
+
+}  // namespace
+}  // namespace l2ul

@@ -1,0 +1,413 @@
+"""The l2ul operators against PyTorch's own operators, bit for bit: python ops_test.py path/to/libl2ul.so
+
+kernels_test.go runs this where a Python torch of the pinned version is at hand. The expressions below are the
+definition of the arithmetic: every operation rounds to float32, and a norm is float32(sqrt(sum of float64 squares)).
+The float64 sum alone may run in another order than PyTorch's; that changes the float32 norm about once in 1e8 sums.
+"""
+
+import sys
+import unittest
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+l2ul = torch.ops.l2ul
+NAN, INF = float("nan"), float("inf")
+
+
+def norm(v):
+    return v.double().flatten(1).pow(2).sum(1).sqrt().float().view(-1, *[1] * (v.dim() - 1))
+
+
+def clampbox(x, d):
+    return (x + d).clamp(0, 1) - x
+
+
+def project(d, eps):
+    n = norm(d)
+    return d * torch.where(n > 0, eps / n, torch.ones_like(n)).clamp_max(1)
+
+
+def start_l2(x, u, eps):
+    return clampbox(x, clampbox(x, project(u - x, eps)))
+
+
+def start_linf(x, u, eps):
+    return clampbox(x, clampbox(x, (u - x).clamp(-eps, eps)))
+
+
+def step_l2(d, g, x, alpha, eps):
+    return project(clampbox(x, d + alpha * (g * (1 / norm(g).clamp_min(1e-6)))), eps)
+
+
+def step_linf(d, g, x, alpha, eps):
+    return clampbox(x, (d + alpha * g.sign()).clamp(-eps, eps))
+
+
+def anchor(o):
+    r = o.max() - o.min()
+    return torch.ones_like(o) if r == 0 else 1 - (o - o.min()) / r
+
+
+def sgd(p, g, v, a, ref, lr, mu, wd, lam, first):
+    if a is not None and lam != 0:
+        g = g + (lam * a) * (p - ref)
+    d = g + wd * p
+    v = d if first else v * mu + d
+    return p - lr * v, v
+
+
+def contiguous(t):
+    return t
+
+
+def channels_last(t):
+    return t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
+
+
+def transposed(t):  # dense, but the first dimension is not the outermost
+    return t.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def gaps(t):
+    big = t.new_empty(*t.shape[:-1], 2 * t.shape[-1] + 1)
+    return big[..., 1::2].copy_(t)
+
+
+def shifted(t):  # contiguous, at an address that no vector register likes
+    return t.new_empty(t.numel() + 3)[3:].view(t.shape).copy_(t)
+
+
+LAYOUTS = (contiguous, channels_last, transposed, gaps, shifted)
+SHAPES = ((4, 3, 8, 8), (3, 1, 1, 1), (2, 3, 5, 7), (1, 3, 33, 31), (5, 17), (3, 3, 0, 4), (0, 3, 8, 8), (2, 3, 40, 40))
+
+
+class Case(unittest.TestCase):
+    def setUp(self):
+        self.g = torch.Generator().manual_seed(7)
+
+    def rand(self, *shape):
+        return torch.rand(shape, generator=self.g)
+
+    def randn(self, *shape):
+        return torch.randn(shape, generator=self.g)
+
+    def same(self, got, want, msg=""):
+        self.assertEqual(got.shape, want.shape, msg)
+        self.assertEqual(got.dtype, want.dtype, msg)
+        self.assertTrue(torch.equal(got, want) or torch.equal(got.isnan(), want.isnan()) and torch.equal(got.nan_to_num(), want.nan_to_num()), msg)
+
+    def refused(self, pattern, op, *args):
+        with self.assertRaisesRegex((RuntimeError, IndexError), pattern):
+            op(*args)
+
+
+class GatherLUT(Case):
+    def table(self, c):
+        return self.randn(c, 256)
+
+    def test_values(self):
+        for shape in ((7, 3, 8, 8), (4, 1, 5, 3), (3, 4, 1, 1), (5, 3, 33, 2), (3, 3, 0, 4)):
+            for layout in (contiguous, channels_last, transposed, gaps, shifted, lambda t: t[::2]):
+                x = layout(torch.randint(0, 256, shape, generator=self.g, dtype=torch.uint8))
+                table = self.table(shape[1])
+                i = torch.randint(0, len(x), (11,), generator=self.g)
+                want = torch.stack([table[c][x[i][:, c].long()] for c in range(shape[1])], 1)
+                self.same(l2ul.gather_lut(x, i, table), want, f"{shape} {layout.__name__}")
+                self.same(l2ul.gather_lut(x, torch.stack([i, i], 1)[:, 0], table.t().contiguous().t()), want)
+                self.assertEqual(l2ul.gather_lut(x, i[:0], table).shape, (0, *shape[1:]))
+
+    def test_scaling(self):
+        x = torch.randint(0, 256, (300, 3, 32, 32), generator=self.g, dtype=torch.uint8)
+        table = (torch.arange(256).float() / 255).expand(3, 256)
+        i = torch.randperm(300, generator=self.g)
+        self.same(l2ul.gather_lut(x, i, table), x[i].float() / 255)
+
+    def test_keeps_memory_format(self):
+        x = torch.zeros(4, 3, 6, 6, dtype=torch.uint8)
+        i = torch.tensor([0, 3])
+        self.assertTrue(l2ul.gather_lut(x, i, self.table(3)).is_contiguous())
+        out = l2ul.gather_lut(channels_last(x), i, self.table(3))
+        self.assertTrue(out.is_contiguous(memory_format=torch.channels_last))
+
+    def test_refused(self):
+        x, i, t = torch.zeros(4, 3, 6, 6, dtype=torch.uint8), torch.tensor([0, 1]), self.table(3)
+        self.refused(r"index\[1\] is 4; there are 4 images", l2ul.gather_lut, x, torch.tensor([0, 4]), t)
+        self.refused(r"index\[0\] is -1", l2ul.gather_lut, x, torch.tensor([-1]), t)
+        self.refused("pixels has dtype Float; it must be Byte", l2ul.gather_lut, x.float(), i, t)
+        self.refused("index has dtype Int", l2ul.gather_lut, x, i.int(), t)
+        self.refused("table has dtype Double", l2ul.gather_lut, x, i, t.double())
+        self.refused(r"pixels has shape \[3, 6, 6\]", l2ul.gather_lut, x[0], i, t)
+        self.refused(r"index has shape \[1, 2\]", l2ul.gather_lut, x, i[None], t)
+        self.refused(r"table has shape \[1, 256\]; pixels of 3 channels need \[3, 256\]", l2ul.gather_lut, x, i, t[:1])
+        self.refused("table has shape", l2ul.gather_lut, x, i, t[:, :255])
+
+
+class Attack(Case):
+    def batch(self, shape):
+        x, u, d, g = self.rand(*shape), self.rand(*shape), self.randn(*shape) * 0.1, self.randn(*shape)
+        if x.numel():
+            x[0].flatten()[0], g[-1] = 0.0, 0.0  # a pixel on the edge, an image without a gradient
+        return x, u, d, g
+
+    def test_bits(self):
+        for shape in SHAPES:
+            for layout in LAYOUTS:
+                for other in (contiguous, layout):
+                    for alpha, eps in ((0.1, 1.5), (0.1, 0.0), (0.0, 0.3), (2.0, 0.03), (1e-3, 100.0)):
+                        x, u, d, g = self.batch(shape)
+                        msg = f"{shape} {layout.__name__} {other.__name__} {alpha} {eps}"
+                        for name, start, step, op in (("l2", start_l2, step_l2, l2ul.pgd_l2_step_), ("linf", start_linf, step_linf, l2ul.pgd_linf_step_)):
+                            self.same(l2ul.pgd_start(layout(x), other(u), eps, name), start(x, u, eps), f"{name} {msg}")
+                            delta = layout(d.clone())
+                            result = op(delta, other(g), layout(x), alpha, eps)
+                            self.assertIs(result, delta)
+                            self.same(delta, step(d, g, x, alpha, eps), f"{name} {msg}")
+
+    def test_trajectory(self):
+        """The attack of the specification on a small network, driven by autograd."""
+        torch.set_num_threads(1)
+        net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+        with torch.no_grad():
+            for p in net.parameters():
+                p.copy_(self.rand(*p.shape) * 0.6 - 0.3)
+        x, u, target = self.rand(24, 3, 8, 8), self.rand(24, 3, 8, 8), torch.randint(0, 5, (24,), generator=self.g)
+
+        def gradient(d):
+            d = d.detach().requires_grad_(True)
+            return torch.autograd.grad(-F.cross_entropy(net(x + d), target, reduction="sum"), d)[0]
+
+        for name, start, step, op in (("l2", start_l2, step_l2, l2ul.pgd_l2_step_), ("linf", start_linf, step_linf, l2ul.pgd_linf_step_)):
+            eps, alpha = (1.5, 0.1) if name == "l2" else (8 / 255, 2 / 255)
+            want, got = start(x, u, eps), l2ul.pgd_start(x, u, eps, name)
+            for i in range(100):
+                self.same(got, want, f"{name} {i}")
+                want, got = step(want, gradient(want), x, alpha, eps), op(got, gradient(got), x, alpha, eps)
+
+    def test_edges(self):
+        x, d = torch.zeros(2, 3, 2, 2), torch.full((2, 3, 2, 2), 1e-40)  # a norm whose reciprocal is infinite
+        self.assertEqual(float(l2ul.pgd_l2_step_(d.clone(), torch.zeros_like(d), x, 0.0, 0.0).abs().max()), 0.0)
+        for bad in (NAN, INF):  # a bad gradient must show, in its own image only
+            g = torch.ones(2, 3, 2, 2)
+            g[1, 1, 0, 1] = bad
+            for op in (l2ul.pgd_l2_step_, l2ul.pgd_linf_step_):
+                out = op(torch.zeros_like(x), g, x + 0.5, 0.1, 1.0)
+                self.assertTrue(out[0].isfinite().all() and out[1].isnan().any())
+
+    def test_threads_and_batching(self):
+        x, u, d, g = self.batch((37, 3, 20, 20))
+        results = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(l2ul.pgd_l2_step_(d.clone(), g, x, 0.1, 1.5))
+        torch.set_num_threads(1)
+        results.append(torch.cat([l2ul.pgd_l2_step_(d[i : i + 1].clone(), g[i : i + 1], x[i : i + 1], 0.1, 1.5) for i in range(37)]))
+        for r in results[1:]:
+            self.same(r, results[0])
+
+    def test_refused(self):
+        x, u, d, g = self.batch((2, 3, 4, 4))
+        for op in (l2ul.pgd_l2_step_, l2ul.pgd_linf_step_):
+            self.refused(r"grad has shape \[2, 48\], delta \[2, 3, 4, 4\]", op, d, g.view(2, 48), x, 0.1, 1.0)
+            self.refused("x has dtype Double; it must be Float", op, d, g, x.double(), 0.1, 1.0)
+            self.refused("delta has dtype Half", op, d.half(), g, x, 0.1, 1.0)
+            self.refused(r"delta has shape \[4\]", op, d[0, 0, 0], g[0, 0, 0], x[0, 0, 0], 0.1, 1.0)
+            self.refused("alpha is nan", op, d, g, x, NAN, 1.0)
+            self.refused("alpha is -1", op, d, g, x, -1.0, 1.0)
+            self.refused("eps is inf", op, d, g, x, 0.1, INF)
+            self.refused("eps is 1e[+]300", op, d, g, x, 0.1, 1e300)
+            self.refused("several elements in one place", op, d[:1].expand(2, 3, 4, 4), g, x, 0.1, 1.0)
+            memory = torch.zeros(200)
+            self.refused("grad shares memory with delta", op, memory[:96].view(2, 3, 4, 4), memory[1:97].view(2, 3, 4, 4), x, 0.1, 1.0)
+        self.refused('norm is "l1"', l2ul.pgd_start, x, u, 1.0, "l1")
+        self.refused("eps is -1", l2ul.pgd_start, x, u, -1.0, "l2")
+        self.refused("start has shape", l2ul.pgd_start, x, u[:1], 1.0, "l2")
+
+
+class Importance(Case):
+    shapes = ((64, 3, 7, 7), (10,), (5, 4, 3, 3), (1,), (0,), (200, 301))
+
+    def test_accumulate(self):
+        for layout in LAYOUTS:
+            for weight, count in ((1.0, 6), (0.37, 16), (32.0, 1.0), (0.0, 3)):
+                omega, grads = [self.rand(*s) for s in self.shapes], [self.randn(*s) for s in self.shapes]
+                for op, f in ((l2ul.accumulate_abs_, lambda g: weight * g.abs() / count), (l2ul.accumulate_square_, lambda g: weight * g.pow(2) / count)):
+                    got = [layout(o.clone()) for o in omega]
+                    op(got, [channels_last(g) for g in grads], weight, count)
+                    for o, g, r in zip(omega, grads, got):
+                        self.same(r, o + f(g), f"{layout.__name__} {weight} {count}")
+
+    def test_accumulate_refused(self):
+        o, g = [torch.zeros(3), torch.zeros(4)], [torch.zeros(3), torch.zeros(4)]
+        for op in (l2ul.accumulate_abs_, l2ul.accumulate_square_):
+            self.refused("grads has 1 tensors, omega 2", op, o, g[:1], 1.0, 1.0)
+            self.refused(r"grads\[1\] has shape \[3\], its omega \[4\]", op, o, [g[0], g[0]], 1.0, 1.0)
+            self.refused(r"omega\[1\] has dtype Double", op, [o[0], o[1].double()], g, 1.0, 1.0)
+            self.refused("count is 0", op, o, g, 1.0, 0.0)
+            self.refused("weight is nan", op, o, g, NAN, 1.0)
+
+    def test_anchor_weights(self):
+        for shape in ((64, 3, 7, 7), (10,), (5, 4, 3, 3), (300, 301), (17,)):
+            for layout in LAYOUTS:
+                o = self.randn(*shape).abs()
+                self.same(l2ul.anchor_weights(layout(o)), anchor(o), f"{shape} {layout.__name__}")
+        for constant in (torch.full((3, 4), 0.7), torch.tensor([2.0]), torch.tensor(5.0), torch.empty(0, 3)):
+            self.same(l2ul.anchor_weights(constant), torch.ones_like(constant))
+        for at in (0, 5, 16, 39999):
+            o = self.rand(40000)
+            o[at] = NAN
+            self.assertTrue(l2ul.anchor_weights(o).isnan().all())
+        self.refused("omega has dtype Double", l2ul.anchor_weights, torch.zeros(3).double())
+
+
+class Update(Case):
+    shapes = ((64, 3, 7, 7), (10,), (5, 4, 3, 3), (1,), (0,), (200, 301), ())
+
+    def lists(self, n=5):
+        return [[self.randn(*s) for s in self.shapes] for _ in range(n)]
+
+    def test_bits(self):
+        for layout in LAYOUTS:
+            if layout in (transposed, gaps):
+                shapes = [s for s in self.shapes if s]
+            else:
+                shapes = self.shapes
+            for lam, anchored in ((1.0, True), (0.3, True), (0.0, True), (1.0, False)):
+                for lr, mu, wd in ((1e-3, 0.9, 1e-4), (0.1, 0.0, 0.0), (0.05, 0.99, 5e-4)):
+                    p, g, v, a, ref = ([self.randn(*s) for s in shapes] for _ in range(5))
+                    got = [layout(t.clone()) for t in p], [contiguous(t.clone()) for t in v]
+                    want = [t.clone() for t in p], [t.clone() for t in v]
+                    for first in (True, False):
+                        finite = l2ul.anchored_sgd_(got[0], [channels_last(t) for t in g], got[1], a if anchored else [], ref if anchored else [], lr, mu, wd, lam, first)
+                        self.assertEqual((finite.dtype, finite.dim(), bool(finite)), (torch.bool, 0, True))
+                        for i in range(len(p)):
+                            want[0][i], want[1][i] = sgd(want[0][i], g[i], want[1][i], a[i] if anchored else None, ref[i], lr, mu, wd, lam, first)
+                            msg = f"{layout.__name__} {lam} {anchored} {lr} {first} {i}"
+                            self.same(got[0][i], want[0][i], msg)
+                            self.same(got[1][i], want[1][i], msg)
+
+    def test_first_ignores_momenta(self):
+        p, g, v, a, ref = self.lists()
+        q = [t.clone() for t in p]
+        l2ul.anchored_sgd_(p, g, [torch.full_like(t, NAN) for t in v], a, ref, 0.1, 0.9, 0.0, 1.0, True)
+        l2ul.anchored_sgd_(q, g, v, a, ref, 0.1, 0.9, 0.0, 1.0, True)
+        for x, y in zip(p, q):
+            self.same(x, y)
+
+    def test_finite(self):
+        for bad in (NAN, INF, -INF):
+            for at in range(0, 60200, 7001):
+                p, g, v, a, ref = self.lists()
+                g[5].view(-1)[at] = bad
+                self.assertFalse(l2ul.anchored_sgd_(p, g, v, a, ref, 0.1, 0.9, 0.0, 1.0, False))
+        p = [torch.tensor([3e38])]
+        self.assertTrue(l2ul.anchored_sgd_(p, [torch.zeros(1)], [torch.zeros(1)], [], [], 0.1, 0.9, 0.0, 0.0, True))
+        self.assertFalse(l2ul.anchored_sgd_(p, [torch.tensor([-3e38])], [torch.zeros(1)], [], [], 1.0, 0.9, 0.0, 0.0, True))
+
+    def test_threads(self):
+        lists, results = self.lists(), []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            p, v = [t.clone() for t in lists[0]], [t.clone() for t in lists[2]]
+            l2ul.anchored_sgd_(p, lists[1], v, lists[3], lists[4], 0.1, 0.9, 1e-4, 1.0, False)
+            results.append((p + v, l2ul.anchor_penalty(p, lists[4], lists[3])))
+        torch.set_num_threads(1)
+        for r, penalty in results[1:]:
+            self.same(penalty, results[0][1])
+            for x, y in zip(r, results[0][0]):
+                self.same(x, y)
+
+    def test_penalty(self):
+        for layout in (contiguous, channels_last):
+            p, ref, a = self.lists(3)
+            squares = [(x.double() - y.double()).pow(2) for x, y in zip(p, ref)]
+            plain = sum(s.sum() for s in squares)
+            weighted = sum((w.double() * s).sum() for w, s in zip(a, squares))
+            p = [layout(t) for t in p]
+            torch.testing.assert_close(l2ul.anchor_penalty(p, ref, a), torch.stack([0.5 * weighted, plain]), rtol=1e-13, atol=1e-9)
+            torch.testing.assert_close(l2ul.anchor_penalty(p, ref, []), torch.stack([0.5 * plain, plain]), rtol=1e-13, atol=0)
+
+    def test_refused(self):
+        p, g, v, a, ref = self.lists()
+        step = l2ul.anchored_sgd_
+        self.refused("grads has 6 tensors, params 7", step, p, g[:-1], v, a, ref, 0.1, 0.9, 0.0, 1.0, True)
+        self.refused("momenta has 0 tensors", step, p, g, [], a, ref, 0.1, 0.9, 0.0, 1.0, True)
+        self.refused("anchors has 1 tensors", step, p, g, v, a[:1], ref, 0.1, 0.9, 0.0, 1.0, True)
+        self.refused("reference has 0 tensors", step, p, g, v, a, [], 0.1, 0.9, 0.0, 1.0, True)
+        self.refused(r"params\[0\] has dtype Double", step, [t.double() for t in p], g, v, a, ref, 0.1, 0.9, 0.0, 1.0, True)
+        self.refused(r"grads\[1\] has dtype BFloat16", step, p, [g[0], g[1].bfloat16(), *g[2:]], v, a, ref, 0.1, 0.9, 0.0, 1.0, True)
+        self.refused(r"anchors\[1\] has shape \[9\], its parameter \[10\]", step, p, g, v, [a[0], a[1][:9], *a[2:]], ref, 0.1, 0.9, 0.0, 1.0, True)
+        self.refused(r"momenta\[0\] shares memory with its parameter", step, p, g, p, a, ref, 0.1, 0.9, 0.0, 1.0, True)
+        self.refused(r"reference\[0\] shares memory", step, p, g, v, a, p, 0.1, 0.9, 0.0, 1.0, True)
+        for k, name in enumerate(("lr", "momentum", "weight_decay", "lam")):
+            for bad in (NAN, INF, -0.1):
+                numbers = [0.1, 0.9, 0.0, 1.0]
+                numbers[k] = bad
+                self.refused(f"l2ul::anchored_sgd_: {name} is ", step, p, g, v, a, ref, *numbers, True)
+        self.refused("reference has 6 tensors", l2ul.anchor_penalty, p, ref[:-1], a)
+
+
+class Autograd(Case):
+    def test_no_derivative(self):
+        x = self.rand(2, 3, 4, 4).requires_grad_(True)
+        u, o = self.rand(2, 3, 4, 4), self.rand(5).requires_grad_(True)
+        table = self.randn(3, 256).requires_grad_(True)
+        for out in (
+            l2ul.pgd_start(x, u, 1.0, "l2"),
+            l2ul.pgd_l2_step_(x * 1, u, u, 0.1, 1.0),
+            l2ul.pgd_linf_step_(u.clone(), x, u, 0.1, 1.0),
+            l2ul.anchor_weights(o),
+            l2ul.anchor_penalty([o], [torch.zeros(5)], []),
+            l2ul.gather_lut(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.tensor([0]), table),
+        ):
+            self.assertTrue(out.requires_grad)
+            self.refused("not implemented", out.sum().backward)
+
+    def test_leaf_in_place(self):
+        x, u = self.rand(2, 3, 4, 4).requires_grad_(True), self.rand(2, 3, 4, 4)
+        self.refused("leaf Variable that requires grad", l2ul.pgd_l2_step_, x, u, u, 0.1, 1.0)
+
+    def test_lists_refuse_gradients(self):
+        w, z = self.rand(5).requires_grad_(True), torch.zeros(5)
+        for p in (w, w * 1):
+            self.refused("no derivative", l2ul.anchored_sgd_, [p], [z], [z.clone()], [], [], 0.1, 0.9, 0.0, 0.0, True)
+            self.refused("no derivative", l2ul.accumulate_abs_, [z], [p], 1.0, 1.0)
+            self.refused("no derivative", l2ul.accumulate_square_, [z], [p], 1.0, 1.0)
+        with torch.no_grad():
+            before = w._version
+            l2ul.anchored_sgd_([w], [z], [z.clone()], [], [], 0.1, 0.9, 0.0, 0.0, True)
+            self.assertEqual(w._version, before + 1)
+
+    def test_saved_tensor_changed(self):
+        """A tensor that backward needs is changed in between: backward must raise."""
+        u = self.rand(2, 3, 4, 4)
+        z = torch.zeros(2, 3, 4, 4)
+        for change in (
+            lambda d: l2ul.pgd_l2_step_(d, u, u, 0.1, 1.0),
+            lambda d: l2ul.pgd_linf_step_(d, u, u, 0.1, 1.0),
+            lambda d: l2ul.accumulate_abs_([d], [u], 1.0, 1.0),
+            lambda d: l2ul.accumulate_square_([z.clone(), d], [u, u], 1.0, 1.0),
+            lambda d: l2ul.anchored_sgd_([d], [u], [z.clone()], [], [], 0.1, 0.9, 0.0, 0.0, True),
+            lambda d: l2ul.anchored_sgd_([z.clone()], [u], [d], [], [], 0.1, 0.9, 0.0, 0.0, True),
+        ):
+            w, d = self.rand(2, 3, 4, 4).requires_grad_(True), self.rand(2, 3, 4, 4)
+            out = (w * d).sum()
+            change(d)
+            self.refused("modified by an inplace operation", out.backward)
+
+    def test_read_arguments_keep_their_version(self):
+        p, g, v, a, r = (self.rand(5) for _ in range(5))
+        l2ul.anchored_sgd_([p], [g], [v], [a], [r], 0.1, 0.9, 0.0, 1.0, True)
+        self.assertEqual([t._version for t in (p, g, v, a, r)], [1, 0, 1, 0, 0])
+
+    def test_inference_mode(self):
+        with torch.inference_mode():
+            o = torch.zeros(5)
+            l2ul.accumulate_abs_([o], [torch.ones(5)], 1.0, 1.0)
+            self.same(o, torch.ones(5))
+
+
+if __name__ == "__main__":
+    torch.ops.load_library(sys.argv.pop(1))
+    unittest.main()
