@@ -1,0 +1,162 @@
+// Package models holds the networks the program knows, one architecture family a file, with the keys and the initial
+// weights (same seed, same bits) of the PyTorch code whose checkpoints people have.
+//
+// Every network takes pixels in [0, 1], [n, 3, h, w] float32, and normalises them itself: (x - mean)/std per channel is
+// its first layer, without parameters and without keys, so checkpoints of the bare network fit. Networks come in training
+// mode, on the CPU, with weights drawn from libtorch's default generator or that of torch.Seeded.
+package models
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/xrash/smetrics"
+
+	"l2ul/torch"
+	"l2ul/torch/nn"
+)
+
+// Classifier is a network whose logits are a linear function of a feature vector.
+type Classifier interface {
+	nn.Module
+	// Features gives the input of the last layer, [n, width], for images [n, 3, h, w]. Forward is the last layer applied
+	// to it: logits [n, classes].
+	Features(x torch.Tensor) torch.Tensor
+}
+
+// Options choose what may vary within an architecture. The zero value means the defaults of the network's Card.
+type Options struct {
+	// Classes is the number of logits.
+	Classes int
+	// Mean and Std are the normalisation per channel, in units of pixels in [0, 1]; zeros and ones switch it off.
+	Mean, Std []float64
+}
+
+// Card describes a network and its defaults.
+type Card struct {
+	Name      string
+	Summary   string
+	Classes   int       // number of logits
+	Size      int       // height and width of its usual input, in pixels; any size the strides allow will do
+	Mean, Std []float64 // normalisation per channel
+}
+
+// architecture is an entry of the registry.
+type architecture struct {
+	Card
+	build func(classes int64, normalise nn.Module) Classifier
+}
+
+var registry = map[string]architecture{}
+
+// register enters a network; every architecture file calls it from init.
+func register(card Card, build func(classes int64, normalise nn.Module) Classifier) {
+	registry[card.Name] = architecture{card, build}
+}
+
+// Names lists the networks in alphabetical order.
+func Names() []string {
+	names := make([]string, 0, len(registry))
+	for name := range registry {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Info describes a network. An unknown name is an error that suggests the nearest.
+func Info(name string) (Card, error) {
+	a, err := lookup(name)
+	if err != nil {
+		return Card{}, err
+	}
+	a.Mean, a.Std = slices.Clone(a.Mean), slices.Clone(a.Std)
+	return a.Card, nil
+}
+
+// New makes a network with fresh weights. It fails on an unknown name, on fewer than one class and on a normalisation
+// that does not fit three channels.
+func New(name string, o Options) (Classifier, error) {
+	a, err := lookup(name)
+	if err != nil {
+		return nil, err
+	}
+	if o.Classes == 0 {
+		o.Classes = a.Classes
+	}
+	if o.Mean == nil {
+		o.Mean = a.Mean
+	}
+	if o.Std == nil {
+		o.Std = a.Std
+	}
+	if o.Classes < 1 {
+		return nil, fmt.Errorf("network %s with %d classes: use 1 or more", name, o.Classes)
+	}
+	normalise, err := normalisation(o.Mean, o.Std)
+	if err != nil {
+		return nil, fmt.Errorf("network %s: %w", name, err)
+	}
+	return a.build(int64(o.Classes), normalise), nil
+}
+
+func lookup(name string) (architecture, error) {
+	if a, ok := registry[name]; ok {
+		return a, nil
+	}
+	names := Names()
+	nearest := slices.MinFunc(names, func(a, b string) int { return distance(name, a) - distance(name, b) })
+	return architecture{}, fmt.Errorf("there is no network %q; did you mean %s? (known: %s)", name, nearest, strings.Join(names, ", "))
+}
+
+// distance is the number of edits between two names.
+func distance(a, b string) int { return smetrics.WagnerFischer(a, b, 1, 1, 1) }
+
+// normalised is the layer (x - mean)/std.
+type normalised struct {
+	nn.Base
+	mean, std torch.Tensor // [3, 1, 1]
+}
+
+// normalisation makes the first layer of a network: the identity for mean 0 and std 1.
+func normalisation(mean, std []float64) (nn.Module, error) {
+	if len(mean) != 3 || len(std) != 3 {
+		return nil, fmt.Errorf("normalisation with mean %v and std %v: give three numbers each, one per channel", mean, std)
+	}
+	for c := range mean {
+		if math.IsNaN(mean[c]) || math.IsInf(mean[c], 0) || !(std[c] > 0) || math.IsInf(std[c], 0) {
+			return nil, fmt.Errorf("normalisation with mean %v and std %v: both must be finite, std above 0", mean, std)
+		}
+	}
+	if slices.Equal(mean, []float64{0, 0, 0}) && slices.Equal(std, []float64{1, 1, 1}) {
+		return nn.Sequential(), nil
+	}
+	m := &normalised{}
+	torch.Scope(func() {
+		m.mean = m.Constant("mean", perChannel(mean))
+		m.std = m.Constant("std", perChannel(std))
+	})
+	return m, nil
+}
+
+func perChannel(values []float64) torch.Tensor {
+	data := make([]float32, len(values))
+	for i, v := range values {
+		data[i] = float32(v)
+	}
+	return torch.FromSlice(data, int64(len(data)), 1, 1)
+}
+
+func (m *normalised) Forward(x torch.Tensor) torch.Tensor { return x.Sub(m.mean, 1).Div(m.std) }
+
+// conv is a convolution without bias whose padding keeps the size at stride 1.
+func conv(in, out, kernel, stride int64) *nn.Conv2dModule {
+	return nn.Conv2d(in, out, kernel, stride, kernel/2, 1, 1, false, "zeros")
+}
+
+// batchNorm is batch normalisation with PyTorch's defaults.
+func batchNorm(channels int64) *nn.BatchNorm2dModule {
+	return nn.BatchNorm2d(channels, 1e-5, 0.1, true, true)
+}

@@ -1,0 +1,151 @@
+package models
+
+import (
+	"fmt"
+
+	"l2ul/torch"
+	"l2ul/torch/nn"
+	F "l2ul/torch/nn/functional"
+	"l2ul/torch/nn/initializer"
+)
+
+// Residual networks with torchvision's keys and initialisation (He et al., "Deep Residual Learning", 2016; stride on the
+// 3x3 convolution of a bottleneck). l2ul-resnet18 is architecture A of spec/l2ul.md §6.2: a 3x3 stem of stride 1, the
+// max-pool kept.
+
+var imagenetMean, imagenetStd = []float64{0.485, 0.456, 0.406}, []float64{0.229, 0.224, 0.225}
+
+func init() {
+	imagenet := func(name, summary string, depths [4]int, bottleneck bool) {
+		register(Card{Name: name, Summary: summary, Classes: 1000, Size: 224, Mean: imagenetMean, Std: imagenetStd},
+			func(classes int64, normalise nn.Module) Classifier {
+				return newResNet(conv(3, 64, 7, 2), depths, bottleneck, classes, normalise)
+			})
+	}
+	imagenet("resnet18", "torchvision ResNet-18, 7x7 stem", [4]int{2, 2, 2, 2}, false)
+	imagenet("resnet34", "torchvision ResNet-34, 7x7 stem", [4]int{3, 4, 6, 3}, false)
+	imagenet("resnet50", "torchvision ResNet-50, 7x7 stem, bottleneck blocks", [4]int{3, 4, 6, 3}, true)
+	register(Card{
+		Name: "l2ul-resnet18", Summary: "ResNet-18 of the L2UL paper for CIFAR-10: torchvision's, with a 3x3 stem",
+		Classes: 10, Size: 32, Mean: []float64{0.4914, 0.4822, 0.4465}, Std: []float64{0.2023, 0.1994, 0.2010},
+	}, func(classes int64, normalise nn.Module) Classifier {
+		return newResNet(conv(3, 64, 3, 1), [4]int{2, 2, 2, 2}, false, classes, normalise)
+	})
+}
+
+type resNet struct {
+	nn.Base
+	normalise nn.Module
+	conv1     *nn.Conv2dModule
+	bn1       *nn.BatchNorm2dModule
+	layers    [4]*nn.SequentialModule
+	fc        *nn.LinearModule
+}
+
+func newResNet(stem *nn.Conv2dModule, depths [4]int, bottleneck bool, classes int64, normalise nn.Module) *resNet {
+	m := &resNet{normalise: normalise, conv1: stem, bn1: batchNorm(64)}
+	m.Child("normalise", m.normalise)
+	m.Child("conv1", m.conv1)
+	m.Child("bn1", m.bn1)
+	in := int64(64)
+	for i, depth := range depths {
+		var blocks []nn.Module
+		for b := range depth {
+			stride := int64(1)
+			if i > 0 && b == 0 {
+				stride = 2
+			}
+			block := newResidualBlock(in, 64<<i, stride, bottleneck)
+			blocks = append(blocks, block)
+			in = block.out
+		}
+		m.layers[i] = nn.Sequential(blocks...)
+		m.Child(fmt.Sprintf("layer%d", i+1), m.layers[i])
+	}
+	m.fc = nn.Linear(in, classes, true)
+	m.Child("fc", m.fc)
+	// torchvision draws the defaults first and then draws every convolution anew; the head keeps its default.
+	for _, module := range nn.Modules(m) {
+		if c, ok := module.(*nn.Conv2dModule); ok {
+			initializer.KaimingNormal(c.Weight, 0, "fan_out", "relu")
+		}
+	}
+	return m
+}
+
+func (m *resNet) Forward(x torch.Tensor) torch.Tensor { return m.fc.Forward(m.Features(x)) }
+
+func (m *resNet) Features(x torch.Tensor) torch.Tensor {
+	x = m.normalise.Forward(x)
+	x = F.Relu(m.bn1.Forward(m.conv1.Forward(x)), true)
+	x = F.MaxPool2d(x, []int64{3, 3}, []int64{2, 2}, []int64{1, 1}, []int64{1, 1}, false)
+	for _, layer := range m.layers {
+		x = layer.Forward(x)
+	}
+	return globalAverage(x)
+}
+
+// globalAverage makes [n, c] of [n, c, h, w].
+func globalAverage(x torch.Tensor) torch.Tensor {
+	return F.AdaptiveAvgPool2d(x, []int64{1, 1}).Flatten(1, -1)
+}
+
+// residualBlock is torchvision's BasicBlock (two 3x3 convolutions) or Bottleneck (1x1, 3x3, 1x1 to four times the width).
+type residualBlock struct {
+	nn.Base
+	convs      []*nn.Conv2dModule
+	norms      []*nn.BatchNorm2dModule
+	downsample nn.Module // nil where the shortcut is the identity
+	out        int64     // channels of the output
+}
+
+func newResidualBlock(in, width, stride int64, bottleneck bool) *residualBlock {
+	m := &residualBlock{out: width}
+	if bottleneck {
+		m.out = 4 * width
+	}
+	// torchvision makes the shortcut before the block, so its default weights are drawn first; its keys come last.
+	if stride != 1 || in != m.out {
+		m.downsample = nn.Sequential(conv(in, m.out, 1, stride), batchNorm(m.out))
+	}
+	if bottleneck {
+		m.add(conv(in, width, 1, 1), width)
+		m.add(conv(width, width, 3, stride), width)
+		m.add(conv(width, m.out, 1, 1), m.out)
+	} else {
+		m.add(conv(in, width, 3, stride), width)
+		m.add(conv(width, width, 3, 1), width)
+	}
+	if m.downsample != nil {
+		m.Child("downsample", m.downsample)
+	}
+	return m
+}
+
+// add appends a convolution and its normalisation.
+func (m *residualBlock) add(c *nn.Conv2dModule, channels int64) {
+	m.convs, m.norms = append(m.convs, c), append(m.norms, batchNorm(channels))
+	last := len(m.convs) - 1
+	m.Child(fmt.Sprintf("conv%d", last+1), m.convs[last])
+	m.Child(fmt.Sprintf("bn%d", last+1), m.norms[last])
+}
+
+func (m *residualBlock) Forward(x torch.Tensor) torch.Tensor {
+	y, shortcut := x, x
+	for i := range m.convs {
+		y = m.norms[i].Forward(m.convs[i].Forward(y))
+		if i < len(m.convs)-1 {
+			y = F.Relu(y, true)
+		}
+	}
+	if m.downsample != nil {
+		shortcut = m.downsample.Forward(x)
+	}
+	return addRelu(y, shortcut)
+}
+
+// addRelu is relu(y + shortcut), written over y, the output of a batch normalisation that nobody else reads.
+func addRelu(y, shortcut torch.Tensor) torch.Tensor {
+	y.AddI(shortcut, 1)
+	return F.Relu(y, true)
+}

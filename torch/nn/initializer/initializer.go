@@ -1,0 +1,91 @@
+// Package initializer fills parameters with the numbers torch.nn.init would: the same draws from the same generator, in
+// the same order, so that a seed gives the same bits as in PyTorch.
+//
+// Draws come from libtorch's default generator (torch.ManualSeed) or, inside torch.Seeded, from the given one. Every
+// function writes its tensor in place, without a trace in autograd, and works outside scopes too.
+package initializer
+
+import (
+	"fmt"
+	"math"
+
+	"l2ul/torch"
+)
+
+// Uniform draws every element from [low, high).
+func Uniform(t torch.Tensor, low, high float64) {
+	torch.NoGrad(func() { t.UniformI(low, high) })
+}
+
+// Normal draws every element from the normal distribution of the given mean and standard deviation.
+func Normal(t torch.Tensor, mean, std float64) {
+	torch.NoGrad(func() { t.NormalI(mean, std) })
+}
+
+// Constant sets every element to value.
+func Constant(t torch.Tensor, value float64) {
+	torch.NoGrad(func() { t.FillI(value) })
+}
+
+// Zeros sets every element to 0.
+func Zeros(t torch.Tensor) {
+	Constant(t, 0)
+}
+
+// Ones sets every element to 1.
+func Ones(t torch.Tensor) {
+	Constant(t, 1)
+}
+
+// KaimingUniform draws from ±√3·gain/√fan (He et al., "Delving Deep into Rectifiers", 2015). fanMode is "fan_in" or
+// "fan_out"; the gain is that of nonlinearity, where a is the negative slope of "leaky_relu".
+func KaimingUniform(t torch.Tensor, a float64, fanMode, nonlinearity string) {
+	std := kaimingStd("initializer.KaimingUniform", t, a, fanMode, nonlinearity)
+	bound := math.Sqrt(3) * std
+	Uniform(t, -bound, bound)
+}
+
+// KaimingNormal draws from the normal distribution of standard deviation gain/√fan; arguments as in KaimingUniform.
+func KaimingNormal(t torch.Tensor, a float64, fanMode, nonlinearity string) {
+	Normal(t, 0, kaimingStd("initializer.KaimingNormal", t, a, fanMode, nonlinearity))
+}
+
+// CalculateFanInAndFanOut counts the inputs and outputs of one unit of a weight [out, in, kernel...].
+func CalculateFanInAndFanOut(t torch.Tensor) (in, out int64) {
+	shape := t.Shape()
+	if len(shape) < 2 {
+		panic(&torch.Error{Op: "initializer.CalculateFanInAndFanOut", Code: torch.Argument, Shapes: [][]int64{shape}, Msg: fmt.Sprintf(
+			"a weight needs two dimensions or more, got shape %v", shape)})
+	}
+	field := int64(1)
+	for _, n := range shape[2:] {
+		field *= n
+	}
+	return shape[1] * field, shape[0] * field
+}
+
+func kaimingStd(op string, t torch.Tensor, a float64, fanMode, nonlinearity string) float64 {
+	in, out := CalculateFanInAndFanOut(t)
+	fan := in
+	switch fanMode {
+	case "fan_in":
+	case "fan_out":
+		fan = out
+	default:
+		panic(&torch.Error{Op: op, Code: torch.Argument, Msg: fmt.Sprintf("fan mode %q is unknown; use fan_in or fan_out", fanMode)})
+	}
+	return gain(op, nonlinearity, a) / math.Sqrt(float64(fan))
+}
+
+// gain is torch.nn.init.calculate_gain for the functions our layers use.
+func gain(op, nonlinearity string, a float64) float64 {
+	switch nonlinearity {
+	case "linear":
+		return 1
+	case "relu":
+		return math.Sqrt(2)
+	case "leaky_relu":
+		return math.Sqrt(2 / (1 + float64(a*a)))
+	}
+	panic(&torch.Error{Op: op, Code: torch.Argument, Msg: fmt.Sprintf("nonlinearity %q is unknown; use linear, relu or leaky_relu", nonlinearity)})
+}

@@ -1,0 +1,52 @@
+package optim
+
+import "math"
+
+// Schedule gives the learning rate of a step (or epoch), counted from 0.
+type Schedule func(step int) float64
+
+// StepLR multiplies lr by gamma every size steps: lr·gamma^⌊step/size⌋ (torch.optim.lr_scheduler.StepLR).
+func StepLR(lr float64, size int, gamma float64) Schedule {
+	if size < 1 {
+		fail("optim.StepLR", "%d steps between changes: use 1 or more", size)
+	}
+	return func(step int) float64 { return lr * math.Pow(gamma, float64(step/size)) }
+}
+
+// CosineAnnealingLR falls from lr to end over the first steps along half a cosine, and rises again over as many
+// (Loshchilov and Hutter, "SGDR", 2017; torch.optim.lr_scheduler.CosineAnnealingLR with T_max = steps, eta_min = end).
+func CosineAnnealingLR(lr float64, steps int, end float64) Schedule {
+	if steps < 1 {
+		fail("optim.CosineAnnealingLR", "%d steps: use 1 or more", steps)
+	}
+	return func(step int) float64 { return end + (lr-end)*(1+math.Cos(math.Pi*float64(step)/float64(steps)))/2 }
+}
+
+// OneCycleLR rises from lr/div to lr over the first share of the steps (0.3 in PyTorch) and falls to lr/(div·finalDiv) at
+// the last, step steps-1, along half a cosine each (Smith and Topin, "Super-Convergence", 2018;
+// torch.optim.lr_scheduler.OneCycleLR with max_lr = lr and cycle_momentum=False; its div is 25 and its finalDiv 1e4 by
+// default). A step beyond the last panics.
+func OneCycleLR(lr float64, steps int, share, div, finalDiv float64) Schedule {
+	if steps < 1 || !(share >= 0 && share <= 1) || !(div > 0) || !(finalDiv > 0) {
+		fail("optim.OneCycleLR", "%d steps, share %g, divisors %g and %g: steps must be 1 or more, share in [0, 1], divisors above 0",
+			steps, share, div, finalDiv)
+	}
+	start := lr / div
+	end := start / finalDiv
+	peak, last := share*float64(steps)-1, float64(steps-1)
+	return func(step int) float64 {
+		s := float64(step)
+		switch {
+		case step < 0 || step >= steps:
+			fail("optim.OneCycleLR", "step %d of a cycle of %d", step, steps)
+		case s <= peak && peak > 0:
+			return halfCosine(start, lr, s/peak)
+		case s < last:
+			return halfCosine(lr, end, (s-peak)/(last-peak))
+		}
+		return end
+	}
+}
+
+// halfCosine goes from a to b as t goes from 0 to 1.
+func halfCosine(a, b, t float64) float64 { return b + (a-b)/2*(math.Cos(math.Pi*t)+1) }
