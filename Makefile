@@ -1,0 +1,109 @@
+# Everything a person types is a target with a ## line, which `make help` prints.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DELETE_ON_ERROR:
+.PHONY: help demo deps libs build test test-long parity golden bench lint fmt dist clean FORCE
+
+jobs := $(shell nproc 2>/dev/null || echo 2)
+version := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: build ## build, then see a classifier forget 16 images (about 4 minutes the first time)
+	bin/unlearn forget -c preset:demo
+
+deps: ## check compilers and headers; install what is missing when possible, else print the line to type
+	@scripts/deps.sh
+
+build: libs ## bin/unlearn, with its libraries under lib/
+	go build -trimpath -ldflags '-X main.version=$(version)' -o bin/unlearn ./cmd/unlearn
+
+libs: deps ## lib/*.so: libtorch, the bridge to it, and our operators; then plain `go build` and `go test` work
+	@$(MAKE) -s -j$(jobs) lib/libtorchgo.so lib/libl2ul.so
+
+test: libs ## everything that must pass, with the race detector; under 9 minutes on 2 cores
+	go test -race -timeout 9m ./...
+	go test -timeout 9m ./cmd/...
+
+test-long: build ## what takes longer: every fuzz target for a minute, runs killed at random steps, large networks
+	scripts/fuzz.sh 60
+	L2UL_LONG=1 go test -timeout 90m ./...
+
+parity: libs ## compare with Python's torch, bit for bit, where one of the pinned version can be made
+	scripts/golden/parity.sh
+
+golden: libs ## make the reference tensors of scripts/golden again, with Python's torch
+	scripts/golden/golden.sh
+
+bench: build ## measure against PyTorch; writes scripts/bench/results
+	scripts/bench/bench.sh
+
+lint: libs ## golangci-lint, gofumpt, go vet, clang-format, shellcheck, and our own rules (scripts/lint)
+	go test ./scripts/lint
+	go vet ./...
+	scripts/tool.sh golangci-lint run
+	scripts/tool.sh golangci-lint fmt --diff
+	scripts/tool.sh clang-format --dry-run -Werror $(c_files)
+	scripts/tool.sh shellcheck --external-sources $(shell_files)
+
+fmt: ## format Go, C and C++
+	scripts/tool.sh golangci-lint fmt
+	scripts/tool.sh clang-format -i $(c_files)
+
+dist: build ## build/unlearn-VERSION.tar.gz: the program, its libraries and all licences; runs where it is unpacked
+	scripts/dist.sh $(version)
+
+clean: ## remove what was built; downloads stay in the cache
+	rm -rf bin lib build
+
+# The threads of libgomp spin while they wait unless told otherwise before it is loaded. Two test processes on two cores
+# would mostly watch each other spin.
+demo test test-long parity golden bench: export OMP_WAIT_POLICY := passive
+
+c_files = $$(git ls-files --cached --others --exclude-standard '*.cc' '*.c' '*.h' '*.cu' '*.cuh')
+shell_files = $$(git ls-files --cached --others --exclude-standard '*.sh') .ci/run
+
+# ---- libtorch --------------------------------------------------------------------------------------------------------
+# Found and linked again when the pin, $LIBTORCH or the scripts change, or when what was found has gone.
+
+torch_path := $(shell cat build/libtorch.path 2>/dev/null)
+torch_found := $(and $(torch_path),$(wildcard $(torch_path)/include/ATen),$(filter $(or $(LIBTORCH),pinned),$(shell cat build/libtorch.from 2>/dev/null)))
+
+build/libtorch.path: scripts/common.sh scripts/libtorch.sh scripts/link-libtorch.sh third_party/libtorch.lock $(if $(torch_found),,FORCE)
+	@mkdir -p build
+	@torch=$$(scripts/libtorch.sh) && scripts/link-libtorch.sh "$$torch" lib/libtorch build && \
+	  echo '$(or $(LIBTORCH),pinned)' >build/libtorch.from && echo "$$torch" >$@
+
+# ---- our two libraries -----------------------------------------------------------------------------------------------
+# -ffp-contract=off: the kernels' arithmetic is defined operation by operation, so the compiler may not fuse any.
+
+common_flags := -std=c++20 -fPIC -fopenmp -D_GLIBCXX_USE_CXX11_ABI=1 -Wall -Wextra -MMD -MP
+bridge_flags := -O2
+kernel_flags := -O3 -ffp-contract=off
+link_flags := -shared -fopenmp -Wl,--unresolved-symbols=ignore-in-shared-libs -Wl,-rpath,'$$ORIGIN/libtorch/torch/lib'
+
+objects = $(patsubst %.cc,build/%.o,$(filter-out %_test.cc,$(wildcard $(1)/*.cc)))
+bridge_objects := $(call objects,torch/csrc)
+kernel_objects := $(call objects,unlearn/kernels)
+
+build/torch/csrc/%.o: torch/csrc/%.cc build/libtorch.path Makefile
+	@mkdir -p $(@D)
+	@echo compiling $< >&2
+	$(CXX) $(common_flags) $(bridge_flags) @build/libtorch.cppflags -c -o $@ $<
+
+build/unlearn/kernels/%.o: unlearn/kernels/%.cc build/libtorch.path Makefile
+	@mkdir -p $(@D)
+	@echo compiling $< >&2
+	$(CXX) $(common_flags) $(kernel_flags) @build/libtorch.cppflags -c -o $@ $<
+
+lib/libtorchgo.so: $(bridge_objects)
+lib/libl2ul.so: $(kernel_objects)
+lib/libtorchgo.so lib/libl2ul.so:
+	@mkdir -p $(@D)
+	$(CXX) $(link_flags) -o $@.work $^ @build/libtorch.ldflags -ltorch_cpu -lc10
+	@mv $@.work $@
+
+-include $(bridge_objects:.o=.d) $(kernel_objects:.o=.d)
