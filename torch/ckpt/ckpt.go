@@ -1,0 +1,321 @@
+// Package ckpt reads and writes the weights of networks: named tensors in safetensors files and in the zip files that
+// torch.save makes of state dicts (.pt, .pth).
+//
+// It is pure Go and knows nothing of libtorch. Nothing in a file is ever executed: the pickle inside a .pt is read by package
+// pickle with an allow-list of names. Bytes from outside are hostile: every length is checked before memory follows it, and
+// what Load allocates is bounded by a small multiple of the file's size.
+//
+// Whether the numbers make sense (NaN, shapes of the network) is for the caller to judge.
+package ckpt
+
+import (
+	"bufio"
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/google/renameio/v2"
+)
+
+// DType is the type of a tensor's elements, by its name in safetensors.
+type DType string
+
+// The element types that both containers can hold.
+const (
+	F64  DType = "F64"
+	F32  DType = "F32"
+	F16  DType = "F16"
+	BF16 DType = "BF16"
+	I64  DType = "I64"
+	I32  DType = "I32"
+	I16  DType = "I16"
+	I8   DType = "I8"
+	U8   DType = "U8"
+	Bool DType = "BOOL"
+)
+
+// Size returns the bytes of one element, 0 for a type that is none of the above.
+func (d DType) Size() int {
+	switch d {
+	case F64, I64:
+		return 8
+	case F32, I32:
+		return 4
+	case F16, BF16, I16:
+		return 2
+	case I8, U8, Bool:
+		return 1
+	}
+	return 0
+}
+
+// Tensor is a named array.
+type Tensor struct {
+	Name  string
+	DType DType
+	Shape []int64 // empty for a scalar
+	// Data holds the elements, little-endian, in row-major order without gaps. After Load it is for reading only:
+	// tensors that share memory in a .pt share it here, and the rest may be slices of one buffer.
+	Data []byte
+}
+
+// File is the content of a checkpoint.
+type File struct {
+	Tensors  []Tensor
+	Metadata map[string]string // safetensors' __metadata__; a .pt has none
+	// Format is how the tensors were stored. Save follows its Wrapper and Prefix, so that a file can go back as it came;
+	// the zero Format is the plain one.
+	Format Format
+}
+
+// Container is a kind of file.
+type Container string
+
+// The containers of checkpoints.
+const (
+	Safetensors Container = "safetensors"
+	PT          Container = "pt" // the zip file of torch.save, since PyTorch 1.6
+)
+
+// Format is what Load took off a file to arrive at bare names and tensors.
+type Format struct {
+	// Container is the kind of file that was read. Save goes by the name of the file instead.
+	Container Container
+	// Wrapper is the key of the dict that held the state dict, such as "state_dict"; empty if there was none.
+	// Other entries of that dict (epoch, optimizer) are not kept. Safetensors files have no wrapper.
+	Wrapper string
+	// Prefix was taken off every name: "module." for networks saved from DataParallel, else empty.
+	Prefix string
+}
+
+// parallelPrefix is what DataParallel and DistributedDataParallel put before each name.
+const parallelPrefix = "module."
+
+// ErrCorrupt is what errors.Is finds in every error of Load and Read that is the fault of the content: damaged, lying or
+// cut off, of an unsupported kind, or with names in its pickle that are refused.
+var ErrCorrupt = errors.New("not a readable checkpoint")
+
+// contentError is a fault of a file's content.
+type contentError struct {
+	what string
+	err  error // the cause, nil if there is none below
+}
+
+func (e *contentError) Error() string {
+	if e.err != nil {
+		return e.what + ": " + e.err.Error()
+	}
+	return e.what
+}
+
+func (e *contentError) Is(target error) bool { return target == ErrCorrupt }
+func (e *contentError) Unwrap() error        { return e.err }
+
+func corrupt(format string, args ...any) error {
+	return &contentError{what: fmt.Sprintf(format, args...)}
+}
+
+// Load reads the checkpoint at path. The container is told by the bytes, not by the name. Errors name the file and the tensor
+// or offset at fault; errors.Is tells ErrCorrupt from the errors of the file system.
+func Load(path string) (*File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is %s; a checkpoint must be a regular file", path, kindOf(info.Mode()))
+	}
+	file, err := Read(f, info.Size())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return file, nil
+}
+
+func kindOf(mode os.FileMode) string {
+	if mode.IsDir() {
+		return "a folder"
+	}
+	return "a device, pipe or socket"
+}
+
+// Read reads a checkpoint of size bytes from r, as Load does.
+func Read(r io.ReaderAt, size int64) (*File, error) {
+	var head [9]byte
+	n, err := r.ReadAt(head[:min(max(size, 0), int64(len(head)))], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	var f *File
+	switch {
+	case n == 0:
+		return nil, corrupt("the file is empty")
+	case strings.HasPrefix(string(head[:n]), "PK\x03\x04"):
+		f, err = readPT(r, size)
+	case n == len(head) && head[8] == '{':
+		f, err = readSafetensors(r, size)
+	case head[0] == 0x80:
+		return nil, corrupt("this is a bare pickle, as torch.save wrote before PyTorch 1.6; " +
+			"load it in Python and save its state_dict() again")
+	default:
+		return nil, corrupt("begins with %q, which is neither safetensors nor a zip file of torch.save", head[:n])
+	}
+	if err != nil {
+		return nil, err
+	}
+	f.stripPrefix()
+	return f, nil
+}
+
+// stripPrefix takes "module." off the names where all of them have it.
+func (f *File) stripPrefix() {
+	for _, t := range f.Tensors {
+		if !strings.HasPrefix(t.Name, parallelPrefix) {
+			return
+		}
+	}
+	if len(f.Tensors) == 0 {
+		return
+	}
+	f.Format.Prefix = parallelPrefix
+	for i := range f.Tensors {
+		f.Tensors[i].Name = f.Tensors[i].Name[len(parallelPrefix):]
+	}
+}
+
+// Save writes f to path, as safetensors or as a .pt by the suffix (.safetensors, .pt, .pth). The file appears whole or
+// not at all: a temporary one in the same folder is written, synced and renamed over path. The bytes depend on f only.
+// A .pt opens in Python by torch.load(path, weights_only=True). Tensors whose Data is the same slice share one storage there.
+func Save(path string, f *File) error {
+	container, err := containerOf(path)
+	if err != nil {
+		return err
+	}
+	if err := f.check(); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	pending, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o644))
+	if err != nil {
+		return err
+	}
+	defer pending.Cleanup() //nolint:errcheck // does nothing after the rename, and the write's own error says more
+	w := bufio.NewWriterSize(pending, 1<<20)
+	if container == PT {
+		err = writePT(w, f)
+	} else {
+		err = writeSafetensors(w, f)
+	}
+	if err = cmp.Or(err, w.Flush()); err != nil {
+		return fmt.Errorf("%s was not written: %w", path, err)
+	}
+	if err := pending.CloseAtomicallyReplace(); err != nil {
+		return fmt.Errorf("%s was not written: %w", path, err)
+	}
+	return nil
+}
+
+func containerOf(path string) (Container, error) {
+	switch suffix := strings.ToLower(filepath.Ext(path)); suffix {
+	case ".safetensors":
+		return Safetensors, nil
+	case ".pt", ".pth":
+		return PT, nil
+	default:
+		return "", fmt.Errorf("%s: the suffix %q names no format; use .safetensors, .pt or .pth", path, suffix)
+	}
+}
+
+// check reports what would make an unreadable file.
+func (f *File) check() error {
+	seen := make(map[string]bool, len(f.Tensors))
+	for _, t := range f.Tensors {
+		if seen[t.Name] {
+			return fmt.Errorf("two tensors are named %q", t.Name)
+		}
+		seen[t.Name] = true
+		if !utf8.ValidString(t.Name) || f.Format.Prefix+t.Name == metadataKey {
+			return fmt.Errorf("%q cannot be the name of a tensor", t.Name)
+		}
+		if t.DType.Size() == 0 {
+			return fmt.Errorf("tensor %q has the unknown type %q", t.Name, t.DType)
+		}
+		if len(t.Shape) > maxDims {
+			return fmt.Errorf("tensor %q has %d dimensions, more than %d", t.Name, len(t.Shape), maxDims)
+		}
+		if n, ok := bytesOf(t.DType, t.Shape); !ok || n != int64(len(t.Data)) {
+			return fmt.Errorf("tensor %q of type %s and shape %v holds %d bytes", t.Name, t.DType, t.Shape, len(t.Data))
+		}
+	}
+	return nil
+}
+
+// maxDims is PyTorch's bound on dimensions.
+const maxDims = 64
+
+// bytesOf returns the bytes of a tensor. It is not ok for a negative dimension or one too many, an unknown type, or a product
+// beyond 63 bits. Zeros do not excuse the other dimensions, so the product of any of them is safe.
+func bytesOf(d DType, shape []int64) (n int64, ok bool) {
+	n = int64(d.Size())
+	if n == 0 || len(shape) > maxDims {
+		return 0, false
+	}
+	empty := false
+	for _, s := range shape {
+		if s == 0 {
+			empty = true
+			continue
+		}
+		if s < 0 || n > math.MaxInt64/s {
+			return 0, false
+		}
+		n *= s
+	}
+	if empty {
+		return 0, true
+	}
+	return n, true
+}
+
+// Lookup returns the tensor with the given name.
+func (f *File) Lookup(name string) (*Tensor, bool) {
+	for i := range f.Tensors {
+		if f.Tensors[i].Name == name {
+			return &f.Tensors[i], true
+		}
+	}
+	return nil, false
+}
+
+// Hash returns a fingerprint of the weights in hexadecimal: SHA-256 over name, type, shape and bytes of every tensor, sorted
+// by name. Container, order, metadata, wrapper and prefix do not enter.
+func (f *File) Hash() string {
+	sorted := slices.SortedFunc(slices.Values(f.Tensors), func(a, b Tensor) int { return cmp.Compare(a.Name, b.Name) })
+	h := sha256.New()
+	// Lengths precede the parts of varying length, so that no two checkpoints feed the same bytes.
+	number := func(n int) { _ = binary.Write(h, binary.LittleEndian, int64(n)) }
+	text := func(s string) { number(len(s)); _, _ = io.WriteString(h, s) }
+	for _, t := range sorted {
+		text(t.Name)
+		text(string(t.DType))
+		number(len(t.Shape))
+		_ = binary.Write(h, binary.LittleEndian, t.Shape)
+		number(len(t.Data))
+		_, _ = h.Write(t.Data)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}

@@ -1,0 +1,286 @@
+package pickle_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/google/go-cmp/cmp"
+
+	"l2ul/torch/ckpt/pickle"
+)
+
+// plain turns pickle values into nested Go values that go-cmp and people can read.
+func plain(v any) any {
+	list := func(tag string, items []any) any {
+		out := []any{tag}
+		for _, item := range items {
+			out = append(out, plain(item))
+		}
+		return out
+	}
+	switch v := v.(type) {
+	case []byte:
+		return "b:" + string(v)
+	case *big.Int:
+		return "int:" + v.String()
+	case *pickle.List:
+		return list("list", v.Items)
+	case pickle.Tuple:
+		return list("tuple", v)
+	case *pickle.Set:
+		return list("set", v.Items)
+	case *pickle.Array:
+		return fmt.Sprintf("%s%v %x", v.DType, v.Shape, v.Data)
+	case *pickle.Dict:
+		m := map[any]any{}
+		for k, v := range v.All() {
+			m[plain(k)] = plain(v)
+		}
+		return m
+	}
+	return v
+}
+
+// The files were written by CPython and NumPy: one value in each protocol.
+func TestLoadProtocols(t *testing.T) {
+	want := map[any]any{
+		"b:data":      "u1[2 6] 000102030405060708090a0b",
+		"b:labels":    []any{"list", int64(3), int64(9)},
+		"b:filenames": []any{"list", "b:a.png", "b:b\xff.png"},
+		"mean":        "f4[3 2] 0000c03f00002040000060400000904000" + "00b0400000d040",
+		"best":        0.25,
+		"set":         []any{"set", int64(1)},
+		"order":       map[any]any{"a": int64(1)},
+		"big":         "int:1180591620717411303424",
+		"none":        nil,
+		"minus":       int64(-129),
+		"yes":         true,
+		"text":        "für\n\U0001F600",
+		"tuple":       []any{"tuple", int64(1), []any{"tuple", 2.5}, "x", "b:y"},
+	}
+	for protocol := range 6 {
+		data, err := os.ReadFile(filepath.Join("testdata", fmt.Sprintf("batch%d.pkl", protocol)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := pickle.Load(bytes.NewReader(data), pickle.Options{Globals: pickle.NumPy()})
+		if err != nil {
+			t.Errorf("protocol %d: %v", protocol, err)
+			continue
+		}
+		if diff := cmp.Diff(any(want), plain(v)); diff != "" {
+			t.Errorf("protocol %d (-want +got):\n%s", protocol, diff)
+		}
+		for n := range data {
+			if _, err := pickle.Load(bytes.NewReader(data[:n]), pickle.Options{Globals: pickle.NumPy()}); err == nil {
+				t.Errorf("protocol %d: the first %d of %d bytes were accepted", protocol, n, len(data))
+			}
+		}
+	}
+}
+
+// Python 2 wrote the official CIFAR archives: str where Python 3 has bytes and str, and numpy.core.
+func TestLoadPython2(t *testing.T) {
+	const array = "cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tU\x01btR" +
+		"(K\x01(K\x02K\x03tcnumpy\ndtype\n(U\x02u1K\x00K\x01tR(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x06abcdeftb"
+	v, err := pickle.Load(strings.NewReader("\x80\x02}(U\x04data"+array+"U\x06labels](K\x06K\x09eU\x05names]S'a\\'\\xff\\n'\na"+
+		"u."), pickle.Options{Globals: pickle.NumPy()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[any]any{
+		"b:data": "u1[2 3] 616263646566", "b:labels": []any{"list", int64(6), int64(9)},
+		"b:names": []any{"list", "b:a'\xff\n"},
+	}
+	if diff := cmp.Diff(any(want), plain(v)); diff != "" {
+		t.Error(diff)
+	}
+	if labels, ok := v.(*pickle.Dict).Get("labels"); !ok {
+		t.Error("the bytes key labels is not found by Get")
+	} else if ints, err := pickle.Ints(labels); err != nil || !cmp.Equal(ints, []int64{6, 9}) {
+		t.Errorf("labels = %v, %v", ints, err)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	for name, data := range map[string]string{
+		"posix.system":                    "cposix\nsystem\n(S'echo hi'\ntR.",
+		"os.system":                       "\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x02hi\x85R.",
+		"builtins.eval":                   "(S'1'\nibuiltins\neval\n.",
+		"builtins.getattr":                "\x80\x02cbuiltins\ngetattr\n.",
+		"numpy.core.multiarray.scalar":    "cnumpy.core.multiarray\nscalar\n.", // known to NumPy() only
+		"torch.nn.modules.linear.Linear":  "ctorch.nn.modules.linear\nLinear\n)\x81.",
+		`a\x1b[2J.b`:                      "ca\x1b[2J\nb\n.",
+		"collections.OrderedDict.__new__": "\x8c\x0bcollections\x8c\x13OrderedDict.__new__\x93.",
+	} {
+		_, err := pickle.Load(strings.NewReader(data), pickle.Options{})
+		var e *pickle.Error
+		if !errors.As(err, &e) || e.Global != name || !strings.Contains(err.Error(), "refuses global "+name+":") {
+			t.Errorf("%q: %v, want a refusal of %s", data, err, name)
+		}
+	}
+}
+
+func TestMalformed(t *testing.T) {
+	numpy := func(state string) string {
+		return "cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00tC\x01btR(K\x01" + state + "tb."
+	}
+	const u1 = "cnumpy\ndtype\n(X\x02\x00\x00\x00u1\x89\x88tR"
+	for data, want := range map[string]string{
+		"":                                      "cut off",
+		"\xff":                                  "opcode 0xff is unknown",
+		".":                                     "empty stack",
+		"\x80\x06N.":                            "protocol 6 is unknown",
+		"K\x01(0a.":                             "empty stack",
+		"K\x01((a.":                             "empty stack",
+		"t.":                                    "mark that was never set",
+		"]K\x01K\x02s.":                         "sets entries of list",
+		"}K\x01a.":                              "appends to dict",
+		"}(K\x01u.":                             "a key without a value",
+		"h\x05.":                                "memo 5",
+		"Np-1\n.":                               "negative",
+		"K\x01)R.":                              "calls int",
+		"K\x01}b.":                              "sets the state of int",
+		"I1x\n.":                                `"1x" is no integer`,
+		"Fabc\n.":                               "no float",
+		"S'a\n.":                                "no quotes",
+		`S'\u00e9'` + "\n.":                     "wrong escape",
+		"V\\u12\n.":                             "wrong escape",
+		"X\x01\x00\x00\x00\xff.":                "not UTF-8",
+		"Nq":                                    "cut off",
+		"\x8e\xff\xff\xff\xff\xff\xff\xff\xff.": "impossible",
+		"\x8e\x00\x00\x00\x00\x01\x00\x00\x00.": "needs 4294967296 bytes of memory",
+		"T\x00\x00\x00\x20abc.":                 "cut off", // half a GiB is claimed, within the budget
+		"\x8b\x00\x00\x00\x10.":                 "too long",
+		"I" + strings.Repeat("9", 2000) + "\n.": "too long",
+		"V" + strings.Repeat("x", 2<<20):        "a line is longer",
+		"K\x01Q.":                               "persistent id",
+		"\x82\x01.":                             "extension registry",
+		"\x97.":                                 "outside the pickle",
+		"c_codecs\nencode\n(V\\u1234\nVlatin1\ntR.":                                                        "no such character",
+		"c_codecs\nencode\n(VY29k\nVbase64\ntR.":                                                           "something else than a string as latin1",
+		"cnumpy\ndtype\n(X\x02\x00\x00\x00O8\x89\x88tR.":                                                   `type "O8" is not supported`,
+		numpy("(J\xff\xff\xff\xfft" + u1 + "\x89C\x01a"):                                                   "does not fit",
+		numpy("(J\xff\xff\xff\x7fJ\xff\xff\xff\x7ft" + u1 + "\x89C\x01a"):                                  "does not fit",
+		numpy("(K\x02t" + u1 + "\x89C\x01a"):                                                               "does not fit",
+		numpy("(K\x01t" + u1 + "\x89C\x02ab"):                                                              "has 2 bytes instead of 1",
+		numpy("(K\x00t" + u1 + "\x89C\x02ab"):                                                              "has 2 bytes instead of 0",
+		numpy("(K\x01t" + u1 + "\x89]"):                                                                    "data of a numpy.ndarray is list",
+		numpy("(K\x01tcnumpy\ndtype\n(X\x02\x00\x00\x00i2\x89\x88tR(K\x03X\x01\x00\x00\x00>tb\x89C\x02ab"): "big-endian (>i2)",
+	} {
+		_, err := pickle.Load(strings.NewReader(data), pickle.Options{Globals: pickle.NumPy()})
+		var e *pickle.Error
+		if !errors.As(err, &e) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.60q: %v, want %q", data, err, want)
+		}
+	}
+}
+
+// A few bytes of input must not take much memory, whatever they repeat.
+func TestBudget(t *testing.T) {
+	long := "X\x00\x00\x10\x00" + strings.Repeat("a", 1<<20) + "q\x00"
+	many := "](" + strings.Repeat("N", 1<<16) + "eq\x00"
+	for name, data := range map[string]string{
+		"stack":  strings.Repeat("N", 1<<19),
+		"marks":  strings.Repeat("(", 1<<22),
+		"memo":   "Nq\x00" + strings.Repeat("h\x00", 1<<19),
+		"encode": long + "Vlatin1\nq\x01(" + strings.Repeat("c_codecs\nencode\n(h\x00h\x01tR", 1<<10),
+		"sets":   many + "(" + strings.Repeat("cbuiltins\nset\n(h\x00tR", 1<<10),
+		"keys":   "T\x00\x00\x10\x00" + strings.Repeat("a", 1<<20) + "q\x00" + strings.Repeat("}h\x00Ns", 1<<10),
+	} {
+		_, err := pickle.Load(strings.NewReader(data+"."), pickle.Options{MaxMemory: 12 << 20})
+		if err == nil || !strings.Contains(err.Error(), "more than the") {
+			t.Errorf("%s: %.200v, want the memory limit", name, err)
+		}
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, _ = pickle.Load(strings.NewReader("T\x00\x00\x00\x20abc."), pickle.Options{})
+	runtime.ReadMemStats(&after)
+	if allocated := after.TotalAlloc - before.TotalAlloc; allocated > 4<<20 {
+		t.Errorf("a lying length of 512 MiB allocates %d bytes", allocated)
+	}
+}
+
+// Values that contain themselves are legal and must not hang the reader.
+func TestSelfReference(t *testing.T) {
+	v, err := pickle.Load(strings.NewReader("]q\x00h\x00a."), pickle.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l := v.(*pickle.List); l.Items[0] != any(l) {
+		t.Errorf("the list holds %v, not itself", l.Items[0])
+	}
+}
+
+// A failing reader is not the pickle's fault.
+func TestReaderError(t *testing.T) {
+	failure := errors.New("disk on fire")
+	_, err := pickle.Load(io.MultiReader(strings.NewReader("\x80\x02"), iotest.ErrReader(failure)), pickle.Options{})
+	var e *pickle.Error
+	if !errors.Is(err, failure) || errors.As(err, &e) {
+		t.Errorf("got %#v, want the reader's own error", err)
+	}
+}
+
+func FuzzPickle(f *testing.F) {
+	files, err := filepath.Glob("testdata/*.pkl")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Add([]byte("cposix\nsystem\n(S'echo hi'\ntR."))
+	f.Add([]byte("]q\x00h\x00a."))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		v, err := pickle.Load(bytes.NewReader(data), pickle.Options{
+			Globals: pickle.NumPy(), Persistent: func(id any) (any, error) { return id, nil }, MaxMemory: 16 << 20,
+		})
+		var e *pickle.Error
+		if err != nil && !errors.As(err, &e) {
+			t.Fatalf("%v is no *pickle.Error", err)
+		}
+		if a, ok := v.(*pickle.Array); ok && a.DType != "" {
+			n := 1
+			for _, s := range a.Shape {
+				n *= s
+			}
+			if len(a.Data)%max(n, 1) != 0 || (n == 0) != (len(a.Data) == 0) {
+				t.Errorf("shape %v with %d bytes", a.Shape, len(a.Data))
+			}
+		}
+	})
+}
+
+func ExampleLoad() {
+	// {'labels': [6, 9]} in protocol 2.
+	batch := "\x80\x02}q\x00X\x06\x00\x00\x00labelsq\x01]q\x02(K\x06K\x09es."
+	v, err := pickle.Load(strings.NewReader(batch), pickle.Options{Globals: pickle.NumPy()})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	labels, _ := v.(*pickle.Dict).Get("labels")
+	ints, err := pickle.Ints(labels)
+	fmt.Println(ints, err)
+
+	_, err = pickle.Load(strings.NewReader("cos\nsystem\n(S'rm -rf /'\ntR."), pickle.Options{})
+	fmt.Println(err)
+	// Output:
+	// [6 9] <nil>
+	// pickle at offset 0: refuses global os.system: it is not among the names that may stand in this kind of file (nothing was executed)
+}
