@@ -1,0 +1,156 @@
+package data
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// Bounds of archives. What is decompressed to skip it costs time only; what is kept is bounded by the readers.
+const (
+	maxMember  = 1 << 28   // bytes of one file that is read: a CIFAR-100 training file has 154 MB
+	maxMembers = 1 << 25   // files in an archive
+	maxPadding = 1 << 26   // bytes after the last member
+	maxWindow  = 128 << 20 // of zstd, as `zstd --long=27` makes it
+)
+
+// walkTar calls visit for every regular file of a tar archive, plain or compressed with gzip or zstd (told by its first bytes), in
+// one pass. The name is clean and has no leading slash. An error of visit ends the walk and is returned as it is; what is wrong
+// with the archive is an *InputError that names the byte.
+func walkTar(ctx context.Context, file string, visit func(name string, size int64, content io.Reader) error) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return &InputError{Err: err}
+	}
+	defer f.Close()
+	counter := &countingReader{r: f}
+	broken := func(err error) error {
+		return &InputError{Path: file, Msg: fmt.Sprintf("corrupt or truncated archive, near byte %d", counter.n), Err: err}
+	}
+	plain, closePlain, err := decompress(bufio.NewReaderSize(counter, 1<<18))
+	if err != nil {
+		return broken(err)
+	}
+	defer closePlain()
+	archive := tar.NewReader(plain)
+	for members := 0; ; members++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		header, err := archive.Next()
+		if errors.Is(err, io.EOF) && members > 0 {
+			break
+		}
+		switch {
+		case err != nil && members == 0:
+			return inputf(file, "not a tar archive (plain, gzip or zstd): %v", err)
+		case err != nil:
+			return broken(err)
+		case members == maxMembers:
+			return inputf(file, "more than %d files in the archive", maxMembers)
+		case header.Typeflag != tar.TypeReg:
+			continue
+		}
+		member := &trackingReader{r: archive}
+		err = visit(strings.TrimLeft(path.Clean(header.Name), "/"), header.Size, member)
+		if member.err != nil {
+			return broken(member.err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	// Checksums stand at the end of the compressed stream, behind the padding of the archive.
+	if n, err := io.CopyN(io.Discard, plain, maxPadding); err == nil {
+		return inputf(file, "%d bytes and more behind the end of the archive", n)
+	} else if !errors.Is(err, io.EOF) {
+		return broken(err)
+	}
+	return nil
+}
+
+func decompress(r *bufio.Reader) (plain io.Reader, closePlain func(), err error) {
+	magic, err := r.Peek(4)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		z, err := gzip.NewReader(r)
+		if err != nil {
+			return nil, nil, err
+		}
+		return z, func() { z.Close() }, nil
+	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			return nil, nil, err
+		}
+		return z, z.Close, nil
+	default:
+		return r, func() {}, nil
+	}
+}
+
+// readMember reads one file whole.
+func readMember(file string, size int64, r io.Reader) ([]byte, error) {
+	if size > maxMember {
+		return nil, inputf(file, "%d bytes are more than a file here can have (%d)", size, maxMember)
+	}
+	content := make([]byte, size)
+	if _, err := io.ReadFull(r, content); err != nil {
+		return nil, &InputError{Path: file, Err: err}
+	}
+	return content, nil
+}
+
+// readFile reads a regular file whole, following links.
+func readFile(file string) ([]byte, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return nil, &InputError{Err: err}
+	}
+	if !info.Mode().IsRegular() {
+		return nil, inputf(file, "not a regular file")
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, &InputError{Err: err}
+	}
+	defer f.Close()
+	return readMember(file, info.Size(), f)
+}
+
+type countingReader struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// trackingReader remembers a failure of the archive, to tell it from one of the visitor.
+type trackingReader struct {
+	r   io.Reader
+	err error
+}
+
+func (t *trackingReader) Read(p []byte) (int, error) {
+	n, err := t.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		t.err = err
+	}
+	return n, err
+}
