@@ -1,7 +1,8 @@
 """Writes the test files of packages ckpt and pickle, as PyTorch and NumPy write them.
 
-usage: make.py make DIR PICKLES  write the .pt files and expect.json, their fingerprints, to DIR, and the .pkl files to PICKLES
-       make.py hash FILE...      load each with torch.load(weights_only=True), print its fingerprint as ckpt.File.Hash defines it
+usage: make.py DIR PICKLES [FILE...]
+Writes the .pt files and expect.json, their fingerprints, to DIR, and the .pkl files to PICKLES. Loads each FILE with
+torch.load(weights_only=True) and prints its fingerprint as ckpt.File.Hash defines it.
 """
 
 import collections
@@ -84,8 +85,6 @@ def make(folder, pickles):
         (pickles / f"batch{protocol}.pkl").write_bytes(pickle.dumps(batch, protocol))
 
 
-if sys.argv[1] == "make":
-    make(pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]))
-else:
-    for path in sys.argv[2:]:
-        print(fingerprint(bare(torch.load(path, weights_only=True))))
+make(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
+for path in sys.argv[3:]:
+    print(fingerprint(bare(torch.load(path, weights_only=True))))

@@ -1,0 +1,322 @@
+package ckpt_test
+
+import (
+	"archive/zip"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"l2ul/torch/ckpt"
+)
+
+// The hostile files below differ from a good one in one place each. The good ones are tested first, so that a refusal cannot come
+// from the frame.
+
+func safetensors(header string, data ...byte) []byte {
+	b := binary.LittleEndian.AppendUint64(nil, uint64(len(header)))
+	return append(append(b, header...), data...)
+}
+
+// zipOf makes an archive of stored entries, given as name, content, name, content….
+func zipOf(entries ...string) []byte {
+	var buf bytes.Buffer
+	w := zip.NewWriter(&buf)
+	for i := 0; i < len(entries); i += 2 {
+		content := []byte(entries[i+1])
+		e, err := w.CreateRaw(&zip.FileHeader{
+			Name: entries[i], CRC32: crc32.ChecksumIEEE(content),
+			CompressedSize64: uint64(len(content)), UncompressedSize64: uint64(len(content)),
+		})
+		if err != nil {
+			panic(err)
+		}
+		if _, err := e.Write(content); err != nil {
+			panic(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		panic(err)
+	}
+	return buf.Bytes()
+}
+
+// pt makes a .pt file around a pickle, with one storage "0" of 16 bytes.
+func pt(pickle string) []byte {
+	return zipOf("a/data.pkl", pickle, "a/byteorder", "little", "a/data/0", "0123456789abcdef", "a/version", "3\n")
+}
+
+const storage = "(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQ"
+
+// tensor is the pickle of a tensor from the opcodes of its storage, offset, shape and strides.
+func tensor(parts string) string {
+	return "ctorch._utils\n_rebuild_tensor_v2\n(" + parts + "\x89ccollections\nOrderedDict\n)RtR"
+}
+
+// dict is a pickled state dict with one tensor "w".
+func dict(parts string) []byte { return pt("\x80\x02}X\x01\x00\x00\x00w" + tensor(parts) + "s.") }
+
+func read(data []byte) (*ckpt.File, error) {
+	return ckpt.Read(bytes.NewReader(data), int64(len(data)))
+}
+
+func TestHostile(t *testing.T) {
+	const w = `"w":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}`
+	good := tensor(storage + "K\x00(K\x02K\x02t(K\x02K\x01t")
+	key := func(name, value string) string {
+		return "X" + string(binary.LittleEndian.AppendUint32(nil, uint32(len(name)))) + name + value
+	}
+	for name, data := range map[string][]byte{
+		"safetensors": safetensors("{"+w+"}  ", 1, 2),
+		"no tensors":  safetensors("{}"),
+		"metadata":    safetensors(`{"__metadata__":{"a":"b"},`+w+"}", 1, 2),
+		"pt":          dict(storage + "K\x00(K\x02K\x02t(K\x02K\x01t"),
+		"empty pt":    pt("}."),
+		"parameter":   pt("}" + key("w", "ctorch._utils\n_rebuild_parameter\n("+good+"\x88NtR") + "s."),
+		"numpy score": pt("}(" + key("net", "}"+key("w", good)+"s") +
+			key("best", "cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(X\x02\x00\x00\x00f8\x89\x88tRU\x0812345678tR") + "u."),
+		"a string named model": pt("}(" + key("net", "}"+key("w", good)+"s") + key("model", "Vresnet18\n") + "u."),
+		"no checksum":          noChecksum(dict(storage + "K\x00(K\x04t(K\x01t")),
+	} {
+		if _, err := read(data); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+
+	for _, test := range []struct {
+		data []byte
+		want string
+	}{
+		{nil, "empty"},
+		{[]byte("GIF89a……"), "neither safetensors nor a zip"},
+		{[]byte("\x80\x02\x8a\x0al\xfc\x9c"), "before PyTorch 1.6"},
+		{safetensors("{"+w+"}", 1), "need 2 bytes, but 1 follow the header"},
+		{safetensors("{"+w+"}", 1, 2)[:30], "was cut off"},
+		{append([]byte("\xff\xff\xff\xff\xff\xff\xff\xff"), "{}"...), "claims 18446744073709551615 bytes"},
+		{append([]byte("\x01\xe1\xf5\x05\x00\x00\x00\x00"), "{}"...), "100000000 are allowed"},
+		{safetensors("{"+w+"}", 1, 2, 3), "1 bytes follow the last tensor"},
+		{safetensors("{"+w+","+w+"}", 1, 2), `the key "w" stands twice`},
+		{safetensors(`{"w":{"dtype":"U8","dtype":"U8","shape":[2],"data_offsets":[0,2]}}`, 1, 2), `"dtype" stands twice`},
+		{safetensors(`{"w":{"DTYPE":"U8","shape":[2],"data_offsets":[0,2]}}`, 1, 2), `"DTYPE" is unknown`},
+		{safetensors(`{"w":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}`, 1, 2), `tensor "w": the type "F8_E4M3" is not supported`},
+		{safetensors(`{"w":{"dtype":"U8","data_offsets":[0,2]}}`, 1, 2), "shape is missing"},
+		{safetensors(`{"w":{"dtype":"U8","shape":[2]}}`, 1, 2), "no pair"},
+		{safetensors(`{"w":{"dtype":"U8","shape":[-2],"data_offsets":[0,2]}}`, 1, 2), `"-2" is no integer`},
+		{safetensors(`{"w":{"dtype":"U8","shape":[2.0],"data_offsets":[0,2]}}`, 1, 2), `"2.0" is no integer`},
+		{safetensors(`{"w":{"dtype":"U8","shape":[null],"data_offsets":[0,2]}}`, 1, 2), `"" is no integer`},
+		{safetensors(`{"w":{"dtype":"U8","shape":null,"data_offsets":[0,2]}}`, 1, 2), "instead of"},
+		{safetensors(`{"w":{"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]}}`), "impossible"},
+		{safetensors(`{"w":{"dtype":"U8","shape":[2],"data_offsets":[2,0]}}`, 1, 2), "differ"},
+		{safetensors(`{"w":{"dtype":"U8","shape":[3],"data_offsets":[0,2]}}`, 1, 2), "need 3 bytes"},
+		{safetensors(`{`+w+`,"v":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}`, 1, 2, 3), `"v": the offsets [1, 3] overlap`},
+		{safetensors(`{`+w+`,"v":{"dtype":"U8","shape":[1],"data_offsets":[3,4]}}`, 1, 2, 3, 4), `"v": the offsets [3, 4] leave a gap`},
+		{safetensors(`{`+w+`}{}`, 1, 2), "follows the closing brace"},
+		{safetensors(`{`+w, 1, 2), "ends too early"},
+		{safetensors("{\"\xff\":{}}"), "not UTF-8"},
+		{safetensors(`{"__metadata__":{"a":1}}`), `metadata "a" is no string`},
+
+		{dict(storage + "K\x00(K\x05t(K\x01t"), "reaches outside storage"},
+		{dict(storage + "K\x01(K\x02K\x02t(K\x02K\x01t"), "reaches outside storage"},
+		{dict(storage + "K\x05(K\x00t(K\x01t"), "begins at element 5"},
+		{dict(storage + "J\xff\xff\xff\xff(K\x01t(K\x01t"), "begins at element -1"},
+		{dict(storage + "K\x00(J\xff\xff\xff\xfft(K\x01t"), "impossible shape"},
+		{dict(storage + "K\x00(K\x02t(J\xff\xff\xff\xfft"), "negative stride"},
+		{dict(storage + "K\x00(K\x02t(\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7ft"), "reaches outside storage"},
+		{dict(storage + "K\x00(K\x02K\x02t(K\x01t"), "impossible shape [2 2] or strides [1]"},
+		{dict(storage + "K\x00(\x8a\x08\x00\x00\x00\x00\x00\x00\x00\x10\x8a\x08\x00\x00\x00\x00\x00\x00\x00\x10t(K\x00K\x00t"), "impossible shape"},
+		{dict(storage + "K\x00(J\x00\x00\x00\x10t(K\x00t"), `tensor "w": shape [268435456] with strides [0] unfolds to 1073741824 bytes`},
+		{dict(strings.Replace(storage, "K\x04", "K\x05", 1) + "K\x00(K\x05t(K\x01t"), "has 16 bytes instead of 20"},
+		{dict(strings.Replace(storage, "K\x04", "\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", 1) + "K\x00(K\x05t(K\x01t"), "storage is malformed"},
+		{dict(strings.Replace(storage, "0X", "9X", 1) + "K\x00(K\x04t(K\x01t"), `zip entry "data/9" is missing`},
+		{dict("K\x07K\x00(K\x04t(K\x01t"), "makes a tensor of int at int"},
+		{dict(strings.Replace(storage, "FloatStorage", "ComplexFloatStorage", 1)), "refuses global torch.ComplexFloatStorage"},
+		{pt("}" + key("a", good) + "s" + key("b", tensor(strings.Replace(storage, "Float", "Int", 1)+"K\x00(K\x04t(K\x01t")) + "s."), "4 elements of I32 here, but was 4 of F32"},
+		{pt("cposix\nsystem\n(S'echo hi'\ntR."), "refuses global posix.system"},
+		{pt("ctorchvision.models.resnet\nResNet\n)\x81."), "save model.state_dict() alone"},
+		{pt("]."), "holds list instead of a state dict"},
+		{pt(good + "."), "holds torch.Tensor instead of a state dict"},
+		{pt("}K\x01" + good + "s."), "one of its keys is int"},
+		{pt("}(" + key("w", good) + key("epoch", "K\x01") + "u."), `entry "epoch" is int`},
+		{pt("}(" + key("net", "}"+key("w", good)+"s") + key("model", "}"+key("w", good)+"s") + "u."), `several state dicts, under ["model" "net"]`},
+		{pt("}."[:1]), "cut off"},
+		{pt("}.")[:60], "cut off or damaged"},
+		{zipOf("weights.npy", "x"), "without FOLDER/data.pkl"},
+		{zipOf("a/data.pkl", "}.", "a/byteorder", "big"), `byte order "big"`},
+		{zipOf("a/data.pkl", "}.", "a/data.pkl", "}."), "stands twice"},
+		{zipOf("a/data.pkl", "}.", "../../etc/passwd", "x"), "outside the folder"},
+		{zipOf("a/data.pkl", "}.", "a/../b", "x"), "outside the folder"},
+		{zipOf("a/data.pkl", "}.", "/etc/passwd", "x"), "outside the folder"},
+		{zipOf("a/data.pkl", "}.", "a/constants.pkl", "x"), "TorchScript"},
+		{bytes.Replace(dict(storage+"K\x00(K\x04t(K\x01t"), []byte("0123456789abcdef"), []byte("0123456789abcdeX"), 1), "the file is damaged"},
+		{deflated(), `zip entry "data/0" is compressed`},
+		{overlapping(), "are possible"},
+	} {
+		_, err := read(test.data)
+		if !errors.Is(err, ckpt.ErrCorrupt) || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%.80q: %v, want %q", test.data, err, test.want)
+		}
+	}
+}
+
+// noChecksum clears the checksums in the directory, as torch.serialization.set_crc32_options(False) does.
+func noChecksum(data []byte) []byte {
+	data = bytes.Clone(data)
+	for at := 0; ; at += 46 {
+		next := bytes.Index(data[at:], []byte("PK\x01\x02"))
+		if next < 0 {
+			return data
+		}
+		at += next
+		clear(data[at+16 : at+20])
+	}
+}
+
+// deflated is a zip bomb: its storage is compressed a thousandfold.
+func deflated() []byte {
+	var buf bytes.Buffer
+	w := zip.NewWriter(&buf)
+	add := func(name string, method uint16, content string) {
+		e, err := w.CreateHeader(&zip.FileHeader{Name: name, Method: method})
+		if err != nil {
+			panic(err)
+		}
+		if _, err := e.Write([]byte(content)); err != nil {
+			panic(err)
+		}
+	}
+	elements := strings.Replace(storage, "K\x04", "J\x00\x00\x40\x00", 1)
+	add("a/data.pkl", zip.Store, "\x80\x02}X\x01\x00\x00\x00w"+tensor(elements+"K\x00(K\x04t(K\x01t")+"s.")
+	add("a/data/0", zip.Deflate, strings.Repeat("\x00", 16<<20))
+	if err := w.Close(); err != nil {
+		panic(err)
+	}
+	return buf.Bytes()
+}
+
+// overlapping is a file whose directory gives many names to the same 64 KiB.
+func overlapping() []byte {
+	const n = 64 << 10
+	pickle := "\x80\x02}("
+	entries := []string{}
+	for i := range 8 {
+		s := strings.NewReplacer("0X", fmt.Sprint(i)+"X", "K\x04", "J\x00\x40\x00\x00").Replace(storage)
+		pickle += fmt.Sprintf("X\x01\x00\x00\x00%d", i) + tensor(s+"K\x00(K\x01t(K\x01t")
+		content := ""
+		if i == 0 {
+			content = strings.Repeat("\x00", n)
+		}
+		entries = append(entries, fmt.Sprint("a/data/", i), content)
+	}
+	data := zipOf(append([]string{"a/data.pkl", pickle + "u."}, entries...)...)
+	first := 0
+	for at := bytes.Index(data, []byte("PK\x01\x02")); at < len(data)-46 && string(data[at:at+4]) == "PK\x01\x02"; {
+		name := int(binary.LittleEndian.Uint16(data[at+28:]))
+		if strings.HasPrefix(string(data[at+46:at+46+name]), "a/data/") {
+			if first == 0 {
+				first = at
+			}
+			copy(data[at+16:at+28], data[first+16:first+28]) // checksum and sizes
+			copy(data[at+42:at+46], data[first+42:first+46]) // place
+		}
+		at += 46 + name
+	}
+	return data
+}
+
+// A damaged file is refused or, where only padding changed, read as it was; it never breaks the reader. Cut files are always refused.
+func TestDamaged(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"a.pt", "a.safetensors"} {
+		path := filepath.Join(dir, name)
+		if err := ckpt.Save(path, sample()); err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range data {
+			if _, err := read(data[:n]); !errors.Is(err, ckpt.ErrCorrupt) {
+				t.Errorf("%s: the first %d of %d bytes: %v", name, n, len(data), err)
+			}
+			bad := bytes.Clone(data)
+			bad[n] ^= 0x41
+			if _, err := read(bad); err != nil && !errors.Is(err, ckpt.ErrCorrupt) {
+				t.Errorf("%s: byte %d changed: %v is no ErrCorrupt", name, n, err)
+			}
+		}
+		bad := filepath.Join(dir, "bad-"+name)
+		if err := os.WriteFile(bad, data[:len(data)-1], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ckpt.Load(bad); !errors.Is(err, ckpt.ErrCorrupt) || !strings.HasPrefix(err.Error(), bad+": ") {
+			t.Errorf("%v does not name the file", err)
+		}
+	}
+}
+
+// checkRead reads fuzzed bytes. What is accepted must be consistent, of bounded size, and survive saving.
+func checkRead(t *testing.T, data []byte, path string) {
+	f, err := read(data)
+	if err != nil {
+		if !errors.Is(err, ckpt.ErrCorrupt) {
+			t.Fatalf("%v is no ErrCorrupt", err)
+		}
+		return
+	}
+	for _, tensor := range f.Tensors {
+		n := int64(tensor.DType.Size())
+		for _, s := range tensor.Shape {
+			n *= s
+		}
+		if n != int64(len(tensor.Data)) {
+			t.Fatalf("tensor %q of %s %v has %d bytes", tensor.Name, tensor.DType, tensor.Shape, len(tensor.Data))
+		}
+		if len(tensor.Data) > 4*len(data)+1<<20 {
+			t.Fatalf("tensor %q of %d bytes comes from a file of %d", tensor.Name, len(tensor.Data), len(data))
+		}
+	}
+	if err := ckpt.Save(path, f); err != nil {
+		return // names that the format cannot hold
+	}
+	back, err := ckpt.Load(path)
+	if err != nil {
+		t.Fatalf("what was saved cannot be read: %v", err)
+	}
+	// A second prefix below the first would be stripped too, which changes names only.
+	if f.Format.Prefix == back.Format.Prefix && back.Hash() != f.Hash() {
+		t.Fatal("saving changed the weights")
+	}
+}
+
+func FuzzSafetensors(f *testing.F) {
+	f.Add(safetensors(`{"w":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}`, 1, 2))
+	f.Add(safetensors(`{"__metadata__":{"a":"b"},"module.w":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"module.e":{"dtype":"I64","shape":[0,7],"data_offsets":[4,4]}}`, 1, 2, 3, 4))
+	path := filepath.Join(f.TempDir(), "a.safetensors")
+	f.Fuzz(func(t *testing.T, data []byte) { checkRead(t, data, path) })
+}
+
+func FuzzPT(f *testing.F) {
+	for _, name := range []string{"views.pt", "parallel.pt"} {
+		data, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	// Bytes that are no zip file stand for the pickle inside one, because mutations rarely survive its checksum.
+	f.Add([]byte("\x80\x02}X\x01\x00\x00\x00w" + tensor(storage+"K\x00(K\x02K\x02t(K\x02K\x01t") + "s."))
+	f.Add([]byte("\x80\x02}X\x01\x00\x00\x00w" + tensor(storage+"K\x01(K\x03K\x02t(K\x00K\x01t") + "s."))
+	path := filepath.Join(f.TempDir(), "a.pt")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if !bytes.HasPrefix(data, []byte("PK")) {
+			data = pt(string(data))
+		}
+		checkRead(t, data, path)
+	})
+}
