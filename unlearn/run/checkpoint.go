@@ -1,0 +1,171 @@
+package run
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+const checkpointSchema = "unlearn.checkpoint/1"
+
+// Checkpoint is the manifest of a saved state, written after the tensors it vouches for: it counts only if the hash
+// of the tensor file is right.
+type Checkpoint struct {
+	Schema     string            `json:"schema"`
+	Verb       string            `json:"verb"`
+	ConfigHash string            `json:"config_hash"`
+	Step       int64             `json:"step"`
+	SHA256     string            `json:"sha256"` // of the tensor file
+	Inputs     map[string]string `json:"inputs"` // hashes of what the job read, such as weights and data
+	State      json.RawMessage   `json:"state"`  // the job's own: generators, position, counters
+
+	path string // of the tensor file
+}
+
+// TensorFile is the path of the safetensors file.
+func (c *Checkpoint) TensorFile() string { return c.path }
+
+// Decode reads the job's own state into v.
+func (c *Checkpoint) Decode(v any) error {
+	if err := json.Unmarshal(c.State, v); err != nil {
+		return Inputf("checkpoint %s: %w", c.path, err)
+	}
+	return nil
+}
+
+// CheckInputs compares the hashes of what the job reads now with those at the time of the checkpoint. The paths may
+// differ, the contents may not: a usage error names the first that does.
+func (c *Checkpoint) CheckInputs(now map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(now)) {
+		if was := c.Inputs[name]; was != now[name] {
+			return Usagef("cannot resume: %s changed since the checkpoint (sha256 %.12s there, %.12s here)", name, was, now[name])
+		}
+	}
+	return nil
+}
+
+// SaveCheckpoint saves a state. write puts the tensors into the file of the given name; inputs and state go into the
+// manifest. Older checkpoints beyond keep are removed once the new one is safe. It returns the path of the manifest,
+// which --resume takes.
+func (f *Folder) SaveCheckpoint(step int64, keep int, write func(path string) error, inputs map[string]string, state any) (string, error) {
+	manifest, err := f.saveCheckpoint(step, write, inputs, state)
+	if err != nil {
+		return "", fmt.Errorf("cannot save the checkpoint of step %d: %w", step, err)
+	}
+	names, err := f.checkpointNames()
+	if err != nil {
+		return "", err
+	}
+	for i, name := range names {
+		if i >= keep {
+			// The manifest goes first, so that what is left of a crash here is not taken for a checkpoint.
+			for _, suffix := range []string{".json", ".safetensors"} {
+				if err := os.Remove(f.Path("checkpoints", name+suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return "", err
+				}
+			}
+		}
+	}
+	return manifest, nil
+}
+
+func (f *Folder) saveCheckpoint(step int64, write func(path string) error, inputs map[string]string, state any) (string, error) {
+	raw, err := json.Marshal(state)
+	if err != nil {
+		return "", err
+	}
+	name := fmt.Sprintf("step-%09d", step)
+	tensors, manifest := f.Path("checkpoints", name+".safetensors"), f.Path("checkpoints", name+".json")
+	if err := os.Remove(manifest); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if err := write(tensors); err != nil {
+		return "", errors.Join(err, removeIfThere(tensors))
+	}
+	sum, err := hashFile(tensors)
+	if err != nil {
+		return "", err
+	}
+	err = WriteJSON(manifest, Checkpoint{
+		Schema: checkpointSchema, Verb: f.verb, ConfigHash: f.hash, Step: step, SHA256: sum, Inputs: inputs, State: raw,
+	})
+	if err != nil {
+		return "", errors.Join(err, removeIfThere(tensors))
+	}
+	return manifest, WriteFile(f.Path("checkpoints", "last"), []byte(name+"\n"))
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// checkpointNames lists the checkpoints with a manifest, newest first, without suffix.
+func (f *Folder) checkpointNames() ([]string, error) {
+	paths, err := filepath.Glob(f.Path("checkpoints", "step-*.json"))
+	if err != nil {
+		return nil, err
+	}
+	names := make([]string, len(paths))
+	for i, p := range paths {
+		names[i] = strings.TrimSuffix(filepath.Base(p), ".json")
+	}
+	slices.Sort(names)
+	slices.Reverse(names)
+	return names, nil
+}
+
+// newest returns the newest valid checkpoint, or nil. A damaged one is passed over: the one before it is as good a
+// place to go on from.
+func (f *Folder) newest() (*Checkpoint, error) {
+	names, err := f.checkpointNames()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if c, err := readCheckpoint(f.Path("checkpoints", name+".json")); err == nil {
+			return c, nil
+		}
+	}
+	return nil, nil
+}
+
+// maxManifest bounds the manifest; the largest real state is a list of a few thousand numbers.
+const maxManifest = 64 << 20
+
+func readCheckpoint(manifest string) (*Checkpoint, error) {
+	info, err := os.Stat(manifest)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxManifest {
+		return nil, fmt.Errorf("%s: %d bytes are too many for a manifest", manifest, info.Size())
+	}
+	data, err := os.ReadFile(manifest)
+	if err != nil {
+		return nil, err
+	}
+	c := &Checkpoint{path: strings.TrimSuffix(manifest, ".json") + ".safetensors"}
+	if err := json.Unmarshal(data, c); err != nil {
+		return nil, fmt.Errorf("%s: %w", manifest, err)
+	}
+	if c.Schema != checkpointSchema {
+		return nil, fmt.Errorf("%s: schema %q, expected %q", manifest, c.Schema, checkpointSchema)
+	}
+	sum, err := hashFile(c.path)
+	if err != nil {
+		return nil, err
+	}
+	if sum != c.SHA256 {
+		return nil, fmt.Errorf("%s: sha256 %.12s, the manifest says %.12s", c.path, sum, c.SHA256)
+	}
+	return c, nil
+}

@@ -1,0 +1,78 @@
+package config
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+)
+
+// schemaNode is the part of JSON Schema (draft 2020-12) that options need.
+type schemaNode struct {
+	Schema      string                 `json:"$schema,omitempty"`
+	ID          string                 `json:"$id,omitempty"`
+	Title       string                 `json:"title,omitempty"`
+	Type        string                 `json:"type,omitempty"`
+	Description string                 `json:"description,omitempty"`
+	Default     any                    `json:"default,omitempty"`
+	Enum        []string               `json:"enum,omitempty"`
+	Minimum     *float64               `json:"minimum,omitempty"`
+	Above       *float64               `json:"exclusiveMinimum,omitempty"`
+	Maximum     *float64               `json:"maximum,omitempty"`
+	Pattern     string                 `json:"pattern,omitempty"`
+	Items       *schemaNode            `json:"items,omitempty"`
+	Properties  map[string]*schemaNode `json:"properties,omitempty"`
+	Additional  *bool                  `json:"additionalProperties,omitempty"`
+}
+
+// Schema returns the JSON Schema of configuration files: the keys of all verbs.
+func (c Catalog) Schema() ([]byte, error) {
+	closed := false
+	root := &schemaNode{
+		Schema: "https://json-schema.org/draft/2020-12/schema", ID: "unlearn.config/1",
+		Title: "Configuration of unlearn", Type: "object", Properties: map[string]*schemaNode{}, Additional: &closed,
+	}
+	for _, s := range c {
+		for _, f := range s.Fields() {
+			if _, known := root.Properties[f.Name]; known || !f.Key {
+				continue
+			}
+			node := f.schema()
+			if f.Name == s.By && len(node.Enum) == 0 {
+				node.Enum = slices.Sorted(maps.Keys(s.Variants))
+			}
+			root.Properties[f.Name] = node
+		}
+	}
+	return json.MarshalIndent(root, "", "  ")
+}
+
+func (f *Field) schema() *schemaNode {
+	n := &schemaNode{Description: f.Help}
+	if !f.Default.Equal(Value{kind: f.Kind}) {
+		n.Default = f.Default.Plain()
+	}
+	scalar := n
+	switch f.Kind {
+	case Strings, Floats:
+		n.Type, scalar = "array", &schemaNode{}
+		n.Items = scalar
+	}
+	switch f.Kind {
+	case Bool:
+		n.Type = "boolean"
+	case Int, Count:
+		n.Type = "integer"
+	case Duration:
+		n.Type, n.Pattern = "string", `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$|^0$`
+		return n
+	case Float, Floats:
+		scalar.Type = "number"
+	default:
+		scalar.Type, scalar.Enum = "string", f.OneOf
+	}
+	scalar.Minimum, scalar.Maximum = f.Min, f.Max
+	if f.Above {
+		scalar.Minimum, scalar.Above = nil, f.Min
+	}
+	return n
+}

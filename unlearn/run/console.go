@@ -1,0 +1,190 @@
+package run
+
+import (
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+	"github.com/vbauerster/mpb/v8"
+	"golang.org/x/term"
+)
+
+// Console is where a job speaks: log lines and progress on stderr, JSON events on stdout when asked for, and copies of
+// both in the run folder. It may be used from any goroutine.
+type Console struct {
+	log  zerolog.Logger
+	json bool
+	mode string // bar, plain or none
+
+	mu      sync.Mutex
+	stdout  io.Writer
+	stderr  io.Writer
+	pretty  io.Writer // stderr through zerolog's console format, or nil for JSON
+	level   zerolog.Level
+	bars    *mpb.Progress
+	logFile *os.File
+	metrics *os.File
+	failed  error // first error of a file of the run folder
+	now     func() time.Time
+}
+
+// NewConsole opens a console on the two streams. Bars and colours are for terminals only; NO_COLOR turns colours off
+// and CLICOLOR_FORCE on.
+func NewConsole(o TerminalOptions, stdout, stderr io.Writer) *Console {
+	c := &Console{json: o.JSON, stdout: stdout, stderr: stderr, mode: o.Progress, level: zerolog.InfoLevel, now: time.Now}
+	terminal := isTerminal(stderr)
+	switch {
+	case o.Quiet:
+		c.mode, c.level = "none", zerolog.WarnLevel
+	case o.Verbose == 1:
+		c.level = zerolog.DebugLevel
+	case o.Verbose > 1:
+		c.level = zerolog.TraceLevel
+	}
+	if c.mode == "auto" || c.mode == "" {
+		c.mode = "plain"
+		if terminal {
+			c.mode = "bar"
+		}
+	}
+	if o.LogFormat == "console" || o.LogFormat != "json" && terminal {
+		colour := terminal && os.Getenv("NO_COLOR") == "" || os.Getenv("CLICOLOR_FORCE") == "1"
+		c.pretty = zerolog.ConsoleWriter{Out: stderrOf{c}, NoColor: !colour, TimeFormat: "15:04:05"}
+	}
+	c.log = zerolog.New(sink{c}).Level(zerolog.TraceLevel).With().Timestamp().Logger()
+	return c
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// Log returns the logger. All of it goes to log.jsonl, what --quiet and --verbose leave to stderr.
+func (c *Console) Log() *zerolog.Logger { return &c.log }
+
+// JSON reports whether stdout belongs to JSON lines.
+func (c *Console) JSON() bool { return c.json }
+
+// Stdout is the stream for people's results; with --json nothing but events may be written there.
+func (c *Console) Stdout() io.Writer { return c.stdout }
+
+// Warn logs a warning and emits its event.
+func (c *Console) Warn(message string) {
+	c.log.Warn().Msg(message)
+	c.Emit(Warning{message})
+}
+
+// Emit writes the event on stdout when --json was given, and metrics into metrics.jsonl.
+func (c *Console) Emit(e Event) {
+	line, err := encode(e, c.now())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	if c.json {
+		if _, err := c.stdout.Write(line); err != nil {
+			c.fail(err)
+		}
+	}
+	if _, metric := e.(Metric); metric && c.metrics != nil {
+		if _, err := c.metrics.Write(line); err != nil {
+			c.fail(err)
+		}
+	}
+}
+
+// fail keeps the first error; c.mu is held.
+func (c *Console) fail(err error) {
+	if c.failed == nil {
+		c.failed = err
+	}
+}
+
+// Attach copies everything from now on into log.jsonl and metrics.jsonl of the folder.
+func (c *Console) Attach(f *Folder) error {
+	open := func(name string) (*os.File, error) {
+		return os.OpenFile(f.Path(name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	}
+	log, err := open("log.jsonl")
+	if err != nil {
+		return err
+	}
+	metrics, err := open("metrics.jsonl")
+	if err != nil {
+		log.Close()
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.logFile, c.metrics = log, metrics
+	return nil
+}
+
+// Close ends the bars and closes the files. It returns the first error of any write, so that a full disk is not
+// taken for success.
+func (c *Console) Close() error {
+	c.mu.Lock()
+	bars := c.bars
+	c.bars = nil
+	c.mu.Unlock()
+	if bars != nil {
+		bars.Shutdown()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, f := range []*os.File{c.logFile, c.metrics} {
+		if f == nil {
+			continue
+		}
+		if err := f.Close(); err != nil {
+			c.fail(err)
+		}
+	}
+	c.logFile, c.metrics = nil, nil
+	return c.failed
+}
+
+// sink sends log lines to stderr and to the run folder.
+type sink struct{ c *Console }
+
+func (s sink) Write(line []byte) (int, error) { return s.WriteLevel(zerolog.NoLevel, line) }
+
+// WriteLevel never returns an error: zerolog would print it in the middle of a bar. Close reports it.
+func (s sink) WriteLevel(level zerolog.Level, line []byte) (int, error) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if s.c.logFile != nil {
+		if _, err := s.c.logFile.Write(line); err != nil {
+			s.c.fail(err)
+		}
+	}
+	if level >= s.c.level {
+		var err error
+		if s.c.pretty != nil {
+			_, err = s.c.pretty.Write(line)
+		} else {
+			_, err = stderrOf{s.c}.Write(line)
+		}
+		if err != nil {
+			s.c.fail(err)
+		}
+	}
+	return len(line), nil
+}
+
+// stderrOf writes above the bars while there are any; c.mu is held.
+type stderrOf struct{ c *Console }
+
+func (w stderrOf) Write(p []byte) (int, error) {
+	if w.c.bars != nil {
+		if n, err := w.c.bars.Write(p); err == nil {
+			return n, nil
+		}
+	}
+	return w.c.stderr.Write(p)
+}

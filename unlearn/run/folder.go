@@ -1,0 +1,323 @@
+package run
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"l2ul/unlearn/run/config"
+)
+
+// ours are the names that a run makes in its folder; --force removes these and nothing else.
+var ours = []string{
+	"config.yaml", "argv.txt", "env.json", "log.jsonl", "metrics.jsonl", "forget.json", "checkpoints", "result.json",
+	"model.safetensors", "model.pt", "model-last-finite.safetensors", "adversarial.safetensors", "importance.safetensors",
+}
+
+// lockName is the file that a running job holds.
+const lockName = ".lock"
+
+// Folder is the folder of one run, locked for as long as it is open.
+type Folder struct {
+	path string
+	hash string // of the configuration
+	verb string
+	lock *flock.Flock
+}
+
+// Opening is what OpenFolder needs to know.
+type Opening struct {
+	Catalog config.Catalog
+	Config  *config.Config
+	Options FolderOptions
+	Argv    []string
+	Now     time.Time
+}
+
+// OpenFolder creates the folder of a new run, or finds the one to go on with. The checkpoint is nil unless the run is
+// resumed. It refuses (usage error) to touch a folder that holds other things, a finished run without --force, an
+// unfinished one without --resume, and a run of another configuration, naming the keys that differ. When it fails it
+// leaves nothing behind.
+func OpenFolder(o Opening) (*Folder, *Checkpoint, error) {
+	path, created, err := o.place()
+	if err != nil {
+		return nil, nil, err
+	}
+	f := &Folder{path: path, hash: o.Config.Hash(), verb: o.Config.Spec.Verb, lock: flock.New(filepath.Join(path, lockName))}
+	undo := func(err error) (*Folder, *Checkpoint, error) {
+		f.Close()
+		if created {
+			os.RemoveAll(path)
+		}
+		return nil, nil, err
+	}
+	locked, err := f.lock.TryLock()
+	if err != nil {
+		return undo(fmt.Errorf("cannot lock the run folder: %w", err))
+	}
+	if !locked {
+		created = false // whoever holds it owns it
+		return undo(fmt.Errorf("another process is working in %s", path))
+	}
+	checkpoint, err := f.claim(o)
+	if err != nil {
+		return undo(err)
+	}
+	if err := f.begin(o, checkpoint); err != nil {
+		return undo(fmt.Errorf("cannot write into the run folder: %w", err))
+	}
+	return f, checkpoint, nil
+}
+
+// place decides where the run lives and makes sure that the folder exists.
+func (o *Opening) place() (path string, created bool, err error) {
+	resume := o.Options.Resume
+	switch {
+	case resume != "" && resume != "auto":
+		if path, err = runOf(resume); err != nil {
+			return "", false, err
+		}
+		if out := o.Options.Output; out != "" && filepath.Clean(out) != path {
+			return "", false, Usagef("--resume %s is not in --output %s; leave one of them out", resume, out)
+		}
+		return path, false, nil
+	case o.Options.Output != "":
+		path = filepath.Clean(o.Options.Output)
+	default:
+		if resume == "auto" {
+			if path := o.newestRun(); path != "" {
+				return path, false, nil
+			}
+		}
+		path = filepath.Join("runs", o.Now.Format("20060102-150405")+o.suffix())
+	}
+	_, err = os.Stat(path)
+	created = errors.Is(err, fs.ErrNotExist)
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return "", false, fmt.Errorf("cannot make the run folder: %w", err)
+	}
+	return path, created, nil
+}
+
+func (o *Opening) suffix() string { return "-" + o.Config.Spec.Verb + "-" + o.Config.Hash()[:8] }
+
+// newestRun looks under runs/ for unfinished runs of the same configuration.
+func (o *Opening) newestRun() string {
+	paths, err := filepath.Glob(filepath.Join("runs", "*"+o.suffix()))
+	if err != nil {
+		return ""
+	}
+	slices.Sort(paths) // the names begin with the date
+	for _, path := range slices.Backward(paths) {
+		f := &Folder{path: path, hash: o.Config.Hash()}
+		if finished, err := f.finished(); err != nil || finished {
+			continue
+		}
+		if c, err := f.newest(); err == nil && c != nil && c.ConfigHash == f.hash {
+			return path
+		}
+	}
+	return ""
+}
+
+// runOf returns the run folder that a path given to --resume means: the folder itself, or that of a checkpoint in it.
+func runOf(path string) (string, error) {
+	path = filepath.Clean(path)
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", Inputf("--resume: %w", err)
+	}
+	if info.IsDir() {
+		return path, nil
+	}
+	if dir := filepath.Dir(path); filepath.Base(dir) == "checkpoints" {
+		return filepath.Dir(dir), nil
+	}
+	return "", Usagef("--resume %s: expected a run folder, a checkpoint in one, or auto", path)
+}
+
+// claim checks what is in the folder already and returns the checkpoint to go on from.
+func (f *Folder) claim(o Opening) (*Checkpoint, error) {
+	names, err := os.ReadDir(f.path)
+	if err != nil {
+		return nil, err
+	}
+	foreign, found := "", false
+	for _, n := range names {
+		switch {
+		case n.Name() == lockName:
+		case slices.Contains(ours, n.Name()):
+			found = true
+		default:
+			foreign = cmp.Or(foreign, n.Name())
+		}
+	}
+	if !found && foreign != "" {
+		return nil, Usagef("%s is not a run folder (it holds %s); choose another --output", f.path, foreign)
+	}
+	if o.Options.Force && o.Options.Resume == "" {
+		return nil, f.clear()
+	}
+	finished, err := f.finished()
+	if err != nil {
+		return nil, err
+	}
+	if finished {
+		return nil, Usagef("%s holds a finished run; choose another --output, or replace it with --force", f.path)
+	}
+	var checkpoint *Checkpoint
+	if path := o.Options.Resume; strings.HasSuffix(path, ".json") || strings.HasSuffix(path, ".safetensors") {
+		if checkpoint, err = readCheckpoint(strings.TrimSuffix(path, filepath.Ext(path)) + ".json"); err != nil {
+			return nil, Inputf("--resume %s: %w", path, err)
+		}
+	} else if checkpoint, err = f.newest(); err != nil {
+		return nil, err
+	}
+	switch {
+	case checkpoint == nil && o.Options.Resume != "" && o.Options.Resume != "auto":
+		return nil, Inputf("--resume %s: no valid checkpoint there", o.Options.Resume)
+	case checkpoint == nil:
+		return nil, f.clear() // it ended before its first checkpoint: begin again
+	case o.Options.Resume == "":
+		return nil, Usagef("%s holds an unfinished run (step %d); go on with --resume auto, or replace it with --force",
+			f.path, checkpoint.Step)
+	case checkpoint.ConfigHash != f.hash:
+		return nil, f.otherConfiguration(o)
+	}
+	return checkpoint, nil
+}
+
+// otherConfiguration names the keys in which the run in the folder differs.
+func (f *Folder) otherConfiguration(o Opening) error {
+	path := f.Path("config.yaml")
+	was, err := o.Catalog.Resolve(f.verb, config.Sources{Flags: map[string][]string{"config": {path}}})
+	if err != nil {
+		return Usagef("%s was run with another configuration, and %w", f.path, err)
+	}
+	var keys []string
+	for _, d := range o.Config.Differences(was) {
+		keys = append(keys, d.String())
+	}
+	if len(keys) == 0 {
+		return Usagef("%s was run with another verb or version of the program; choose another --output", f.path)
+	}
+	return Usagef("%s was run with another configuration: %s; resume with `-c %s` or choose another --output",
+		f.path, strings.Join(keys, ", "), path)
+}
+
+// finished reports whether the run came to an end of its own.
+func (f *Folder) finished() (bool, error) {
+	data, err := os.ReadFile(f.Path("result.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	var result struct {
+		Outcome Outcome `json:"outcome"`
+	}
+	// A result that cannot be read is not ours to replace without being told.
+	return json.Unmarshal(data, &result) != nil || result.Outcome != OutcomeInterrupted, nil
+}
+
+// clear removes what an earlier run left.
+func (f *Folder) clear() error {
+	for _, name := range ours {
+		if err := os.RemoveAll(f.Path(name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// begin writes what is known before the job starts.
+func (f *Folder) begin(o Opening, resumed *Checkpoint) error {
+	text, err := o.Config.YAML()
+	if err != nil {
+		return err
+	}
+	if err := WriteFile(f.Path("config.yaml"), text); err != nil {
+		return err
+	}
+	argv, err := os.ReadFile(f.Path("argv.txt"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := WriteFile(f.Path("argv.txt"), append(argv, quote(o.Argv)+"\n"...)); err != nil {
+		return err
+	}
+	if resumed != nil {
+		if err := f.trimMetrics(resumed.Step); err != nil {
+			return err
+		}
+	}
+	return os.MkdirAll(f.Path("checkpoints"), 0o755)
+}
+
+// quote writes a command line that a shell reads back.
+func quote(argv []string) string {
+	words := make([]string, len(argv))
+	for i, w := range argv {
+		if w == "" || strings.ContainsFunc(w, func(r rune) bool {
+			return !strings.ContainsRune("@%+=:,./-_", r) && (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z')
+		}) {
+			w = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+		}
+		words[i] = w
+	}
+	return strings.Join(words, " ")
+}
+
+// trimMetrics drops the metrics of steps after the checkpoint, which will be done again, so that the file of a
+// resumed run equals that of an uninterrupted one. A last line cut short by a crash goes as well.
+func (f *Folder) trimMetrics(step int64) error {
+	data, err := os.ReadFile(f.Path("metrics.jsonl"))
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	var kept []byte
+	for line := range bytes.Lines(data) {
+		var m Metric
+		if json.Unmarshal(line, &m) == nil && m.Step <= step {
+			kept = append(kept, line...)
+		}
+	}
+	return WriteFile(f.Path("metrics.jsonl"), kept)
+}
+
+// Path returns the path of a file in the folder; Path() is the folder itself.
+func (f *Folder) Path(elem ...string) string {
+	return filepath.Join(append([]string{f.path}, elem...)...)
+}
+
+// ConfigHash is the hash of the run's configuration.
+func (f *Folder) ConfigHash() string { return f.hash }
+
+// Finish writes result.json and drops the checkpoints, which nobody needs after a proper end; an interrupted run
+// (outcome interrupted) keeps them.
+func (f *Folder) Finish(result any, outcome Outcome) error {
+	if err := WriteJSON(f.Path("result.json"), result); err != nil {
+		return fmt.Errorf("cannot write the result: %w", err)
+	}
+	if outcome == OutcomeInterrupted {
+		return nil
+	}
+	return os.RemoveAll(f.Path("checkpoints"))
+}
+
+// Close gives the lock back. The lock file stays: removing it would let two processes lock two files of that name.
+func (f *Folder) Close() error { return f.lock.Unlock() }

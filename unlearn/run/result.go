@@ -1,0 +1,145 @@
+package run
+
+import _ "embed" // for the published schema
+
+// Outcome says how a forgetting run ended.
+type Outcome string
+
+// The outcomes.
+const (
+	OutcomeReached     Outcome = "reached"     // the goal holds on every sample to forget
+	OutcomeAlready     Outcome = "already"     // it held before the first step; nothing was changed
+	OutcomeCap         Outcome = "cap"         // the limit of passes, steps or seconds came first
+	OutcomeDiverged    Outcome = "diverged"    // a loss or a parameter was not finite
+	OutcomeInterrupted Outcome = "interrupted" // a signal came first
+)
+
+// Score is how a model does on one split.
+type Score struct {
+	Accuracy float64 `json:"accuracy" jsonschema:"minimum=0,maximum=1,description=fraction of samples whose largest logit is their label's"`
+	Loss     *Number `json:"loss,omitempty" jsonschema:"oneof_type=number;null,description=mean cross-entropy in nats; null when not finite"`
+	Hits     int64   `json:"hits" jsonschema:"minimum=0,description=samples classified rightly"`
+	N        int64   `json:"n" jsonschema:"minimum=0,description=samples evaluated"`
+}
+
+// Scores are the scores on the three splits; Retain is nil (null) when nothing is left to retain.
+type Scores struct {
+	Forget Score  `json:"forget"`
+	Retain *Score `json:"retain"`
+	Test   *Score `json:"test"`
+}
+
+// Seconds is wall time by phase.
+type Seconds struct {
+	Total      float64 `json:"total" jsonschema:"minimum=0"`
+	Attack     float64 `json:"attack" jsonschema:"minimum=0"`
+	Importance float64 `json:"importance" jsonschema:"minimum=0"`
+	Unlearn    float64 `json:"unlearn" jsonschema:"minimum=0"`
+	Eval       float64 `json:"eval" jsonschema:"minimum=0"`
+}
+
+// ForgetSet identifies the samples to forget.
+type ForgetSet struct {
+	Indices []int64 `json:"indices" jsonschema:"description=positions in the training set, in the order of the run"`
+	Hash    string  `json:"hash" jsonschema:"description=sha256 over the indices as little-endian int64"`
+	Spec    string  `json:"spec,omitempty" jsonschema:"description=what --forget said"`
+}
+
+// Hashes identify the inputs; all are sha256 in hex.
+type Hashes struct {
+	Weights string `json:"weights" jsonschema:"description=over name, dtype, shape and bytes of the tensors sorted by name"`
+	Data    string `json:"data" jsonschema:"description=over pixels and labels"`
+	Config  string `json:"config" jsonschema:"description=over the canonical JSON of the keys that can change a result"`
+}
+
+// Reads counts the samples read in one phase, by split.
+type Reads struct {
+	Forget int64 `json:"forget"`
+	Retain int64 `json:"retain"`
+	Val    int64 `json:"val"`
+	Test   int64 `json:"test"`
+}
+
+// DataAccess proves what the method looked at.
+type DataAccess struct {
+	RetainDuringUnlearning bool             `json:"retain_during_unlearning" jsonschema:"description=whether a sample to retain was read outside before and after"`
+	Reads                  map[string]Reads `json:"reads" jsonschema:"description=by phase: before\\, attack\\, importance\\, unlearn\\, stop-check\\, after"`
+}
+
+// AttackSummary describes the adversarial examples.
+type AttackSummary struct {
+	Pairs   int64   `json:"pairs" jsonschema:"minimum=0"`
+	Success float64 `json:"success" jsonschema:"minimum=0,maximum=1,description=fraction predicted as their target"`
+}
+
+// Versions of the parts that make the bits.
+type Versions struct {
+	Unlearn  string `json:"unlearn"`
+	Libtorch string `json:"libtorch"`
+	Go       string `json:"go,omitempty"`
+}
+
+// ResultSchema is the schema name of Result.
+const ResultSchema = "unlearn.result/1"
+
+// Result is result.json of `unlearn forget`. Accuracies are fractions. Readers must ignore fields they do not know.
+type Result struct {
+	Schema     string         `json:"schema" jsonschema:"enum=unlearn.result/1"`
+	Name       string         `json:"name,omitempty"`
+	Tags       []string       `json:"tags,omitempty"`
+	Model      string         `json:"model,omitempty"`
+	Dataset    string         `json:"dataset,omitempty"`
+	Method     string         `json:"method"`
+	Goal       string         `json:"goal" jsonschema:"enum=misclassify,enum=relabel"`
+	Outcome    Outcome        `json:"outcome" jsonschema:"enum=reached,enum=already,enum=cap,enum=diverged,enum=interrupted"`
+	Reached    bool           `json:"reached"`
+	Steps      int64          `json:"steps" jsonschema:"minimum=0"`
+	Passes     int64          `json:"passes" jsonschema:"minimum=0"`
+	Seconds    Seconds        `json:"seconds"`
+	Before     *Scores        `json:"before"`
+	After      *Scores        `json:"after" jsonschema:"description=null when the run did not come that far"`
+	Forget     ForgetSet      `json:"forget"`
+	Hashes     Hashes         `json:"hashes"`
+	DataAccess DataAccess     `json:"data_access"`
+	Attack     *AttackSummary `json:"attack,omitempty"`
+	Penalty    *Number        `json:"penalty,omitempty" jsonschema:"oneof_type=number;null,description=final value of lambda times R"`
+	Distance   *Number        `json:"distance,omitempty" jsonschema:"oneof_type=number;null,description=Euclidean distance of the parameters from where they began"`
+	PeakMemory int64          `json:"peak_memory_bytes,omitempty" jsonschema:"minimum=0,description=largest resident size of the process"`
+	Device     string         `json:"device"`
+	Precision  string         `json:"precision"`
+	Threads    int            `json:"threads,omitempty"`
+	Seed       int64          `json:"seed"`
+	Limited    bool           `json:"limited" jsonschema:"description=whether --limit left samples out of the scores"`
+	Versions   Versions       `json:"versions"`
+}
+
+// EvalSchema is the schema name of EvalResult.
+const EvalSchema = "unlearn.eval/1"
+
+// EvalResult is what `unlearn eval` writes: a score for each split that was asked for.
+type EvalResult struct {
+	Schema   string   `json:"schema" jsonschema:"enum=unlearn.eval/1"`
+	Model    string   `json:"model,omitempty"`
+	Dataset  string   `json:"dataset,omitempty"`
+	Train    *Score   `json:"train,omitempty"`
+	Test     *Score   `json:"test,omitempty"`
+	Forget   *Score   `json:"forget,omitempty"`
+	Retain   *Score   `json:"retain,omitempty"`
+	Hashes   Hashes   `json:"hashes"`
+	Device   string   `json:"device"`
+	Limited  bool     `json:"limited"`
+	Seconds  float64  `json:"seconds" jsonschema:"minimum=0"`
+	Versions Versions `json:"versions"`
+}
+
+//go:embed schema/result-1.json
+var resultSchema []byte
+
+//go:embed schema/eval-1.json
+var evalSchema []byte
+
+// ResultJSONSchema returns the published JSON Schema of Result.
+func ResultJSONSchema() []byte { return resultSchema }
+
+// EvalJSONSchema returns the published JSON Schema of EvalResult.
+func EvalJSONSchema() []byte { return evalSchema }

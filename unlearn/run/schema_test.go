@@ -1,0 +1,132 @@
+package run
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"math"
+	"os"
+	"testing"
+
+	reflector "github.com/invopop/jsonschema"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+)
+
+var update = flag.Bool("update", false, "write the published schemas anew")
+
+// The published schemas are generated from the structs; the embedded files must be what the structs say today.
+func TestPublishedSchemas(t *testing.T) {
+	for _, s := range []struct {
+		file, id, title string
+		of              any
+		published       []byte
+	}{
+		{"schema/result-1.json", ResultSchema, "Result of unlearn forget", &Result{}, ResultJSONSchema()},
+		{"schema/eval-1.json", EvalSchema, "Result of unlearn eval", &EvalResult{}, EvalJSONSchema()},
+	} {
+		r := reflector.Reflector{Anonymous: true, DoNotReference: true, ExpandedStruct: true, AllowAdditionalProperties: true}
+		schema := r.Reflect(s.of)
+		schema.ID, schema.Title = reflector.ID(s.id), s.title
+		// Pointers without omitempty are null when there is nothing to say.
+		for _, name := range []string{"before", "after"} {
+			if node, ok := schema.Properties.Get(name); ok {
+				for _, split := range []string{"retain", "test"} {
+					inner, _ := node.Properties.Get(split)
+					node.Properties.Set(split, nullable(inner))
+				}
+				schema.Properties.Set(name, nullable(node))
+			}
+		}
+		got, err := json.MarshalIndent(schema, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, '\n')
+		if *update {
+			if err := os.WriteFile(s.file, got, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		} else if !bytes.Equal(got, s.published) {
+			t.Errorf("%s is not what the struct says; run go test -update", s.file)
+		}
+	}
+}
+
+func nullable(s *reflector.Schema) *reflector.Schema {
+	return &reflector.Schema{OneOf: []*reflector.Schema{s, {Type: "null"}}}
+}
+
+// The least that consumers were promised, in the promised form.
+const promised = `{"schema":"unlearn.result/1","method":"adv-imp","goal":"misclassify","outcome":"reached","reached":true,"steps":123,"passes":62,
+ "seconds":{"total":0,"attack":0,"importance":0,"unlearn":0,"eval":0},
+ "before":{"forget":{"accuracy":1.0,"hits":16,"n":16},"retain":{"accuracy":0.99,"hits":1,"n":49984},"test":{"accuracy":0.9,"hits":9000,"n":10000}},
+ "after":{"forget":{"accuracy":0.0,"hits":0,"n":16},"retain":null,"test":{"accuracy":0.8,"hits":8000,"n":10000}},
+ "forget":{"indices":[1,2],"hash":"00"},"hashes":{"weights":"00","data":"00","config":"00"},
+ "data_access":{"retain_during_unlearning":false,"reads":{"unlearn":{"forget":0,"retain":0,"val":0,"test":0}}},
+ "device":"cpu","precision":"fp32","seed":0,"limited":false,"versions":{"unlearn":"0.1.0","libtorch":"2.11.0"},"unknown":1}`
+
+func TestResultsFitTheirSchemas(t *testing.T) {
+	compile := func(text []byte) *jsonschema.Schema {
+		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := jsonschema.NewCompiler()
+		if err := c.AddResource("s.json", doc); err != nil {
+			t.Fatal(err)
+		}
+		s, err := c.Compile("s.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	validate := func(s *jsonschema.Schema, text []byte) error {
+		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Validate(doc)
+	}
+	result, eval := compile(ResultJSONSchema()), compile(EvalJSONSchema())
+	if err := validate(result, []byte(promised)); err != nil {
+		t.Error(err)
+	}
+	loss, diverged := Number(0.5), Number(math.Inf(1))
+	full := Result{
+		Schema: ResultSchema, Method: "neggrad", Goal: "misclassify", Outcome: OutcomeDiverged,
+		Before: &Scores{Forget: Score{1, &loss, 16, 16}}, Forget: ForgetSet{Indices: []int64{1}, Hash: "00"},
+		DataAccess: DataAccess{Reads: map[string]Reads{"before": {Test: 3}}}, Penalty: &loss,
+	}
+	text, err := json.Marshal(full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate(result, text); err != nil {
+		t.Errorf("%v\n%s", err, text)
+	}
+	full.Before.Forget.Loss = &diverged
+	if text, err = json.Marshal(full); err != nil {
+		t.Fatal(err)
+	}
+	if err := validate(result, text); err != nil {
+		t.Errorf("a loss that is not finite: %v\n%s", err, text)
+	}
+	if text, err = json.Marshal(EvalResult{Schema: EvalSchema, Test: &Score{0.5, &loss, 1, 2}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := validate(eval, text); err != nil {
+		t.Error(err)
+	}
+	for name, bad := range map[string]string{
+		"percent":  `"accuracy":1.0`,
+		"outcome":  `"outcome":"reached"`,
+		"no hash":  `"config":"00"`,
+		"negative": `"steps":123`,
+	} {
+		with := map[string]string{"percent": `"accuracy":100`, "outcome": `"outcome":"won"`, "no hash": `"x":1`, "negative": `"steps":-1`}[name]
+		if validate(result, bytes.Replace([]byte(promised), []byte(bad), []byte(with), 1)) == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
