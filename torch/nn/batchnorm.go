@@ -90,8 +90,9 @@ func (m *BatchNorm2dModule) Forward(x torch.Tensor) torch.Tensor {
 	}
 	switch mode {
 	case BatchNormTrain:
+		y := F.BatchNorm(x, m.RunningMean, m.RunningVar, m.Weight, m.Bias, true, m.momentum, m.eps)
 		opAddScalarI.Do(m.NumBatchesTracked, 1)
-		return F.BatchNorm(x, m.RunningMean, m.RunningVar, m.Weight, m.Bias, true, m.momentum, m.eps)
+		return y
 	case BatchNormFrozenStats:
 		return F.BatchNorm(x, torch.Tensor{}, torch.Tensor{}, m.Weight, m.Bias, true, m.momentum, m.eps)
 	default:

@@ -1,0 +1,159 @@
+// Package reference lets tests compare themselves with Python's PyTorch, running live on the same machine. Bits depend on
+// the instruction set and on the number of threads, so only a live comparison can ask for equality.
+package reference
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"l2ul/torch"
+	"l2ul/torch/ckpt"
+)
+
+// Threads is how many threads either side computes with.
+const Threads = 2
+
+// TestMain runs the tests of a package that computes, and fails if they leave tensors behind.
+func TestMain(m *testing.M) {
+	torch.SetNumThreads(Threads)
+	code := m.Run()
+	if n := torch.Live(); n != 0 && code == 0 {
+		fmt.Fprintf(os.Stderr, "%d tensors or generators were never freed\n", n)
+		code = 1
+	}
+	torch.Shutdown()
+	os.Exit(code)
+}
+
+// prelude comes before every script. save collects what Run returns; of a large tensor, only the hash.
+const prelude = `
+import hashlib, sys, torch
+from torch import nn
+from torch.nn import functional as F
+sys.path.insert(0, sys.argv[2])
+torch.set_num_threads(int(sys.argv[3]))
+result = {}
+def save(name, tensor):
+    tensor = tensor.detach().clone(memory_format=torch.contiguous_format)
+    if tensor.numel() > 10000:
+        name, tensor = name + "#sha256", torch.tensor(list(hashlib.sha256(tensor.numpy().tobytes()).digest()), dtype=torch.uint8)
+    result[name] = tensor
+`
+
+const epilogue = `
+from safetensors.torch import save_file
+save_file(result, sys.argv[1])
+`
+
+// Run runs a Python script, which imports the networks of scripts/golden as nets and calls save(name, tensor), and returns
+// what it saved. It skips the test where there is no Python with the torch that is linked here.
+func Run(t *testing.T, script string) *ckpt.File {
+	t.Helper()
+	python, err := interpreter()
+	if err != nil {
+		t.Skipf("no live comparison with PyTorch: %v", err)
+	}
+	root, err := repository()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	source, out := filepath.Join(dir, "reference.py"), filepath.Join(dir, "reference.safetensors")
+	if err := os.WriteFile(source, []byte(prelude+script+epilogue), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), python, source, out, filepath.Join(root, "scripts", "golden"), fmt.Sprint(Threads))
+	cmd.Env = append(os.Environ(), "OMP_WAIT_POLICY=passive", "PYTHONDONTWRITEBYTECODE=1")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("the reference script failed: %v\n%s", err, text)
+	}
+	f, err := ckpt.Load(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// Equal fails the test unless got has the dtype, shape and every bit of the tensor that the script saved under name.
+func Equal(t *testing.T, want *ckpt.File, name string, got torch.Tensor) {
+	t.Helper()
+	if w, ok := want.Lookup(name + "#sha256"); ok {
+		if sum := sha256.Sum256(got.Bytes()); !bytes.Equal(w.Data, sum[:]) {
+			t.Errorf("%s: %v has other bits than PyTorch's", name, got)
+		}
+		return
+	}
+	w, ok := want.Lookup(name)
+	if !ok {
+		t.Fatalf("the reference script did not save %s", name)
+	}
+	if fmt.Sprint(w.Shape) != fmt.Sprint(got.Shape()) {
+		t.Errorf("%s: shape %v, PyTorch has %v", name, got.Shape(), w.Shape)
+		return
+	}
+	data := got.Bytes()
+	if bytes.Equal(data, w.Data) {
+		return
+	}
+	if len(data) != len(w.Data) {
+		t.Errorf("%s: %v, PyTorch has %s", name, got, w.DType)
+		return
+	}
+	size := w.DType.Size()
+	first, different := -1, 0
+	for i := 0; i < len(data); i += size {
+		if !bytes.Equal(data[i:i+size], w.Data[i:i+size]) {
+			if different++; first < 0 {
+				first = i / size
+			}
+		}
+	}
+	t.Errorf("%s: %d of %d elements have other bits than PyTorch's, the first is %d", name, different, len(data)/size, first)
+}
+
+// interpreter finds Python with the pinned torch: $L2UL_PYTHON, else python3.
+var interpreter = sync.OnceValues(func() (string, error) {
+	python := os.Getenv("L2UL_PYTHON")
+	if python == "" {
+		python = "python3"
+	}
+	path, err := exec.LookPath(python)
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.CommandContext(context.Background(), path, "-c", "import safetensors, torch; print(torch.__version__)").Output()
+	if err != nil {
+		return "", fmt.Errorf("%s has no torch with safetensors", path)
+	}
+	version, _, _ := strings.Cut(strings.TrimSpace(string(out)), "+")
+	if linked := torch.Build().Version; version != linked {
+		return "", fmt.Errorf("%s has torch %s, linked is %s", path, version, linked)
+	}
+	return path, nil
+})
+
+// repository is the folder of go.mod above the test.
+func repository() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		if filepath.Dir(dir) == dir {
+			return "", errors.New("the test does not run inside the repository")
+		}
+		dir = filepath.Dir(dir)
+	}
+}

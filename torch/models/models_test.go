@@ -1,0 +1,307 @@
+package models
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"l2ul/torch"
+	"l2ul/torch/ckpt"
+	"l2ul/torch/internal/reference"
+	"l2ul/torch/nn"
+	F "l2ul/torch/nn/functional"
+	"l2ul/torch/optim"
+)
+
+func TestMain(m *testing.M) { reference.TestMain(m) }
+
+// run is torch.Run on the CPU for tests.
+func run(t *testing.T, fn func()) {
+	t.Helper()
+	if err := torch.Run(torch.CPU, func() error { fn(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func newModel(t *testing.T, name string, o Options) Classifier {
+	t.Helper()
+	m, err := New(name, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.Root().Free)
+	return m
+}
+
+// Counts of spec/l2ul.md §6.2, those of resnet18 and resnet34 from torchvision, that of resnet20 from its authors (0.27 M).
+func TestArchitectures(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		classes    int
+		tensors    int
+		values     int64
+		width      int64
+		keys       []string // some of them
+		stemKernel int64
+	}{
+		{name: "l2ul-resnet18", classes: 10, tensors: 62, values: 11_173_962, width: 512, stemKernel: 3,
+			keys: []string{"layer2.0.downsample.0.weight", "layer2.0.downsample.1.num_batches_tracked", "layer4.1.bn2.running_var"}},
+		{name: "resnet18", classes: 1000, tensors: 62, values: 11_689_512, width: 512, stemKernel: 7},
+		{name: "resnet34", classes: 1000, tensors: 110, values: 21_797_672, width: 512, stemKernel: 7},
+		{name: "resnet50", classes: 1000, tensors: 161, values: 25_557_032, width: 2048, stemKernel: 7,
+			keys: []string{"layer1.0.conv3.weight", "layer1.0.downsample.1.bias"}},
+		{name: "cifar-resnet50", classes: 100, tensors: 161, values: 23_705_252, width: 2048, stemKernel: 3,
+			keys: []string{"conv1.0.weight", "conv1.1.running_mean", "conv5_x.2.residual_function.7.weight", "conv2_x.0.shortcut.1.weight"}},
+		{name: "cifar-resnet18", classes: 3, tensors: 62, values: 11_168_832 + 513*3, width: 512, stemKernel: 3,
+			keys: []string{"conv3_x.0.residual_function.4.bias", "conv3_x.0.shortcut.0.weight"}},
+		{name: "resnet20", classes: 10, tensors: 59, values: 269_722, width: 64, stemKernel: 3,
+			keys: []string{"layer3.2.bn2.weight", "linear.weight"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newModel(t, tt.name, Options{Classes: tt.classes})
+			params := m.Root().NamedParameters()
+			var values int64
+			for _, p := range params {
+				values += p.Tensor.Numel()
+			}
+			if len(params) != tt.tensors || values != tt.values {
+				t.Errorf("%d parameter tensors with %d values, want %d with %d", len(params), values, tt.tensors, tt.values)
+			}
+			state := m.Root().StateDict()
+			for _, key := range tt.keys {
+				if !slices.ContainsFunc(state, func(n nn.Named) bool { return n.Name == key }) {
+					t.Errorf("no key %s", key)
+				}
+			}
+			if got := state[0].Tensor.Shape(); !slices.Equal(got, []int64{state[0].Tensor.Size(0), 3, tt.stemKernel, tt.stemKernel}) {
+				t.Errorf("stem %s has shape %v", state[0].Name, got)
+			}
+			run(t, func() {
+				m.Root().Eval()
+				torch.NoGrad(func() {
+					x := torch.Rand([]int64{2, 3, 40, 40}, false)
+					if got := m.Features(x).Shape(); !slices.Equal(got, []int64{2, tt.width}) {
+						t.Errorf("features have shape %v", got)
+					}
+					if got := m.Forward(x).Shape(); !slices.Equal(got, []int64{2, int64(tt.classes)}) {
+						t.Errorf("logits have shape %v", got)
+					}
+				})
+			})
+		})
+	}
+}
+
+// Same seed, same bits as the PyTorch networks: initial weights, logits, gradients, and weights, buffers and momentum after
+// steps of SGD.
+func TestLikePyTorch(t *testing.T) {
+	names := Names()
+	if testing.Short() {
+		names = []string{"resnet20", "l2ul-resnet18", "cifar-resnet18"}
+	}
+	want := reference.Run(t, `
+import nets
+x = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(1)); y = torch.tensor([0, 1, 2, 3, 4, 9])
+def keep(kind, tensors):
+    for k, v in tensors.items(): save("%s/%s/%s" % (name, kind, k.removeprefix("net.")), v)
+for name in `+strings.ReplaceAll(fmt.Sprintf("%q", names), " ", ",")+`:
+    torch.manual_seed(7)
+    net = nets.new(name, 10)
+    keep("init", net.state_dict())
+    opt = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    for step in range(2):
+        opt.zero_grad()
+        z = net(x)
+        F.cross_entropy(z, y).backward()
+        if step == 0:
+            keep("first", {"logits": z})
+            keep("grad", {k: p.grad for k, p in net.named_parameters()})
+        opt.step()
+    keep("after", net.state_dict())
+    keep("momentum", {k: opt.state[p]["momentum_buffer"] for k, p in net.named_parameters()})
+    keep("eval", {"logits": net.eval()(x)})
+`)
+	for _, name := range names {
+		t.Run(name, func(t *testing.T) {
+			check := func(kind, key string, got torch.Tensor) {
+				t.Helper()
+				reference.Equal(t, want, name+"/"+kind+"/"+key, got)
+			}
+			torch.ManualSeed(7)
+			m := newModel(t, name, Options{Classes: 10})
+			state, params := m.Root().StateDict(), m.Root().NamedParameters()
+			for _, n := range state {
+				check("init", n.Name, n.Tensor)
+			}
+			opt := optim.SGD(0.1, 0.9, 0, 5e-4, false)
+			defer opt.Free()
+			opt.AddParameters(m.Root().Parameters())
+			run(t, func() {
+				var x torch.Tensor
+				torch.Seeded(torch.NewGenerator(1), func() { x = torch.Rand([]int64{6, 3, 32, 32}, false) })
+				y := torch.NewTensor([]int64{0, 1, 2, 3, 4, 9})
+				for step := range 2 {
+					torch.Scope(func() {
+						opt.ZeroGrad()
+						z := m.Forward(x)
+						F.CrossEntropy(z, y, torch.Tensor{}, -100, "mean").Backward()
+						if step == 0 {
+							check("first", "logits", z)
+							for _, p := range params {
+								check("grad", p.Name, p.Tensor.Grad())
+							}
+						}
+						opt.Step()
+					})
+				}
+				for _, n := range state {
+					check("after", n.Name, n.Tensor)
+				}
+				for i, n := range opt.State() {
+					check("momentum", params[i].Name, n.Tensor)
+				}
+				m.Root().Eval()
+				check("eval", "logits", m.Forward(x))
+			})
+
+			// Nothing more and nothing less than PyTorch's keys.
+			n := 0
+			for _, w := range want.Tensors {
+				if strings.HasPrefix(w.Name, name+"/init/") {
+					n++
+				}
+			}
+			if n != len(state) {
+				t.Errorf("%d tensors in the state, PyTorch has %d", len(state), n)
+			}
+		})
+	}
+}
+
+// The order of the keys is that of torchvision, as trained files have it.
+func TestTrainedWeights(t *testing.T) {
+	shared := os.Getenv("L2UL_SHARED")
+	if shared == "" {
+		shared = filepath.Join("..", "..", "..", "shared")
+	}
+	path := filepath.Join(shared, "weights", "resnet18-cifar10-jpeg.safetensors")
+	if _, err := os.Stat(path); err != nil {
+		t.Skipf("no trained weights here (set L2UL_SHARED): %v", err)
+	}
+	f, err := ckpt.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newModel(t, "l2ul-resnet18", Options{})
+	if err := nn.Restore(m, f, true); err != nil {
+		t.Fatal(err)
+	}
+	stored, _ := f.Lookup("fc.bias")
+	run(t, func() {
+		for _, n := range m.Root().StateDict() {
+			if n.Name == "fc.bias" {
+				want := torch.FromBytes(torch.Half, stored.Data, stored.Shape...).CastTo(torch.Float)
+				if !torch.Equal(n.Tensor, want) || n.Tensor.Dtype() != torch.Float {
+					t.Errorf("fc.bias is %v, not the stored numbers as float32", n.Tensor)
+				}
+			}
+		}
+	})
+
+	wrong := newModel(t, "l2ul-resnet18", Options{Classes: 100})
+	if err := nn.Restore(wrong, f, true); err == nil || !strings.Contains(err.Error(), "fc.weight is F16 [10 512] in the file and float32 [100 512] in the network") {
+		t.Errorf("100 classes: %v", err)
+	}
+}
+
+func TestNormalisation(t *testing.T) {
+	named := newModel(t, "resnet20", Options{Mean: []float64{0.5, 0.4, 0.3}, Std: []float64{0.1, 0.2, 0.3}})
+	bare := newModel(t, "resnet20", Options{Mean: []float64{0, 0, 0}, Std: []float64{1, 1, 1}})
+	if err := nn.Restore(bare, nn.Snapshot(named), true); err != nil {
+		t.Fatal(err) // normalisation has no keys
+	}
+	run(t, func() {
+		named.Root().Eval()
+		bare.Root().Eval()
+		x := torch.Rand([]int64{2, 3, 32, 32}, false)
+		var channels []torch.Tensor
+		for c, s := range []struct{ mean, std float64 }{{0.5, 0.1}, {0.4, 0.2}, {0.3, 0.3}} {
+			channels = append(channels, x.Narrow(1, int64(c), 1).AddScalar(-s.mean).DivScalar(s.std))
+		}
+		if got, want := named.Forward(x), bare.Forward(torch.Cat(channels, 1)); !torch.AllClose(got, want, 1e-4, 1e-5) {
+			t.Errorf("normalising inside gives %v, outside %v", torch.ToSlice[float32](got), torch.ToSlice[float32](want))
+		}
+	})
+}
+
+// A network in channels-last computes the same function.
+func TestChannelsLast(t *testing.T) {
+	m := newModel(t, "resnet20", Options{})
+	run(t, func() {
+		m.Root().Eval()
+		x := torch.Rand([]int64{4, 3, 32, 32}, false)
+		want := m.Forward(x)
+		nn.ToMemoryFormat(m, torch.ChannelsLast)
+		if got := m.Forward(x.Contiguous(torch.ChannelsLast)); !torch.AllClose(got, want, 1e-4, 1e-5) {
+			t.Error("the logits differ")
+		}
+	})
+}
+
+func TestErrors(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		options Options
+		want    string
+	}{
+		{"resnet-18", Options{}, `there is no network "resnet-18"; did you mean resnet18?`},
+		{"cifar-resnet5", Options{}, "did you mean cifar-resnet50?"},
+		{"resnet20", Options{Classes: -1}, "network resnet20 with -1 classes: use 1 or more"},
+		{"resnet20", Options{Mean: []float64{0.5}}, "give three numbers each"},
+		{"resnet20", Options{Std: []float64{0.5, 0, 0.5}}, "std above 0"},
+	} {
+		if _, err := New(tt.name, tt.options); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("New(%q, %+v): %v, want %q", tt.name, tt.options, err, tt.want)
+		}
+	}
+	if _, err := Info("resnet21"); err == nil {
+		t.Error("Info knows resnet21")
+	}
+}
+
+func TestInfo(t *testing.T) {
+	if len(Names()) == 0 || !slices.IsSorted(Names()) {
+		t.Errorf("names %v", Names())
+	}
+	for _, name := range Names() {
+		card, err := Info(name)
+		if err != nil || card.Name != name || card.Summary == "" || card.Classes < 2 || card.Size < 32 || len(card.Mean) != 3 || len(card.Std) != 3 {
+			t.Errorf("%s: %+v, %v", name, card, err)
+		}
+		card.Mean[0] = -1 // a copy
+		if again, _ := Info(name); again.Mean[0] == -1 {
+			t.Errorf("%s: Info gives away its own slice", name)
+		}
+	}
+}
+
+func ExampleNew() {
+	err := torch.Run(torch.CPU, func() error {
+		net, err := New("resnet20", Options{Classes: 4})
+		if err != nil {
+			return err
+		}
+		defer net.Root().Free()
+		net.Root().Eval()
+		pixels := torch.Rand([]int64{8, 3, 32, 32}, false)
+		fmt.Println(net.Forward(pixels), net.Features(pixels))
+		return nil
+	})
+	fmt.Println(err)
+	// Output:
+	// float32[8 4] float32[8 64]
+	// <nil>
+}
