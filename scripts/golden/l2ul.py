@@ -97,7 +97,7 @@ def clampbox(x, v):
 
 def project_l2(v, eps):
     n = norms(v)
-    factor = n.reciprocal().mul(eps).clamp(max=1)
+    factor = n.reciprocal().mul(eps).clamp(max=1) if eps > 0 else torch.zeros_like(n)
     return v.mul(torch.where(n == 0, torch.ones_like(n), factor))
 
 
@@ -245,9 +245,7 @@ def importance(model, images, labels, kind="mas", norm="squared", params=None, s
     for i in range(k):
         logits = model(images[i : i + 1].contiguous(memory_format=layout))
         if kind == "mas":
-            total = logits.square().sum()
-            if norm == "plain":
-                total = total.sqrt() if total > 0 else total
+            total = logits.square().sum() if norm == "squared" else logits.norm()
             accumulate(omega, (g.abs() for g in torch.autograd.grad(total, params)), 1, k)
             continue
         log_p = F.log_softmax(logits, dim=1)[0]
@@ -273,8 +271,7 @@ def importance_batch(model, images, b_f, norm="plain", bn="train", accumulating=
     set_bn(model, "frozen-stats" if bn == "train" else "eval")
     for i in range(0, k, b_f):
         logits = model(images[i : i + b_f])
-        size = logits.square().sum(1)
-        s = size.sqrt().mean() if norm == "plain" else size.mean()
+        s = (logits.norm(dim=1) if norm == "plain" else logits.square().sum(1)).mean()
         grads = torch.autograd.grad(s, params)
         total = [t.add(g) for t, g in zip(total, grads)] if accumulating else grads
         accumulate(omega, (g.abs() for g in total), len(logits), (k // b_f + 1) * b_f)
@@ -295,7 +292,7 @@ def penalty(params, reference, weights):
     """R of 4.3 and the squared distance to the reference, in float64 sums."""
     r = d = 0.0
     for p, ref, a in zip(params, reference, weights or [None] * len(params)):
-        square = (p.detach() - ref).double().square()
+        square = (p.detach().double() - ref.double()).square()
         d += square.sum().item()
         r += square.sum().item() / 2 if a is None else square.mul(a.double()).sum().item() / 2
     return r, d

@@ -7,6 +7,7 @@ The attack's images are kept in --scratch for that purpose.
 """
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -76,6 +77,10 @@ def main():
     p.add_argument("--format", choices=("channels_last", "contiguous"), default="channels_last")
     p.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "l2ul-golden")
     p.add_argument("--out", type=Path)
+    p.add_argument(
+        "--one-generator", type=int, metavar="SEED",
+        help="draw targets, then starts, from one generator with this seed, as shared/golden/real-k16.json does (1234)",
+    )  # fmt: skip
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     layout = torch.channels_last if a.format == "channels_last" else torch.contiguous_format
@@ -87,6 +92,8 @@ def main():
         "format": a.format, "k": a.k, "seed": a.seed, "num_adv": a.num_adv, "eps": 4.0, "alpha": 0.1,
         "iterations": a.iterations, "chunk": a.chunk, "eval_batch": a.eval_batch,
     }  # fmt: skip
+    if a.one_generator is not None:
+        settings["one_generator"] = a.one_generator
     record = {"settings": settings}
     if out.exists():
         record = json.loads(out.read_text())
@@ -137,8 +144,12 @@ def main():
     adversarial = anchor = None
     if any("adv" in m for m in methods):
         pairs = l2ul.draw_pairs(labels, images.shape[1:], 10, a.num_adv, a.seed)
+        if a.one_generator is not None:
+            g = torch.Generator().manual_seed(a.one_generator)
+            pairs.target = l2ul.other_class(torch.rand(len(pairs.source), generator=g), labels[pairs.source], 10)
+            pairs.start = torch.rand(pairs.start.shape, generator=g)
         record["targets"] = pairs.target.tolist()
-        store = a.scratch / f"attack-k{a.k}-s{a.seed}-n{a.num_adv}-t{a.iterations}-c{a.chunk}-{a.format}-{a.threads}.pt"
+        store = a.scratch / ("attack-" + hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16] + ".pt")
         if "attack" not in record or not store.exists():
             began = time.monotonic()
             adversarial = l2ul.attack(
