@@ -32,14 +32,14 @@ test-long: build ## what takes longer: every fuzz target for a minute, runs kill
 	scripts/fuzz.sh 60
 	L2UL_LONG=1 go test -timeout 90m ./...
 
-parity: libs ## compare with Python's torch, bit for bit, where one of the pinned version can be made
-	scripts/golden/parity.sh
+parity: libs ## compare with Python's torch running live: the same bits (2.6 GB to fetch where there is none)
+	python=$$(scripts/python.sh); L2UL_PYTHON=$$python go test -count=1 -timeout 30m $(parity_packages)
 
-golden: libs ## make the reference tensors of scripts/golden again, with Python's torch
-	scripts/golden/golden.sh
+golden: ## make the reference values of scripts/golden again, with Python's torch
+	python=$$(scripts/python.sh); $$python scripts/golden/make.py
 
 bench: build ## measure against PyTorch; writes scripts/bench/results
-	scripts/bench/bench.sh
+	python=$$(scripts/python.sh); L2UL_PYTHON=$$python scripts/bench/run.sh
 
 lint: libs ## golangci-lint, gofumpt, go vet, clang-format, shellcheck, and our own rules (scripts/lint)
 	go test ./scripts/lint
@@ -63,6 +63,8 @@ clean: ## remove what was built; downloads stay in the cache
 # would mostly watch each other spin.
 demo test test-long parity golden bench: export OMP_WAIT_POLICY := passive
 
+# The packages with tests that run a Python beside them.
+parity_packages = $$(git grep -l --untracked -e L2UL_PYTHON -e internal/reference -- '*_test.go' | xargs -n 1 dirname | sort -u | sed 's|^|./|')
 c_files = $$(git ls-files --cached --others --exclude-standard '*.cc' '*.c' '*.h' '*.cu' '*.cuh')
 shell_files = $$(git ls-files --cached --others --exclude-standard '*.sh') .ci/run
 
