@@ -1,3 +1,5 @@
+//go:build ignore
+
 #include "cpu.h"
 
 #include <ATen/Parallel.h>
@@ -6,6 +8,7 @@
 #include <atomic>
 #include <bit>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -110,16 +113,34 @@ void each_piece(int64_t pieces, const F& f) {
   });
 }
 
-L2UL_CLONES void gather_planar(const uint8_t* in, const float* table, int64_t channels, int64_t area, float* out) {
-  for (int64_t c = 0; c < channels; ++c, in += area, out += area, table += 256) {
-    for (int64_t p = 0; p < area; ++p) out[p] = table[in[p]];
+// Eight pixels at a time: one load brings the indices, and values leave in pairs. Twice as fast as one by one and
+// faster than AVX2's gather; there is nothing here for wider registers.
+void lookup(const uint8_t* in, const float* table, int64_t size, float* out) {
+  static_assert(std::endian::native == std::endian::little);
+  const auto bits = [table](uint64_t pixel) -> uint64_t { return std::bit_cast<uint32_t>(table[pixel & 255]); };
+  int64_t i = 0;
+  for (; i + 8 <= size; i += 8) {
+    uint64_t pixels;
+    std::memcpy(&pixels, in + i, sizeof pixels);
+    for (int pair = 0; pair < 8; pair += 2, pixels >>= 16) {
+      const uint64_t values = bits(pixels) | bits(pixels >> 8) << 32;
+      std::memcpy(out + i + pair, &values, sizeof values);
+    }
   }
+  for (; i < size; ++i) out[i] = table[in[i]];
 }
 
-L2UL_CLONES void gather_interleaved(const uint8_t* in, const float* table, int64_t channels, int64_t area, float* out) {
-  for (int64_t p = 0; p < area; ++p, in += channels, out += channels) {
-    for (int64_t c = 0; c < channels; ++c) out[c] = table[256 * c + in[c]];
-  }
+void gather_planar(const uint8_t* in, const float* table, int64_t channels, int64_t area, float* out) {
+  for (int64_t c = 0; c < channels; ++c) lookup(in + c * area, table + 256 * c, area, out + c * area);
+}
+
+void gather_interleaved(const uint8_t* in, const float* table, int64_t channels, int64_t area, float* out) {
+  const auto gather = [=](int64_t width) __attribute__((always_inline)) {
+    for (int64_t p = 0; p < area; ++p) {
+      for (int64_t c = 0; c < width; ++c) out[p * width + c] = table[256 * c + in[p * width + c]];
+    }
+  };
+  channels == 3 ? gather(3) : gather(channels);  // a known width unrolls the inner loop
 }
 
 L2UL_CLONES void start_l2(const float* x, const float* start, int64_t size, float eps, float* delta) {
@@ -162,7 +183,7 @@ L2UL_CLONES void step_l2(float* delta, const float* grad, const float* x, int64_
 L2UL_CLONES void step_linf(float* delta, const float* grad, const float* x, int64_t size, float alpha, float eps) {
   L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) {
     // g - g is 0 for a finite gradient and NaN otherwise: a bad gradient shows in delta, where a sign would hide it.
-    const float g = grad[i], sign = g > 0.0f ? 1.0f : (g < 0.0f ? -1.0f : 0.0f);
+    const float g = grad[i], sign = static_cast<float>(g > 0.0f) - static_cast<float>(g < 0.0f);
     delta[i] = clamp_box(x[i], clamp(delta[i] + (alpha * sign + (g - g)), -eps, eps));
   }
 }

@@ -1,3 +1,5 @@
+//go:build ignore
+
 // The operator library l2ul: schemas, argument checks, memory layouts, and what autograd is told. The arithmetic is in
 // cpu.cc; the formulas and shapes are documented with the Go wrappers in kernels.go.
 //
@@ -290,11 +292,11 @@ Tensor anchored_sgd_(TensorList params, TensorList grads, TensorList momenta, Te
     check_device({op, "params", i}, p, params[0], "params[0]");
     check_written({op, "params", i}, p);
     check_like({op, "grads", i}, grads[i], p, "its parameter");
-    check_overlap({op, "grads", i}, grads[i], p, "its parameter");
+    check_overlap({op, "grads", i}, grads[i], p, "its parameter", /*distinct=*/true);
     check_like({op, "momenta", i}, momenta[i], p, "its parameter");
     check_written({op, "momenta", i}, momenta[i]);
     check_overlap({op, "momenta", i}, momenta[i], p, "its parameter", /*distinct=*/true);
-    check_overlap({op, "grads", i}, grads[i], momenta[i], "its momentum");
+    check_overlap({op, "grads", i}, grads[i], momenta[i], "its momentum", /*distinct=*/true);
     if (!anchors.empty()) {
       check_like({op, "anchors", i}, anchors[i], p, "its parameter");
       check_overlap({op, "anchors", i}, anchors[i], p, "its parameter", /*distinct=*/true);

@@ -1,0 +1,568 @@
+package kernels
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"l2ul/torch"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if n := torch.Live(); n != 0 && code == 0 {
+		fmt.Fprintf(os.Stderr, "%d tensors were never freed\n", n)
+		code = 1
+	}
+	torch.Shutdown()
+	os.Exit(code)
+}
+
+// run runs fn as a job.
+func run(t *testing.T, fn func()) {
+	t.Helper()
+	if err := torch.Run(torch.CPU, func() error { fn(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// array is a row-major float32 array: what the references below compute on.
+type array struct {
+	shape []int64
+	data  []float32
+}
+
+func (a array) tensor() torch.Tensor { return torch.FromSlice(a.data, a.shape...) }
+
+func uniform(r *rand.Rand, low, high float32, shape ...int64) array {
+	n := int64(1)
+	for _, s := range shape {
+		n *= s
+	}
+	a := array{shape, make([]float32, n)}
+	for i := range a.data {
+		a.data[i] = low + (high-low)*r.Float32()
+	}
+	return a
+}
+
+// layouts make tensors of the same values that lie in memory in different ways.
+var layouts = map[string]func(torch.Tensor) torch.Tensor{
+	"contiguous": func(x torch.Tensor) torch.Tensor { return x },
+	"channels-last": func(x torch.Tensor) torch.Tensor {
+		if x.Dim() != 4 {
+			return x
+		}
+		return x.Contiguous(torch.ChannelsLast)
+	},
+	"transposed": func(x torch.Tensor) torch.Tensor {
+		last := int64(x.Dim() - 1)
+		return x.Transpose(0, last).Contiguous(torch.Contiguous).Transpose(0, last)
+	},
+	"gaps": func(x torch.Tensor) torch.Tensor {
+		shape := x.Shape()
+		last := len(shape) - 1
+		width := shape[last]
+		shape[last] = 2*width + 1
+		view := torch.Full(shape, math.NaN(), false).CastTo(x.Dtype()).Narrow(int64(last), 1, width)
+		view.CopyI(x)
+		return view
+	},
+	"misaligned": func(x torch.Tensor) torch.Tensor {
+		view := torch.Zeros([]int64{x.Numel() + 3}, false).CastTo(x.Dtype()).Narrow(0, 3, x.Numel()).View(x.Shape()...)
+		view.CopyI(x)
+		return view
+	},
+}
+
+// equal compares bits of values; NaN equals NaN.
+func equal(t *testing.T, what string, got torch.Tensor, want []float32) {
+	t.Helper()
+	values := torch.ToSlice[float32](got)
+	if len(values) != len(want) {
+		t.Fatalf("%s: %d values, want %d", what, len(values), len(want))
+	}
+	for i, w := range want {
+		if values[i] != w && (values[i] == values[i] || w == w) {
+			t.Fatalf("%s: value %d is %v, want %v", what, i, values[i], w)
+		}
+	}
+}
+
+func norm(v []float32) float32 {
+	sum := 0.0
+	for _, x := range v {
+		sum += float64(x) * float64(x)
+	}
+	return float32(math.Sqrt(sum))
+}
+
+func clampBox(x, d float32) float32 { return min(max(x+d, 0), 1) - x }
+
+func project(d []float32, eps float32) {
+	factor := float32(1)
+	if n := norm(d); n > 0 {
+		factor = min(float32(1/n)*eps, 1)
+	}
+	for i := range d {
+		d[i] *= factor
+	}
+}
+
+// perImage calls f with the range of each image's values.
+func perImage(a array, f func(from, to int)) {
+	if a.shape[0] == 0 {
+		return
+	}
+	size := len(a.data) / int(a.shape[0])
+	for i := range int(a.shape[0]) {
+		f(i*size, (i+1)*size)
+	}
+}
+
+func startReference(x, start array, eps float32, kind string) []float32 {
+	d := make([]float32, len(x.data))
+	for i := range d {
+		d[i] = start.data[i] - x.data[i]
+		if kind == "linf" {
+			d[i] = min(max(d[i], -eps), eps)
+		}
+	}
+	if kind == "l2" {
+		perImage(x, func(from, to int) { project(d[from:to], eps) })
+	}
+	for i := range d {
+		d[i] = clampBox(x.data[i], clampBox(x.data[i], d[i]))
+	}
+	return d
+}
+
+func l2Reference(delta, grad, x array, alpha, eps float32) []float32 {
+	d := make([]float32, len(x.data))
+	perImage(x, func(from, to int) {
+		scale := 1 / max(norm(grad.data[from:to]), 1e-6)
+		for i := from; i < to; i++ {
+			step := float32(alpha * float32(grad.data[i]*scale))
+			d[i] = clampBox(x.data[i], float32(delta.data[i]+step))
+		}
+		project(d[from:to], eps)
+	})
+	return d
+}
+
+func linfReference(delta, grad, x array, alpha, eps float32) []float32 {
+	d := make([]float32, len(x.data))
+	for i, g := range grad.data {
+		step := float32(0)
+		if g > 0 {
+			step = alpha
+		} else if g < 0 {
+			step = -alpha
+		}
+		d[i] = clampBox(x.data[i], min(max(float32(delta.data[i]+step), -eps), eps))
+	}
+	return d
+}
+
+func TestPGD(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	shapes := [][]int64{{4, 3, 8, 8}, {3, 1, 1, 1}, {2, 3, 5, 7}, {1, 3, 33, 31}, {5, 17}, {2, 3, 40, 40}, {3, 3, 0, 4}, {0, 3, 8, 8}}
+	settings := [][2]float64{{0.1, 1.5}, {0.1, 0}, {0, 0.3}, {2, 0.03}, {0.001, 100}}
+	for _, shape := range shapes {
+		for name, layout := range layouts {
+			for _, s := range settings {
+				alpha, eps := s[0], s[1]
+				x, start := uniform(r, 0, 1, shape...), uniform(r, 0, 1, shape...)
+				delta, grad := uniform(r, -0.1, 0.1, shape...), uniform(r, -1, 1, shape...)
+				perImage(grad, func(from, to int) {
+					if from == 0 {
+						clear(grad.data[from:to]) // an image without a gradient
+					}
+				})
+				run(t, func() {
+					what := fmt.Sprintf("%v %s alpha %v eps %v", shape, name, alpha, eps)
+					for _, kind := range []string{"l2", "linf"} {
+						got := PGDStart(layout(x.tensor()), start.tensor(), eps, kind)
+						equal(t, "start "+kind+" "+what, got, startReference(x, start, float32(eps), kind))
+					}
+					d := layout(delta.tensor())
+					PGDL2Step(d, layout(grad.tensor()), x.tensor(), alpha, eps)
+					equal(t, "l2 "+what, d, l2Reference(delta, grad, x, float32(alpha), float32(eps)))
+					d = layout(delta.tensor())
+					PGDLinfStep(d, grad.tensor(), layout(x.tensor()), alpha, eps)
+					equal(t, "linf "+what, d, linfReference(delta, grad, x, float32(alpha), float32(eps)))
+				})
+			}
+		}
+	}
+}
+
+func TestPGDShowsBadGradients(t *testing.T) {
+	for _, bad := range []float64{math.NaN(), math.Inf(1)} {
+		for name, step := range map[string]func(delta, grad, x torch.Tensor, alpha, eps float64){"l2": PGDL2Step, "linf": PGDLinfStep} {
+			run(t, func() {
+				shape := []int64{2, 3, 4, 4}
+				delta, grad, x := torch.Zeros(shape, false), torch.Ones(shape, false), torch.Full(shape, 0.5, false)
+				grad.Select(0, 1).Select(0, 2).FillI(bad)
+				step(delta, grad, x, 0.1, 1)
+				if delta.Select(0, 0).IsFinite().All().Item() != 1 {
+					t.Errorf("%s: %v in one image's gradient reached the other image", name, bad)
+				}
+				if delta.Select(0, 1).IsFinite().All().Item() == 1 {
+					t.Errorf("%s: %v in the gradient does not show", name, bad)
+				}
+			})
+		}
+	}
+}
+
+func TestGatherLUT(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for _, shape := range [][]int64{{7, 3, 8, 8}, {4, 1, 5, 3}, {3, 4, 1, 1}, {5, 3, 33, 2}, {2, 3, 0, 4}} {
+		n, channels, area := int(shape[0]), int(shape[1]), int(shape[2]*shape[3])
+		pixels := make([]uint8, n*channels*area)
+		for i := range pixels {
+			pixels[i] = uint8(r.Uint32())
+		}
+		table := uniform(r, -2, 2, shape[1], 256)
+		index := make([]int64, 11)
+		var want []float32
+		for i := range index {
+			index[i] = r.Int64N(int64(n))
+			for c := range channels {
+				for p := range area {
+					want = append(want, table.data[256*c+int(pixels[(int(index[i])*channels+c)*area+p])])
+				}
+			}
+		}
+		for name, layout := range layouts {
+			run(t, func() {
+				got := GatherLUT(layout(torch.FromSlice(pixels, shape...)), torch.FromSlice(index), layouts["gaps"](table.tensor()))
+				equal(t, fmt.Sprint(shape, " ", name), got, want)
+				if name == "channels-last" && !got.IsContiguous(torch.ChannelsLast) {
+					t.Errorf("%v: channels-last pixels gave strides %v", shape, got.Strides())
+				}
+				if none := GatherLUT(torch.FromSlice(pixels, shape...), torch.FromSlice([]int64{}, 0), table.tensor()); none.Size(0) != 0 {
+					t.Errorf("no index gave shape %v", none.Shape())
+				}
+			})
+		}
+	}
+}
+
+var parameterShapes = [][]int64{{64, 3, 7, 7}, {10}, {5, 4, 3, 3}, {1}, {0}, {200, 301}}
+
+func parameters(r *rand.Rand) []array {
+	var list []array
+	for _, shape := range parameterShapes {
+		list = append(list, uniform(r, -1, 1, shape...))
+	}
+	return list
+}
+
+func tensors(list []array, layout func(torch.Tensor) torch.Tensor) []torch.Tensor {
+	out := make([]torch.Tensor, len(list))
+	for i, a := range list {
+		out[i] = layout(a.tensor())
+	}
+	return out
+}
+
+func TestAccumulate(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	for name, layout := range layouts {
+		for _, s := range [][2]float32{{1, 6}, {0.37, 16}, {32, 1}, {0, 3}} {
+			weight, count := s[0], s[1]
+			omega, grads := parameters(r), parameters(r)
+			run(t, func() {
+				squares := tensors(omega, layout)
+				magnitudes := tensors(omega, layout)
+				AccumulateAbs(magnitudes, tensors(grads, layouts["channels-last"]), float64(weight), float64(count))
+				AccumulateSquare(squares, tensors(grads, layouts["contiguous"]), float64(weight), float64(count))
+				for i, g := range grads {
+					abs, square := make([]float32, len(g.data)), make([]float32, len(g.data))
+					for j, v := range g.data {
+						abs[j] = omega[i].data[j] + float32(float32(weight*max(v, -v))/count)
+						square[j] = omega[i].data[j] + float32(float32(weight*float32(v*v))/count)
+					}
+					equal(t, "abs "+name, magnitudes[i], abs)
+					equal(t, "square "+name, squares[i], square)
+				}
+			})
+		}
+	}
+}
+
+func TestAnchorWeights(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 8))
+	for _, a := range append(parameters(r), array{[]int64{3, 5}, make([]float32, 15)}) {
+		for name, layout := range layouts {
+			run(t, func() {
+				low, high := float32(math.Inf(1)), float32(math.Inf(-1))
+				for _, v := range a.data {
+					low, high = min(low, v), max(high, v)
+				}
+				want := make([]float32, len(a.data))
+				for i, v := range a.data {
+					want[i] = 1
+					if high != low {
+						want[i] = 1 - float32(float32(v-low)/float32(high-low))
+					}
+				}
+				equal(t, fmt.Sprint(a.shape, " ", name), AnchorWeights(layout(a.tensor())), want)
+			})
+		}
+	}
+	for _, at := range []int{0, 5, 16, 39_999} {
+		a := uniform(r, 0, 1, 40_000)
+		a.data[at] = float32(math.NaN())
+		run(t, func() {
+			if got := AnchorWeights(a.tensor()).IsFinite().Any().Item(); got != 0 {
+				t.Errorf("NaN at %d: some weights are finite", at)
+			}
+		})
+	}
+}
+
+func TestAnchoredSGD(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 10))
+	const lr, mu, decay = float32(0.05), float32(0.9), float32(5e-4)
+	for name, layout := range layouts {
+		for _, c := range []struct {
+			lam      float32
+			anchored bool
+		}{{1, true}, {0.3, true}, {0, true}, {1, false}} {
+			p, g, v, a, ref := parameters(r), parameters(r), parameters(r), parameters(r), parameters(r)
+			run(t, func() {
+				params, momenta := tensors(p, layout), tensors(v, layouts["contiguous"])
+				var anchors, reference []torch.Tensor
+				if c.anchored {
+					anchors, reference = tensors(a, layout), tensors(ref, layouts["channels-last"])
+				}
+				for step := range 3 {
+					first := step == 0
+					finite := AnchoredSGD(params, tensors(g, layout), momenta, anchors, reference,
+						float64(lr), float64(mu), float64(decay), float64(c.lam), first)
+					if finite.Dtype() != torch.Bool || finite.Dim() != 0 || finite.Item() != 1 {
+						t.Fatalf("finite is %v, want true", finite)
+					}
+					for i := range p {
+						for j := range p[i].data {
+							grad := g[i].data[j]
+							if c.anchored && c.lam != 0 {
+								grad += float32(float32(c.lam*a[i].data[j]) * float32(p[i].data[j]-ref[i].data[j]))
+							}
+							d := grad + float32(decay*p[i].data[j])
+							if !first {
+								d = float32(v[i].data[j]*mu) + d
+							}
+							v[i].data[j] = d
+							p[i].data[j] -= float32(lr * d)
+						}
+						what := fmt.Sprintf("%s %+v step %d tensor %d", name, c, step, i)
+						equal(t, what, params[i], p[i].data)
+						equal(t, what, momenta[i], v[i].data)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestAnchoredSGDFinite(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 12))
+	for _, bad := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+		for at := 0; at < 200*301; at += 7001 {
+			p, g := parameters(r), parameters(r)
+			g[5].data[at] = float32(bad)
+			run(t, func() {
+				id := layouts["contiguous"]
+				if AnchoredSGD(tensors(p, id), tensors(g, id), tensors(p, id), nil, nil, 0.1, 0.9, 0, 0, false).Item() != 0 {
+					t.Errorf("a gradient of %v at %d left the parameters finite", bad, at)
+				}
+			})
+		}
+	}
+}
+
+func TestAnchorPenalty(t *testing.T) {
+	r := rand.New(rand.NewPCG(13, 14))
+	p, ref, a := parameters(r), parameters(r), parameters(r)
+	plain, weighted := 0.0, 0.0
+	for i := range p {
+		for j := range p[i].data {
+			d := float64(p[i].data[j]) - float64(ref[i].data[j])
+			plain += d * d
+			weighted += float64(a[i].data[j]) * d * d
+		}
+	}
+	near := func(what string, got torch.Tensor, want [2]float64) {
+		for i, v := range torch.ToSlice[float64](got) {
+			if math.Abs(v-want[i]) > 1e-12*plain {
+				t.Errorf("%s[%d] is %v, want %v", what, i, v, want[i])
+			}
+		}
+	}
+	for name, layout := range layouts {
+		run(t, func() {
+			near(name, AnchorPenalty(tensors(p, layout), tensors(ref, layouts["contiguous"]), tensors(a, layouts["channels-last"])), [2]float64{weighted / 2, plain})
+			near(name+" without anchors", AnchorPenalty(tensors(p, layout), tensors(ref, layout), nil), [2]float64{plain / 2, plain})
+		})
+	}
+}
+
+func TestThreadsDoNotChangeBits(t *testing.T) {
+	r := rand.New(rand.NewPCG(15, 16))
+	defer torch.SetNumThreads(runtime.NumCPU())
+	p, g, v, a, ref := parameters(r), parameters(r), parameters(r), parameters(r), parameters(r)
+	x, d, grad := uniform(r, 0, 1, 37, 3, 20, 20), uniform(r, -1, 1, 37, 3, 20, 20), uniform(r, -1, 1, 37, 3, 20, 20)
+	var first [][]byte
+	for _, n := range []int{1, 2, 3} {
+		torch.SetNumThreads(n)
+		run(t, func() {
+			id := layouts["contiguous"]
+			params, delta := tensors(p, id), d.tensor()
+			AnchoredSGD(params, tensors(g, id), tensors(v, id), tensors(a, id), tensors(ref, id), 0.1, 0.9, 1e-4, 1, false)
+			PGDL2Step(delta, grad.tensor(), x.tensor(), 0.1, 1.5)
+			results := append(params, delta, AnchorPenalty(params, tensors(ref, id), tensors(a, id)), AnchorWeights(params[5]))
+			for i, result := range results {
+				if b := result.Bytes(); n == 1 {
+					first = append(first, b)
+				} else if string(b) != string(first[i]) {
+					t.Errorf("result %d with %d threads differs from that with 1", i, n)
+				}
+			}
+		})
+	}
+}
+
+func TestErrors(t *testing.T) {
+	run(t, func() {
+		x, small, double := torch.Zeros([]int64{2, 3, 4, 4}, false), torch.Zeros([]int64{2, 3, 4}, false), torch.Zeros([]int64{2, 3, 4, 4}, false).CastTo(torch.Double)
+		pixels, index, table := x.CastTo(torch.Byte), torch.FromSlice([]int64{0, 1}), torch.Zeros([]int64{3, 256}, false)
+		one, two := []torch.Tensor{x}, []torch.Tensor{x.Clone(), x.Clone()}
+		nan := math.NaN()
+		for _, c := range []struct {
+			want string
+			call func()
+		}{
+			{"index[1] is 2; there are 2 images, so it must be in [0, 2)", func() { GatherLUT(pixels, torch.FromSlice([]int64{0, 2}), table) }},
+			{"index[0] is -1", func() { GatherLUT(pixels, torch.FromSlice([]int64{-1}), table) }},
+			{"pixels has dtype Float; it must be Byte", func() { GatherLUT(x, index, table) }},
+			{"table has shape [3, 255]; pixels of 3 channels need [3, 256]", func() { GatherLUT(pixels, index, table.Narrow(1, 0, 255)) }},
+			{"start has shape [2, 3, 4], x [2, 3, 4, 4]", func() { PGDStart(x, small, 1, "l2") }},
+			{`norm is "l1"; it must be "l2" or "linf"`, func() { PGDStart(x, x, 1, "l1") }},
+			{"eps is nan", func() { PGDStart(x, x, nan, "l2") }},
+			{"grad has dtype Double; it must be Float", func() { PGDL2Step(x, double, x, 1, 1) }},
+			{"alpha is -1; it must be a number >= 0", func() { PGDL2Step(x, x.Clone(), x.Clone(), -1, 1) }},
+			{"several elements in one place of memory", func() { PGDL2Step(x.Narrow(0, 0, 1).Expand(2, 3, 4, 4), x, x, 1, 1) }},
+			{"eps is inf", func() { PGDLinfStep(x, x.Clone(), x.Clone(), 1, math.Inf(1)) }},
+			{"grads has 1 tensors, omega 2", func() { AccumulateAbs(two, one, 1, 1) }},
+			{"count is 0", func() { AccumulateSquare(one, two[:1], 1, 0) }},
+			{"omega has dtype Double", func() { AnchorWeights(double) }},
+			{"momenta has 2 tensors, params 1", func() { AnchoredSGD(one, two[:1], two, nil, nil, 1, 0, 0, 0, true) }},
+			{"grads[0] has shape [2, 3, 4], its parameter [2, 3, 4, 4]", func() {
+				AnchoredSGD(one, []torch.Tensor{small}, two[:1], nil, nil, 1, 0, 0, 0, true)
+			}},
+			{"momenta[0] shares memory with its parameter", func() { AnchoredSGD(one, two[:1], one, nil, nil, 1, 0, 0, 0, true) }},
+			{"lr is nan", func() { AnchoredSGD(one, two[:1], two[1:], nil, nil, nan, 0, 0, 0, true) }},
+			{"reference has 0 tensors, params 1", func() { AnchoredSGD(one, two[:1], two[1:], one, nil, 1, 0, 0, 1, true) }},
+			{"reference has 2 tensors, params 1", func() { AnchorPenalty(one, two, nil) }},
+		} {
+			refused(t, c.want, c.call)
+		}
+	})
+}
+
+// refused checks that call panics with an error that says want.
+func refused(t *testing.T, want string, call func()) {
+	t.Helper()
+	err := torch.Try(call)
+	if _, ok := errors.AsType[*torch.Error](err); !ok || !strings.Contains(err.Error(), want) {
+		t.Errorf("got error %v, want one that says %q", err, want)
+	}
+}
+
+func TestAutogradMisuse(t *testing.T) {
+	shape := []int64{2, 3, 4, 4}
+	run(t, func() {
+		w, u := torch.Rand(shape, true), torch.Rand(shape, false)
+		list := func(t torch.Tensor) []torch.Tensor { return []torch.Tensor{t} }
+
+		refused(t, "not implemented", func() { PGDStart(w, u, 1, "l2").Sum().Backward() })
+		refused(t, "not implemented", func() { AnchorWeights(w).Sum().Backward() })
+		refused(t, "not implemented", func() { AnchorPenalty(list(w), list(u), nil).Sum().Backward() })
+		refused(t, "leaf Variable that requires grad", func() { PGDL2Step(w, u, u, 0.1, 1) })
+		for _, p := range []torch.Tensor{w, w.Neg()} {
+			refused(t, "no derivative", func() { AnchoredSGD(list(p), list(u), list(u.Clone()), nil, nil, 0.1, 0, 0, 0, true) })
+			refused(t, "no derivative", func() { AccumulateAbs(list(u), list(p), 1, 1) })
+			refused(t, "no derivative", func() { AccumulateSquare(list(u), list(p), 1, 1) })
+		}
+		torch.NoGrad(func() { AnchoredSGD(list(w), list(u), list(u.Clone()), nil, nil, 0.1, 0, 0, 0, true) })
+
+		// A tensor that backward needs is changed in between.
+		for name, change := range map[string]func(d torch.Tensor){
+			"PGDL2Step":          func(d torch.Tensor) { PGDL2Step(d, u, u, 0.1, 1) },
+			"PGDLinfStep":        func(d torch.Tensor) { PGDLinfStep(d, u, u, 0.1, 1) },
+			"AccumulateAbs":      func(d torch.Tensor) { AccumulateAbs(list(d), list(u), 1, 1) },
+			"AccumulateSquare":   func(d torch.Tensor) { AccumulateSquare(list(d), list(u), 1, 1) },
+			"AnchoredSGD":        func(d torch.Tensor) { AnchoredSGD(list(d), list(u), list(u.Clone()), nil, nil, 0.1, 0, 0, 0, true) },
+			"AnchoredSGD second": func(d torch.Tensor) { AnchoredSGD(list(u.Clone()), list(u), list(d), nil, nil, 0.1, 0, 0, 0, true) },
+		} {
+			d := torch.Rand(shape, false)
+			loss := w.Mul(d).Sum()
+			change(d)
+			err := torch.Try(loss.Backward)
+			if err == nil || !strings.Contains(err.Error(), "modified by an inplace operation") {
+				t.Errorf("%s on a saved tensor: backward gave %v, want an error", name, err)
+			}
+		}
+	})
+}
+
+// The Python test beside this file compares with PyTorch's own operators, through the same library.
+func TestAgainstPyTorch(t *testing.T) {
+	python := os.Getenv("L2UL_PYTHON")
+	if python == "" {
+		python = "python3"
+	}
+	out, err := exec.CommandContext(t.Context(), python, "-c", "import torch; print(torch.__version__)").Output()
+	if err != nil {
+		t.Skipf("%s cannot import torch (set L2UL_PYTHON to one that can): %v", python, err)
+	}
+	version, _, _ := strings.Cut(strings.TrimSpace(string(out)), "+") // less the flavour: 2.11.0+cu130
+	if version != torch.Build().Version {
+		t.Skipf("%s has torch %s, and this is built for %s", python, version, torch.Build().Version)
+	}
+	library, err := filepath.Abs(filepath.Join("..", "..", "lib", Library))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), python, "ops_test.py", library).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+func ExampleGatherLUT() {
+	err := torch.Run(torch.CPU, func() error {
+		pixels := torch.FromSlice([]uint8{0, 51, 102, 255}, 2, 1, 1, 2) // two images of 1x2 grey pixels
+		table := make([]float32, 256)
+		for v := range table {
+			table[v] = float32(v) / 255
+		}
+		batch := GatherLUT(pixels, torch.FromSlice([]int64{1, 0, 1}), torch.FromSlice(table, 1, 256))
+		fmt.Println(batch.Shape(), torch.ToSlice[float32](batch))
+		return nil
+	})
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output: [3 1 1 2] [0.4 1 0 0.2 0.4 1]
+}
