@@ -47,7 +47,7 @@ func readPT(r io.ReaderAt, size int64) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &ptReader{archive: a, storages: map[string]*storage{}, left: copyFactor*size + copySlack}
+	p := &ptReader{archive: a, storages: map[string]*storage{}, copies: copyFactor*size + copySlack}
 	root, err := p.unpickle()
 	if err != nil {
 		return nil, err
@@ -131,7 +131,7 @@ type archive struct {
 	r       io.ReaderAt
 	size    int64
 	entries map[string]*zip.File
-	left    int64 // bytes that may still be read: entries that lie about their place cannot multiply the file
+	unread  int64 // bytes that may still be read: entries that lie about their place cannot multiply the file
 }
 
 func openArchive(r io.ReaderAt, size int64) (*archive, error) {
@@ -152,7 +152,7 @@ func openArchive(r io.ReaderAt, size int64) (*archive, error) {
 	if folder == "" {
 		return nil, corrupt("is a zip file without FOLDER/data.pkl, so torch.save did not make it")
 	}
-	a := &archive{r: r, size: size, entries: make(map[string]*zip.File, len(z.File)), left: size}
+	a := &archive{r: r, size: size, entries: make(map[string]*zip.File, len(z.File)), unread: size}
 	for _, f := range z.File {
 		// Names are never used as paths here. A file with these was made to deceive, or is none of torch.save's.
 		name, ok := strings.CutPrefix(f.Name, folder)
@@ -182,7 +182,7 @@ func (a *archive) read(name string, want, limit int64) ([]byte, error) {
 	if want >= 0 && f.UncompressedSize64 != uint64(want) {
 		return nil, corrupt("zip entry %.100q has %d bytes instead of %d", name, f.UncompressedSize64, want)
 	}
-	if limit = min(limit, a.left); f.UncompressedSize64 > uint64(limit) { //nolint:gosec // not negative
+	if limit = min(limit, a.unread); f.UncompressedSize64 > uint64(limit) { //nolint:gosec // not negative
 		return nil, corrupt("zip entry %.100q claims %d bytes; %d are possible", name, f.UncompressedSize64, limit)
 	}
 	n := int64(f.UncompressedSize64) //nolint:gosec // at most limit
@@ -193,7 +193,7 @@ func (a *archive) read(name string, want, limit int64) ([]byte, error) {
 	if offset < 0 || offset > a.size-n {
 		return nil, corrupt("zip entry %.100q at offset %d reaches beyond the end of the file", name, offset)
 	}
-	a.left -= n
+	a.unread -= n
 	data := make([]byte, n)
 	if _, err := io.ReadFull(io.NewSectionReader(a.r, offset, n), data); err != nil {
 		return nil, err
@@ -209,7 +209,7 @@ func (a *archive) read(name string, want, limit int64) ([]byte, error) {
 type ptReader struct {
 	*archive
 	storages map[string]*storage
-	left     int64 // bytes that tensors may still take beyond those of the storages
+	copies   int64 // bytes that tensors may still take beyond those of the storages
 }
 
 // Tensors that are no contiguous part of their storage are copied. Expanded ones (stride 0) may need more than the file has, but a
@@ -236,8 +236,8 @@ func (p *ptReader) unpickle() (any, error) {
 	globals := pickle.Globals{
 		"torch._utils._rebuild_tensor_v2": pickle.Func(rebuildTensor),
 		"torch._utils._rebuild_parameter": pickle.Func(rebuildParameter),
-		"torch.Size":                      pickle.Func(size),
-		"torch.device":                    pickle.Func(device),
+		"torch.Size":                      pickle.Func(newSize),
+		"torch.device":                    pickle.Func(newDevice),
 	}
 	for name, dtype := range storageClasses {
 		globals["torch."+name] = dtype
@@ -315,8 +315,8 @@ func rebuildParameter(_ *pickle.Budget, args pickle.Tuple) (any, error) {
 	return nil, errors.New("makes a parameter of something else than a tensor")
 }
 
-// size is torch.Size(tuple), which stands beside state dicts, not in them.
-func size(_ *pickle.Budget, args pickle.Tuple) (any, error) {
+// newSize is torch.Size(tuple), which stands beside state dicts, not in them.
+func newSize(_ *pickle.Budget, args pickle.Tuple) (any, error) {
 	if len(args) == 1 {
 		if t, ok := args[0].(pickle.Tuple); ok {
 			return t, nil
@@ -325,8 +325,8 @@ func size(_ *pickle.Budget, args pickle.Tuple) (any, error) {
 	return nil, errors.New("makes a torch.Size of something else than a tuple")
 }
 
-// device is torch.device(type, index), of which nothing is kept.
-func device(*pickle.Budget, pickle.Tuple) (any, error) { return nil, nil }
+// newDevice is torch.device(type, index), of which nothing is kept.
+func newDevice(*pickle.Budget, pickle.Tuple) (any, error) { return nil, nil }
 
 // elements returns the bytes of a tensor in row-major order: a slice of its storage where they lie so, else a copy.
 func (p *ptReader) elements(v *view) ([]byte, error) {
@@ -346,10 +346,10 @@ func (p *ptReader) elements(v *view) ([]byte, error) {
 		begin := v.offset * size
 		return v.data[begin : begin+n : begin+n], nil
 	}
-	if n > p.left {
+	if n > p.copies {
 		return nil, corrupt("shape %v with strides %v unfolds to %d bytes, too many for a file of this size", v.shape, v.strides, n)
 	}
-	p.left -= n
+	p.copies -= n
 	dst := make([]byte, n)
 	gather(dst, v.data[v.offset*size:], v.shape, v.strides, int(size))
 	return dst, nil

@@ -34,12 +34,12 @@ func readSafetensors(r io.ReaderAt, size int64) (*File, error) {
 	if length > maxHeader {
 		return nil, corrupt("safetensors: the header claims %d bytes; %d are allowed", length, maxHeader)
 	}
-	dataSize := size - 8 - int64(length) //nolint:gosec // bounded above
+	dataSize := size - 8 - int64(length)
 	if dataSize < 0 {
 		return nil, corrupt("safetensors: the header claims %d bytes, but the file has %d; it was cut off", length, size)
 	}
 	header := make([]byte, length)
-	if _, err := io.ReadFull(io.NewSectionReader(r, 8, int64(length)), header); err != nil { //nolint:gosec // bounded above
+	if _, err := io.ReadFull(io.NewSectionReader(r, 8, int64(length)), header); err != nil {
 		return nil, err
 	}
 	f, spans, err := parseHeader(header)

@@ -388,7 +388,7 @@ func (m *machine) bytes(n uint64) ([]byte, error) {
 	if err := m.budget.Take(int64(n)); err != nil {
 		return nil, err
 	}
-	total := int(n) //nolint:gosec // within the budget
+	total := int(n)
 	b := make([]byte, 0, min(total, readStep))
 	for len(b) < total {
 		if len(b) == cap(b) {
@@ -608,7 +608,7 @@ func unescape(s string) (string, error) {
 			if err != nil || i+width > len(s) || n > utf8.MaxRune {
 				return "", fmt.Errorf("the string has the wrong escape %.10q", s[i:])
 			}
-			r = rune(n) //nolint:gosec // at most MaxRune
+			r = rune(n)
 		}
 		i += width
 		if high != 0 {

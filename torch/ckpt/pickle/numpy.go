@@ -200,7 +200,7 @@ func scalar(_ *Budget, args Tuple) (any, error) {
 	case d.code[0] == 'i':
 		return int64(bits<<shift) >> shift, nil //nolint:gosec // sign extension
 	case d.code[0] == 'u' && bits <= math.MaxInt64:
-		return int64(bits), nil //nolint:gosec // checked
+		return int64(bits), nil
 	}
 	return nil, fmt.Errorf("a NumPy scalar of type %s is not supported", d.code)
 }

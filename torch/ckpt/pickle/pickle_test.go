@@ -111,6 +111,81 @@ func TestLoadPython2(t *testing.T) {
 	}
 }
 
+// What the files above do not use.
+func TestOpcodes(t *testing.T) {
+	pair := []any{"tuple", int64(1), int64(2)}
+	scalar := func(code string, data string) string {
+		return "cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(X\x02\x00\x00\x00" + code + "\x89\x88tRU" +
+			string(rune(len(data))) + data + "tR."
+	}
+	for data, want := range map[string]any{
+		"(K\x01K\x02t.":                                   pair,
+		"(K\x09K\x010K\x01K\x02\x86.":                     pair, // POP drops a value
+		"K\x01(0K\x02\x86.":                               pair, // POP drops the mark
+		"K\x01(NN1K\x02\x86.":                             pair, // POP_MARK
+		"K\x01q\x07K\x02\x860j\x07\x00\x00\x00K\x02\x86.": pair,
+		"K\x022\x86.":                                     []any{"tuple", int64(2), int64(2)}, // DUP
+		"(K\x01l.":                                        []any{"list", int64(1)},
+		"(Va\nI5\nd.":                                     map[any]any{"a": int64(5)},
+		"}Va\nNsVa\nK\x01s.":                              map[any]any{"a": int64(1)}, // a key set twice
+		"I-7\n.":                                          int64(-7),
+		"L12L\n.":                                         int64(12),
+		"I18446744073709551616\n.":                        "int:18446744073709551616",
+		"\x8b\x02\x00\x00\x00\xff\x7f.":                   int64(0x7fff),
+		"M\xff\xff.":                                      int64(0xffff),
+		"F2.5\n.":                                         2.5,
+		`V\ud83d\ude00\ud800` + "\n.":                     "\U0001F600\uFFFD",
+		`V\U0001F600` + "\n.":                             "\U0001F600",
+		"c__builtin__\nbytes\n)R.":                        "b:",
+		"cbuiltins\nbytearray\n(C\x01atR.":                "b:a",
+		"cbuiltins\nbytearray\n)R.":                       "b:",
+		"cbuiltins\nbytearray\n(Va\nVlatin-1\ntR.":        "b:a",
+		"\x96\x01\x00\x00\x00\x00\x00\x00\x00a\x98.":      "b:a",
+		"\x8d\x01\x00\x00\x00\x00\x00\x00\x00a.":          "a",
+		"cbuiltins\nset\n)R.":                             []any{"set"},
+		"cbuiltins\nfrozenset\n(](K\x01etR.":              []any{"set", int64(1)},
+		"(K\x01\x91.":                                     []any{"set", int64(1)},
+		"ccollections\nOrderedDict\n(](](K\x01K\x02eK\x03K\x04\x86etR}b.": map[any]any{int64(1): int64(2), int64(3): int64(4)},
+		"ccollections\nCounter\n(}K\x01K\x02stR.":                         map[any]any{int64(1): int64(2)},
+		"ccollections\nOrderedDict\n)}\x92.":                              map[any]any{},
+		"(icollections\nOrderedDict\n.":                                   map[any]any{},
+		"(ccollections\nOrderedDict\no.":                                  map[any]any{},
+		"Pkey\n.":                                                         []any{"tuple", "key"},
+		scalar("b1", "\x01"):                                              true,
+		scalar("i2", "\xfe\xff"):                                          int64(-2),
+		scalar("u2", "\xfe\xff"):                                          int64(0xfffe),
+		scalar("f4", "\x00\x00\x20\x40"):                                  2.5,
+	} {
+		v, err := pickle.Load(strings.NewReader(data), pickle.Options{
+			Globals: pickle.NumPy(), Persistent: func(id any) (any, error) { return pickle.Tuple{id}, nil },
+		})
+		if err != nil {
+			t.Errorf("%q: %v", data, err)
+		} else if diff := cmp.Diff(want, plain(v)); diff != "" {
+			t.Errorf("%q: %s", data, diff)
+		}
+	}
+}
+
+// Keys that Go cannot compare are kept, in order, though never found.
+func TestOddKeys(t *testing.T) {
+	v, err := pickle.Load(strings.NewReader("}(K\x01K\x02\x86K\x03]K\x04Va\nK\x05C\x01aK\x06u."), pickle.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := v.(*pickle.Dict)
+	var values []any
+	for _, value := range d.All() {
+		values = append(values, value)
+	}
+	if want := []any{int64(3), int64(4), int64(5), int64(6)}; d.Len() != 4 || !cmp.Equal(values, want) {
+		t.Errorf("values %v, want %v", values, want)
+	}
+	if a, _ := d.Get("a"); a != int64(5) {
+		t.Errorf("a = %v, want that of the str key, 5", a)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	for name, data := range map[string]string{
 		"posix.system":                    "cposix\nsystem\n(S'echo hi'\ntR.",

@@ -56,14 +56,16 @@ def checkpoints():
     yield "plain", net.state_dict()
     yield "parallel", {
         "net": torch.nn.DataParallel(net).state_dict(), "acc": 91.5, "epoch": 7, "optimizer": optimizer.state_dict(),
-        "best": torch.tensor(1.5), "shape": torch.Size([1, 2]),
+        "best": torch.tensor(1.5), "shape": torch.Size([1, 2]), "device": torch.device("cpu"),
     }
     yield "views", {
         "all": base, "head": base[:6].view(2, 3), "tail": base[20:], "transposed": base.view(4, 6).t(), "step": base[1::5],
         "last": base.view(2, 3, 2, 2).contiguous(memory_format=torch.channels_last), "expanded": base[:3].expand(2, 3),
         "scalar": base[7], "empty": base[:0], "parameter": torch.nn.Parameter(base[:2]), "one": base.as_strided((1, 2), (99, 3)),
     }
-    yield "dtypes", {name: (torch.arange(5) - 2).to(dtype) for dtype, name in DTYPES.items()}
+    yield "dtypes", {name: (torch.arange(5) - 2).to(dtype) for dtype, name in DTYPES.items()} | {
+        f"{name}.t": (torch.arange(6) - 2).to(dtype).view(2, 3).t() for dtype, name in DTYPES.items()
+    }
     yield "dict", dict(net.state_dict())
 
 
