@@ -52,7 +52,7 @@ func walkTar(ctx context.Context, file string, visit func(name string, size int6
 			break
 		}
 		switch {
-		case err != nil && members == 0:
+		case members == 0 && (errors.Is(err, io.EOF) || errors.Is(err, tar.ErrHeader)):
 			return inputf(file, "not a tar archive (plain, gzip or zstd): %v", err)
 		case err != nil:
 			return broken(err)

@@ -25,19 +25,19 @@ func TestRandpermIsTorchs(t *testing.T) {
 		{50000, 0, []int{36044, 49165, 37807, 11341, 6091, 16904}, "62d58f141ce65ae7"},
 		{1281167, 0, []int{1069931, 571398, 762430, 399643, 899707, 226472}, "bbf70b62862c7ae6"},
 		{18966, 0, []int{3632, 7340, 2071, 7866, 5031, 5566}, "6313b3bca726bbc5"},
-		{3000000, 5, []int{2453411, 2996893, 1769261, 529458, 2853190, 2240675}, "f0b22befbd7f8bdb"},
 		{50000, 4294967303, []int{41615, 33421, 9717, 7492, 3935, 5537}, "e1018d389ac17cc0"}, // the low 32 bits count: 7
 		{50000, 7, []int{41615, 33421, 9717, 7492, 3935, 5537}, "e1018d389ac17cc0"},
 		{1000, -1, []int{371, 805, 492, 705, 784, 265}, "7021b23ead0339fb"},
 		{1000, 9223372036854775807, []int{371, 805, 492, 705, 784, 265}, "7021b23ead0339fb"},
 	} {
 		all := randperm(tc.n, tc.n, tc.seed)
-		h := sha256.New()
-		if err := binary.Write(h, binary.LittleEndian, int64s(all)); err != nil {
-			t.Fatal(err)
+		bytes := make([]byte, 0, 8*tc.n)
+		for _, v := range all {
+			bytes = binary.LittleEndian.AppendUint64(bytes, uint64(v))
 		}
-		if got := hex.EncodeToString(h.Sum(nil))[:16]; got != tc.sum {
-			t.Errorf("randperm(%d), seed %d: sha256 %s, want %s (first values %v, want %v)",
+		sum := sha256.Sum256(bytes)
+		if got := hex.EncodeToString(sum[:8]); got != tc.sum {
+			t.Errorf("randperm(%d), seed %d: sha256 %s…, want %s… (first values %v, want %v)",
 				tc.n, tc.seed, got, tc.sum, all[:len(tc.first)], tc.first)
 		}
 		k := min(tc.n, len(tc.first))
@@ -45,12 +45,4 @@ func TestRandpermIsTorchs(t *testing.T) {
 			t.Errorf("randperm(%d)[:%d], seed %d = %v, want %v", tc.n, k, tc.seed, got, tc.first)
 		}
 	}
-}
-
-func int64s(s []int) []int64 {
-	out := make([]int64, len(s))
-	for i, v := range s {
-		out[i] = int64(v)
-	}
-	return out
 }
