@@ -44,11 +44,18 @@ lib_of() {
   return 1
 }
 
-# missing_of LIB prints the libraries that libtorch_cpu.so in the folder LIB needs and the loader does not find.
-missing_of() { ldd "$1/libtorch_cpu.so" 2>/dev/null | awk '/not found/ { print $1 }' | sort -u | paste -sd ' '; }
+# complaint_of LIB says what keeps libtorch_cpu.so in the folder LIB from being loaded; nothing when nothing does.
+complaint_of() {
+  local out
+  out=$(ldd "$1/libtorch_cpu.so" 2>/dev/null) || {
+    echo "is not a library that this machine can load"
+    return
+  }
+  awk '/not found/ && !seen[$1]++ { need = need " " $1 } END { if (need) print "needs" need ", not found by the loader" }' <<<"$out"
+}
 
 from_environment() {
-  local dir=$1 lib found missing
+  local dir=$1 lib found complaint
   [ -d "$dir" ] || die "LIBTORCH=$dir is not a folder"
   dir=$(cd "$dir" && pwd)
   [ -f "$dir/include/ATen/ATen.h" ] || [ ! -f "$dir/torch/include/ATen/ATen.h" ] || dir=$dir/torch
@@ -58,8 +65,8 @@ from_environment() {
   [ -n "$found" ] || die "LIBTORCH=$dir does not tell its version (no version.py, build-version or version.h)"
   [ "$(printf '%s\n' "$oldest" "${found%%[+-]*}" | sort -V | head -n 1)" = "$oldest" ] ||
     die "LIBTORCH=$dir is libtorch $found; $oldest or newer is needed ($version is what we test)"
-  missing=$(missing_of "$lib")
-  [ -z "$missing" ] || die "libtorch_cpu.so in $lib needs $missing, which the loader does not find"
+  complaint=$(complaint_of "$lib")
+  [ -z "$complaint" ] || die "$lib/libtorch_cpu.so $complaint"
   say "libtorch $found from LIBTORCH=$dir"
   [ "${found%%+*}" = "$version" ] || say "note: $version is the tested version; results may differ in their last bits"
   printf '%s\n' "$dir"
@@ -74,7 +81,7 @@ from_python() {
   dir=$("$py" -c 'import importlib.util as u; s = u.find_spec("torch"); print(s.submodule_search_locations[0] if s else "")' \
     2>/dev/null) || return 1
   [ -n "$dir" ] && [ "$(version_of "$dir")" = "$build" ] && [ -f "$dir/include/ATen/ATen.h" ] || return 1
-  lib=$(lib_of "$dir") && [ -z "$(missing_of "$lib")" ] || return 1
+  lib=$(lib_of "$dir") && [ -z "$(complaint_of "$lib")" ] || return 1
   say "libtorch $build from $py"
   printf '%s\n' "$dir"
 }
@@ -120,7 +127,7 @@ PY
 }
 
 from_cache() {
-  local cache key home free missing
+  local cache key home free complaint
   cache=$(cache_dir) || exit 1
   # The key names the wheels, so that another pin never meets this one's files.
   key=$(grep '^wheel ' "$lockfile" | sha256sum | cut -c 1-12)
@@ -142,8 +149,8 @@ from_cache() {
       say "unpacking"
       mkdir "$work/out"
       unpack "$cache/wheels-$key" "$work/out"
-      missing=$(missing_of "$work/out/torch/lib")
-      [ -z "$missing" ] || die "libtorch_cpu.so needs $missing, which neither the wheels nor the system have"
+      complaint=$(complaint_of "$work/out/torch/lib")
+      [ -z "$complaint" ] || die "libtorch_cpu.so of the wheels $complaint"
       mv -T "$work/out" "$home"
       rm -rf "$cache/wheels-$key"
     fi
