@@ -84,9 +84,10 @@ L2UL_INLINE float shrink(float n, float eps) {
 
 template <class F>
 void each_image(int64_t images, int64_t size, const F& f) {
-  at::parallel_for(0, images, std::max<int64_t>(1, kPiece / std::max<int64_t>(1, size)), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) f(i);
-  });
+  at::parallel_for(0, images, std::max<int64_t>(1, kPiece / std::max<int64_t>(1, size)),
+                   [&](int64_t begin, int64_t end) {
+                     for (int64_t i = begin; i < end; ++i) f(i);
+                   });
 }
 
 struct Piece {
@@ -286,13 +287,11 @@ void gather_lut(const uint8_t* pixels, int64_t stride, const int64_t* index, int
 }
 
 void pgd_start_l2(const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta) {
-  each_image(images, size,
-             [&](int64_t i) { start_l2(x + i * size, start + i * size, size, eps, delta + i * size); });
+  each_image(images, size, [&](int64_t i) { start_l2(x + i * size, start + i * size, size, eps, delta + i * size); });
 }
 
 void pgd_start_linf(const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta) {
-  each_image(images, size,
-             [&](int64_t i) { start_linf(x + i * size, start + i * size, size, eps, delta + i * size); });
+  each_image(images, size, [&](int64_t i) { start_linf(x + i * size, start + i * size, size, eps, delta + i * size); });
 }
 
 void pgd_l2_step(float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha,
@@ -340,8 +339,7 @@ void anchor_weights(const float* omega, int64_t size, float* out) {
     std::fill_n(out, size, 1.0f);
     return;
   }
-  each_piece(count,
-             [&](int64_t i) { complement(omega + i * kPiece, length(i), all.low, width, out + i * kPiece); });
+  each_piece(count, [&](int64_t i) { complement(omega + i * kPiece, length(i), all.low, width, out + i * kPiece); });
 }
 
 bool anchored_sgd(std::span<const Update> list, const Rates& rates, bool first) {

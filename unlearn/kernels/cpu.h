@@ -18,8 +18,7 @@ void gather_lut(const uint8_t* pixels, int64_t stride, const int64_t* index, int
 // The attack works on `images` images of `size` values each, one behind the other.
 void pgd_start_l2(const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta);
 void pgd_start_linf(const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta);
-void pgd_l2_step(float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha,
-                 float eps);
+void pgd_l2_step(float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha, float eps);
 void pgd_linf_step(float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha,
                    float eps);
 

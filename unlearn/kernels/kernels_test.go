@@ -182,8 +182,13 @@ func TestPGD(t *testing.T) {
 				x, start := uniform(r, 0, 1, shape...), uniform(r, 0, 1, shape...)
 				delta, grad := uniform(r, -0.1, 0.1, shape...), uniform(r, -1, 1, shape...)
 				perImage(grad, func(from, to int) {
-					if from == 0 {
-						clear(grad.data[from:to]) // an image without a gradient
+					switch from {
+					case 0: // an image without a gradient
+						clear(grad.data[from:to])
+					case to - from: // one whose gradient is shorter than the floor
+						for i := from; i < to; i++ {
+							grad.data[i] *= 1e-9
+						}
 					}
 				})
 				run(t, func() {

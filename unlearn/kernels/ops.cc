@@ -149,15 +149,16 @@ Tensor gather_lut(const Tensor& pixels, const Tensor& index, const Tensor& table
   TORCH_CHECK(pixels.dim() == 4, "l2ul::gather_lut: pixels has shape ", pixels.sizes(), "; it must be [n, C, H, W]");
   TORCH_CHECK(index.dim() == 1, "l2ul::gather_lut: index has shape ", index.sizes(), "; it must be [k]");
   const int64_t images = pixels.size(0), channels = pixels.size(1), area = pixels.size(2) * pixels.size(3);
-  TORCH_CHECK(table.dim() == 2 && table.size(0) == channels && table.size(1) == 256, "l2ul::gather_lut: table has shape ",
-              table.sizes(), "; pixels of ", channels, " channels need [", channels, ", 256]");
+  TORCH_CHECK(table.dim() == 2 && table.size(0) == channels && table.size(1) == 256,
+              "l2ul::gather_lut: table has shape ", table.sizes(), "; pixels of ", channels, " channels need [",
+              channels, ", 256]");
 
   const Tensor where = index.contiguous(), values = table.contiguous();
   const int64_t* const at = where.const_data_ptr<int64_t>();
   const int64_t count = where.numel();
   for (int64_t i = 0; i < count; ++i) {
-    TORCH_CHECK_INDEX(at[i] >= 0 && at[i] < images, "l2ul::gather_lut: index[", i, "] is ", at[i],
-                      "; there are ", images, " images, so it must be in [0, ", images, ")");
+    TORCH_CHECK_INDEX(at[i] >= 0 && at[i] < images, "l2ul::gather_lut: index[", i, "] is ", at[i], "; there are ",
+                      images, " images, so it must be in [0, ", images, ")");
   }
 
   // Only the order inside an image matters: the images themselves may lie apart. The result keeps that order.
@@ -358,7 +359,8 @@ void each_tensor(const c10::OperatorHandle& op, const torch::jit::Stack& stack, 
 }
 
 // Autograd for the operators that change lists. libtorch's fallback ties the history of a changed tensor to the
-// operator's results, and a list is no result; so what would need a derivative is refused here, before anything changes.
+// operator's results, and a list is no result; so what would need a derivative is refused here, before anything
+// changes.
 void refuse_gradient(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
   if (at::GradMode::is_enabled()) {
     each_tensor(op, *stack, [&](const Tensor& t, bool) {
@@ -410,7 +412,8 @@ TORCH_LIBRARY_IMPL(l2ul, CPU, m) {
 }
 
 TORCH_LIBRARY_IMPL(l2ul, Autograd, m) {
-  for (const char* op : {"gather_lut", "pgd_start", "pgd_l2_step_", "pgd_linf_step_", "anchor_weights", "anchor_penalty"}) {
+  for (const char* op :
+       {"gather_lut", "pgd_start", "pgd_l2_step_", "pgd_linf_step_", "anchor_weights", "anchor_penalty"}) {
     m.impl(op, torch::autograd::autogradNotImplementedFallback());
   }
   for (const char* op : {"accumulate_abs_", "accumulate_square_", "anchored_sgd_"}) {

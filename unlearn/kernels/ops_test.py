@@ -149,6 +149,7 @@ class Attack(Case):
         x, u, d, g = self.rand(*shape), self.rand(*shape), self.randn(*shape) * 0.1, self.randn(*shape)
         if x.numel():
             x[0].flatten()[0], g[-1] = 0.0, 0.0  # a pixel on the edge, an image without a gradient
+            g[0] *= 1e-9  # one whose gradient is shorter than the floor
         return x, u, d, g
 
     def test_bits(self):
