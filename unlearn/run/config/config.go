@@ -56,22 +56,19 @@ type Spec struct {
 	Common   []*Field
 	By       string              // key whose value chooses the variant, "" for none
 	Variants map[string][]*Field // by value of the key By
+	Borrows  map[string]string   // variant to the verb whose sections in files hold for it, too
 }
 
-// NewSpec makes the Spec of a verb from structs of options. A nil or empty variants means that no key chooses.
-// Variants may share options among themselves, of the same kind each time, but not with the common ones.
-func NewSpec(verb string, common []any, by string, variants map[string]any) (*Spec, error) {
+// NewSpec makes the Spec of a verb from structs of options. Variants may share options among themselves, of the same
+// kind each time, but not with the common ones.
+func NewSpec(verb string, common []any, by string, variants map[string][]any) (*Spec, error) {
 	s := &Spec{Verb: verb, By: by, Variants: map[string][]*Field{}}
 	var err error
 	if s.Common, err = Fields(common...); err != nil {
 		return nil, err
 	}
 	for name, options := range variants {
-		if options == nil {
-			s.Variants[name] = nil
-			continue
-		}
-		if s.Variants[name], err = Fields(options); err != nil {
+		if s.Variants[name], err = Fields(options...); err != nil {
 			return nil, err
 		}
 	}
@@ -150,6 +147,25 @@ func (c Catalog) keys() []string {
 	return slices.Sorted(maps.Keys(set))
 }
 
+// section returns the keys that may stand under the name of a verb or a variant.
+func (c Catalog) section(name string) (known bool, keys []string) {
+	var fields []*Field
+	for _, s := range c {
+		if s.Verb == name {
+			known, fields = true, append(fields, s.Fields()...)
+		}
+		if variant, ok := s.Variants[name]; ok {
+			known, fields = true, append(fields, variant...)
+		}
+	}
+	for _, f := range fields {
+		if f.Key {
+			keys = append(keys, f.Name)
+		}
+	}
+	return known, keys
+}
+
 // aliasOf returns the key for which name is a further flag name, or "".
 func (c Catalog) aliasOf(name string) string {
 	for _, s := range c {
@@ -199,30 +215,92 @@ func (c Catalog) Resolve(verb string, src Sources) (*Config, error) {
 	if spec == nil {
 		return nil, fmt.Errorf("config: no verb %q", verb)
 	}
-	r := &resolver{catalog: c, spec: spec, fields: map[string]*Field{}, raw: map[string]entry{}, keys: c.keys()}
+	r := &resolver{catalog: c, spec: spec, fields: map[string]*Field{}, keys: c.keys()}
 	for _, f := range spec.Fields() {
 		r.fields[f.Name] = f
 	}
 	if src.Env == nil {
 		src.Env = func(string) (string, bool) { return "", false }
 	}
-	if err := r.files(src); err != nil {
+	files, err := r.read(src)
+	if err != nil {
 		return nil, err
 	}
-	for _, f := range spec.Fields() {
+	// Which sections of files hold depends on the variant, which a file may choose: so first without, then with it.
+	if err := r.collect(src, files, ""); err != nil {
+		return nil, err
+	}
+	if by := r.fields[spec.By]; by != nil {
+		v, err := r.value(by)
+		if err != nil {
+			return nil, err
+		}
+		if err := r.collect(src, files, v.value.String()); err != nil {
+			return nil, err
+		}
+	}
+	return r.finish()
+}
+
+// collect gathers the raw values of all layers. Within one file the section of the variant beats that of the verb,
+// which beats keys outside sections.
+func (r *resolver) collect(src Sources, files [][]entry, variant string) error {
+	r.raw = map[string]entry{}
+	sections := []string{"", r.spec.Verb, r.spec.Borrows[variant], variant}
+	if variant == "" {
+		sections = sections[:2]
+	}
+	for _, entries := range files {
+		for i, section := range sections {
+			for _, e := range entries {
+				if e.section == section && (i == 0 || section != "") && r.fields[e.key] != nil {
+					r.put(e)
+				}
+			}
+		}
+	}
+	for _, f := range r.spec.Fields() {
 		if text, ok := src.Env(f.Env); ok && f.Env != "" && text != "" {
 			r.put(entry{key: f.Name, texts: []string{text}, origin: Origin{FromEnv, f.Env}})
 		}
 	}
 	for _, text := range src.Flags["set"] {
 		if err := r.set(text); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for name, texts := range src.Flags {
 		r.put(entry{key: name, texts: texts, origin: Origin{FromFlag, "flag --" + name}})
 	}
-	return r.finish()
+	return r.expand()
+}
+
+// expand replaces flags that stand for others.
+func (r *resolver) expand() error {
+	for name, e := range r.raw {
+		f := r.fields[name]
+		if f == nil || f.Means == "" {
+			continue
+		}
+		v, err := r.check(f, e)
+		if err != nil {
+			return err
+		}
+		key, text, _ := strings.Cut(f.Means, "=")
+		if r.raw[key].origin.Layer == FromFlag {
+			return &Error{fmt.Sprintf("%s means --%s %s; leave one of the two out", dashes(name), key, fmt.Sprintf(text, v))}
+		}
+		r.raw[key] = entry{key: key, texts: []string{fmt.Sprintf(text, v)}, origin: Origin{FromFlag, "flag " + dashes(name)}}
+		delete(r.raw, name)
+	}
+	return nil
+}
+
+func dashes(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
 }
 
 func (r *resolver) put(e entry) {
@@ -231,14 +309,15 @@ func (r *resolver) put(e entry) {
 	}
 }
 
-func (r *resolver) files(src Sources) error {
+// read reads the files, weakest first, and checks that somebody knows every key.
+func (r *resolver) read(src Sources) ([][]entry, error) {
 	var names []string
 	for _, path := range src.Auto {
 		switch _, err := os.Stat(path); {
 		case err == nil:
 			names = append(names, path)
 		case !errors.Is(err, fs.ErrNotExist):
-			return &Error{fmt.Sprintf("configuration file: %v", err)}
+			return nil, &Error{fmt.Sprintf("configuration file: %v", err)}
 		}
 	}
 	if given, ok := src.Flags["config"]; ok {
@@ -246,6 +325,7 @@ func (r *resolver) files(src Sources) error {
 	} else if text, ok := src.Env("UNLEARN_CONFIG"); ok && text != "" {
 		names = append(names, strings.Split(text, ",")...)
 	}
+	var files [][]entry
 	for _, name := range names {
 		var entries []entry
 		var err error
@@ -255,24 +335,38 @@ func (r *resolver) files(src Sources) error {
 			err = &Error{fmt.Sprintf("configuration file %s does not exist%s", name, presetHint(name))}
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
-		for _, e := range entries {
-			if f := r.fields[e.key]; f == nil || !f.Key {
-				if slices.Contains(r.keys, e.key) {
-					continue // another verb's
-				}
-				hint := didYouMean(e.key, r.keys)
-				if main := r.catalog.aliasOf(e.key); main != "" {
-					hint = fmt.Sprintf("did you mean %q? ", main)
-				}
-				return &Error{fmt.Sprintf("%s: unknown key %q; %s`unlearn config schema` lists all keys",
-					e.origin.Where, e.key, hint)}
+		for i := range entries {
+			if err := r.place(&entries[i]); err != nil {
+				return nil, err
 			}
-			r.put(e)
 		}
+		files = append(files, entries)
 	}
-	return nil
+	return files, nil
+}
+
+// place splits the section off a key, if it has one, and checks that the key is known.
+func (r *resolver) place(e *entry) error {
+	if slices.Contains(r.keys, e.key) {
+		return nil
+	}
+	section, key, dotted := strings.Cut(e.key, ".")
+	known, all := r.catalog.section(section)
+	if dotted && known {
+		e.section, e.key = section, key
+	} else {
+		all = r.keys
+	}
+	if known && slices.Contains(all, e.key) {
+		return nil
+	}
+	hint := didYouMean(e.key, all)
+	if main := r.catalog.aliasOf(e.key); main != "" {
+		hint = fmt.Sprintf("did you mean %q? ", main)
+	}
+	return &Error{fmt.Sprintf("%s: unknown key %q; %s`unlearn config schema` lists all keys", e.origin.Where, e.key, hint)}
 }
 
 func (r *resolver) set(text string) error {
@@ -308,16 +402,11 @@ func (r *resolver) set(text string) error {
 func (r *resolver) finish() (*Config, error) {
 	cfg := &Config{Spec: r.spec, values: map[string]setting{}}
 	add := func(f *Field) error {
-		e, given := r.raw[f.Name]
-		if !given {
-			cfg.values[f.Name] = setting{f.Default, Origin{}}
-		} else {
-			v, err := r.check(f, e)
-			if err != nil {
-				return err
-			}
-			cfg.values[f.Name] = setting{v, e.origin}
+		v, err := r.value(f)
+		if err != nil {
+			return err
 		}
+		cfg.values[f.Name] = v
 		cfg.order = append(cfg.order, f)
 		return nil
 	}
@@ -357,6 +446,15 @@ func (r *resolver) finish() (*Config, error) {
 	return cfg, nil
 }
 
+func (r *resolver) value(f *Field) (setting, error) {
+	e, given := r.raw[f.Name]
+	if !given {
+		return setting{f.Default, Origin{}}, nil
+	}
+	v, err := r.check(f, e)
+	return setting{v, e.origin}, err
+}
+
 func (r *resolver) check(f *Field, e entry) (Value, error) {
 	var err error
 	var v Value
@@ -371,7 +469,7 @@ func (r *resolver) check(f *Field, e entry) (Value, error) {
 	where := e.origin.String()
 	switch e.origin.Layer {
 	case FromFlag:
-		where = "--" + f.Name
+		where = dashes(f.Name)
 	case FromSet:
 		where = "--set " + f.Name
 	case FromPreset, FromFile:

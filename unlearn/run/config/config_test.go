@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 	"pgregory.net/rapid"
 )
 
@@ -43,6 +45,8 @@ type common struct {
 	Verbose int           `flag:"verbose,v" count:"yes" result:"no" help:"more"`
 	Data    string        `flag:"data-dir" env:"UNLEARN_DATA" result:"no" help:"data"`
 	Start   string        `flag:"compat.start-check" help:"dotted"`
+	Forget  string        `flag:"forget" help:"what"`
+	K       int           `flag:"k" min:"1" config:"no" env:"-" means:"forget=random:%s" help:"random"`
 }
 
 type other struct {
@@ -51,7 +55,7 @@ type other struct {
 
 func catalog(t testing.TB) Catalog {
 	forget, err := NewSpec("forget", []any{common{}}, "method",
-		map[string]any{"adv": &advOptions{}, "neggrad": negOptions{}, "plain": nil})
+		map[string][]any{"adv": {&advOptions{}}, "neggrad": {negOptions{}}, "plain": nil})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,6 +118,44 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
+// A section holds for its verb or variant only, and beats the keys outside it within one file.
+func TestSections(t *testing.T) {
+	file := write(t, "a.yaml", "forget: {seed: 2, lr: 3, method: neggrad}\nlr: 1\nneggrad:\n  lr: 4\ntrain: {epochs: 5, lr: 7}\nadv: {eps: 9}\n")
+	c := catalog(t)
+	train, err := NewSpec("train", []any{other{}, negOptions{}}, "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c[1] = train
+	for _, want := range []struct{ verb, method, lr string }{
+		{"forget", "", "4"}, {"forget", "neggrad", "4"}, {"forget", "adv", "3"}, {"train", "", "7"},
+	} {
+		flags := map[string][]string{"config": {file}}
+		if want.method != "" {
+			flags["method"] = []string{want.method}
+		}
+		cfg, err := c.Resolve(want.verb, Sources{Flags: flags})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, _, _ := cfg.Get("lr"); v.String() != want.lr {
+			t.Errorf("%s %s: lr = %s, want %s", want.verb, want.method, v, want.lr)
+		}
+	}
+	c[0].Borrows = map[string]string{"adv": "train"}
+	cfg, err := c.Resolve("forget", Sources{Flags: map[string][]string{"config": {file}, "method": {"adv"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, _, _ := cfg.Get("lr"); v.String() != "7" {
+		t.Errorf("lr = %s, want 7 of the verb that is borrowed from", v)
+	}
+	bad := write(t, "b.yaml", "train:\n  epsilon: 1\n")
+	if _, err := c.Resolve("forget", Sources{Flags: map[string][]string{"config": {bad}}}); err == nil || !strings.Contains(err.Error(), `b.yaml:2: unknown key "epsilon"`) {
+		t.Errorf("error = %v", err)
+	}
+}
+
 func TestUsageErrors(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -127,6 +169,8 @@ func TestUsageErrors(t *testing.T) {
 		{"nan", map[string][]string{"eps": {"NaN"}}, "", []string{`"NaN" is not a finite number`}},
 		{"not a number", map[string][]string{"eps": {"four"}}, "", []string{`--eps: "four" is not a number`}},
 		{"whole", map[string][]string{"seed": {"1.5"}}, "", []string{"not a whole number"}},
+		{"k", map[string][]string{"k": {"0"}}, "", []string{"-k: 0 is below 1"}},
+		{"k and forget", map[string][]string{"k": {"3"}, "forget": {"class:1"}}, "", []string{"-k means --forget random:3"}},
 		{"twice", map[string][]string{"seed": {"1", "2"}}, "", []string{"--seed: takes one value, 2 were given"}},
 		{"variant", map[string][]string{"method": {"negrad"}}, "", []string{`unknown method "negrad"; did you mean "neggrad"?`}},
 		{"one of", map[string][]string{"norm": {"l3"}}, "", []string{`--norm: "l3" is unknown; did you mean "l2"? one of: l2, linf`}},
@@ -174,7 +218,7 @@ func TestUsageErrors(t *testing.T) {
 func TestValuesThatWork(t *testing.T) {
 	cfg, err := catalog(t).Resolve("forget", Sources{Flags: map[string][]string{
 		"set": {"mean=[.1, .2]", "compat.start-check=a=b,c"}, "verbose": {"true", "true"}, "fast": {"false"},
-		"metrics": {"acc,mia", "acc"}, "method": {"neggrad"}, "eps": {"2"},
+		"config": {write(t, "c.yaml", "forget: class:3\n")}, "k": {"5"}, "metrics": {"acc,mia", "acc"}, "method": {"neggrad"}, "eps": {"2"},
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -183,6 +227,9 @@ func TestValuesThatWork(t *testing.T) {
 	var n negOptions
 	if err := errors.Join(cfg.Decode(&c), cfg.Decode(&n)); err != nil {
 		t.Fatal(err)
+	}
+	if c.Forget != "random:5" || c.K != 0 {
+		t.Errorf("-k 5 gives forget %q, k %d", c.Forget, c.K)
 	}
 	if c.Verbose != 2 || c.Start != "a=b,c" || !slices.Equal(c.Metrics, []string{"acc", "mia", "acc"}) || n.LR != .01 {
 		t.Errorf("decoded %+v %+v", c, n)
@@ -292,12 +339,12 @@ func TestBadDeclarations(t *testing.T) {
 	type text struct {
 		LR string `flag:"lr" help:"a"`
 	}
-	if _, err := NewSpec("v", []any{common{}}, "method", map[string]any{"a": negOptions{}, "b": text{}}); err == nil {
+	if _, err := NewSpec("v", []any{common{}}, "method", map[string][]any{"a": {negOptions{}}, "b": {text{}}}); err == nil {
 		t.Error("two kinds under one name: no error")
 	}
-	if _, err := NewSpec("v", []any{common{}}, "method", map[string]any{"a": struct {
+	if _, err := NewSpec("v", []any{common{}}, "method", map[string][]any{"a": {struct {
 		J int `flag:"jobs,j" help:"a"`
-	}{}}); err == nil {
+	}{}}}); err == nil {
 		t.Error("an alias of two options: no error")
 	}
 }
@@ -314,6 +361,40 @@ func TestSchema(t *testing.T) {
 	if p := s.Properties; p["config"] != nil || p["epochs"] == nil || *p["lr"].Above != 0 || p["mean"].Items.Type != "number" ||
 		!slices.Equal(p["method"].Enum, []string{"adv", "neggrad", "plain"}) {
 		t.Errorf("schema:\n%s", text)
+	}
+
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compiler := jsonschema.NewCompiler()
+	if err := compiler.AddResource("s.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	schema, err := compiler.Compile("s.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]bool{
+		`{"eps": 1, "forget": {"lr": 1, "forget": "class:1"}, "train": {"epochs": 2}, "adv": {"norm": "linf"}}`: true,
+		`{"forget": "random:3", "grace": "1m30s", "mean": [1, 2]}`:                                              true,
+		`{"eps": -1}`:               false,
+		`{"forget": {"norm": "x"}}`: false,
+		`{"train": {"lr": 1}}`:      false,
+		`{"grace": "5"}`:            false,
+	} {
+		value, err := jsonschema.UnmarshalJSON(strings.NewReader(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := schema.Validate(value); (err == nil) != want {
+			t.Errorf("%s: %v", file, err)
+		}
+		// The program agrees with the schema.
+		_, err = catalog(t).Resolve("forget", Sources{Flags: map[string][]string{"config": {write(t, "f.yaml", file)}}})
+		if (err == nil) != want {
+			t.Errorf("%s: the program says %v", file, err)
+		}
 	}
 }
 

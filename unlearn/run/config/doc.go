@@ -22,12 +22,21 @@
 //	env          name of the environment variable; "-" for none
 //	config       "no": a flag only, not a key of configuration files
 //	result       "no": cannot change a result, so it is not part of Config.Hash
+//	means        "forget=random:%s": a flag that only stands for another one with this value; its field stays zero
 //	group        heading in help; on a struct field it holds for all fields inside
 //
 // Field kinds are string, bool, int, int64, float64, []string, []float64 and time.Duration. Structs inside are walked.
 //
 // Layers, strongest first: flag, --set, environment, files (-c, later wins), presets (-c preset:NAME, later wins),
-// default. Files found by themselves (the user's and ./unlearn.yaml) are the weakest files.
+// default. In a file, a mapping under the name of a verb or a method holds for that one only:
+//
+//	seed: 0
+//	train:
+//	  lr: 0.01
+//	forget:
+//	  lr: 0.001
+//
+// Files found by themselves (the user's and ./unlearn.yaml) are the weakest files.
 package config
 
 // Error is a mistake in a flag, a variable, a file or a value. Its text names the place and what to do.

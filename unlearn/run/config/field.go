@@ -40,8 +40,9 @@ type Field struct {
 	Above       bool // Min itself is not allowed
 	OneOf       []string
 	Separator   string
-	Key         bool // may stand in configuration files
-	Result      bool // can change a result
+	Key         bool   // may stand in configuration files
+	Result      bool   // can change a result
+	Means       string // a flag that only stands for another: "key=text", with %s for its value
 }
 
 // TakesValue reports whether the flag is followed by a value.
@@ -226,7 +227,8 @@ func (f *Field) checkOneOf(text string) error {
 	if len(f.OneOf) == 0 || slices.Contains(f.OneOf, text) {
 		return nil
 	}
-	return fmt.Errorf("%q is unknown; %sone of: %s", text, didYouMean(text, f.OneOf), strings.Join(f.OneOf, ", "))
+	names := slices.DeleteFunc(slices.Clone(f.OneOf), func(s string) bool { return s == "" })
+	return fmt.Errorf("%q is unknown; %sone of: %s", text, didYouMean(text, names), strings.Join(names, ", "))
 }
 
 // Fields lists the options of structs (values or pointers) in their order. A struct whose tags contradict
@@ -331,7 +333,7 @@ func newField(sf reflect.StructField, group string) (*Field, error) {
 		Name: names[0], Aliases: names[1:], Kind: kind, Group: group,
 		Help: sf.Tag.Get("help"), Arg: sf.Tag.Get("arg"), DefaultText: sf.Tag.Get("deftext"),
 		Key: sf.Tag.Get("config") != "no", Result: sf.Tag.Get("result") != "no" && sf.Tag.Get("config") != "no",
-		Separator: sf.Tag.Get("sep"), Env: sf.Tag.Get("env"),
+		Separator: sf.Tag.Get("sep"), Env: sf.Tag.Get("env"), Means: sf.Tag.Get("means"),
 	}
 	if f.Help == "" {
 		return nil, fmt.Errorf("option %q has no help", f.Name)

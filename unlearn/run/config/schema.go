@@ -22,28 +22,51 @@ type schemaNode struct {
 	Items       *schemaNode            `json:"items,omitempty"`
 	Properties  map[string]*schemaNode `json:"properties,omitempty"`
 	Additional  *bool                  `json:"additionalProperties,omitempty"`
+	AnyOf       []*schemaNode          `json:"anyOf,omitempty"`
 }
 
-// Schema returns the JSON Schema of configuration files: the keys of all verbs.
+// Schema returns the JSON Schema of configuration files: the keys of all verbs, and a section for each verb and each
+// variant.
 func (c Catalog) Schema() ([]byte, error) {
-	closed := false
-	root := &schemaNode{
-		Schema: "https://json-schema.org/draft/2020-12/schema", ID: "unlearn.config/1",
-		Title: "Configuration of unlearn", Type: "object", Properties: map[string]*schemaNode{}, Additional: &closed,
-	}
-	for _, s := range c {
-		for _, f := range s.Fields() {
-			if _, known := root.Properties[f.Name]; known || !f.Key {
+	root := object("Configuration of unlearn")
+	root.Schema, root.ID = "https://json-schema.org/draft/2020-12/schema", "unlearn.config/1"
+	sections := map[string]*schemaNode{}
+	enter := func(name, title string, s *Spec, fields []*Field) {
+		if sections[name] == nil {
+			sections[name] = object(title)
+		}
+		for _, f := range fields {
+			if !f.Key {
 				continue
 			}
 			node := f.schema()
 			if f.Name == s.By && len(node.Enum) == 0 {
 				node.Enum = slices.Sorted(maps.Keys(s.Variants))
 			}
-			root.Properties[f.Name] = node
+			sections[name].Properties[f.Name] = node
+			if root.Properties[f.Name] == nil {
+				root.Properties[f.Name] = node
+			}
 		}
 	}
+	for _, s := range c {
+		enter(s.Verb, "Keys for the verb "+s.Verb+" only", s, s.Fields())
+		for _, name := range slices.Sorted(maps.Keys(s.Variants)) {
+			enter(name, "Keys for the "+s.By+" "+name+" only", s, s.Variants[name])
+		}
+	}
+	for name, section := range sections {
+		if key := root.Properties[name]; key != nil { // a key and a verb of one name, such as forget
+			section = &schemaNode{AnyOf: []*schemaNode{key, section}}
+		}
+		root.Properties[name] = section
+	}
 	return json.MarshalIndent(root, "", "  ")
+}
+
+func object(title string) *schemaNode {
+	closed := false
+	return &schemaNode{Title: title, Type: "object", Properties: map[string]*schemaNode{}, Additional: &closed}
 }
 
 func (f *Field) schema() *schemaNode {

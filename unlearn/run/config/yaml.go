@@ -15,10 +15,11 @@ const maxFile = 1 << 20
 
 // entry is one key of a file: raw texts, one for each element of a list.
 type entry struct {
-	key    string
-	texts  []string
-	list   bool
-	origin Origin
+	section string // verb or variant it is for, "" for all
+	key     string
+	texts   []string
+	list    bool
+	origin  Origin
 }
 
 func readFile(path string) ([]entry, error) {

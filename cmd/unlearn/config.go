@@ -1,0 +1,139 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/urfave/cli/v2"
+
+	"l2ul/unlearn/run"
+	"l2ul/unlearn/run/config"
+)
+
+func (p *program) configCommand() *cli.Command {
+	show := &cli.Command{
+		Name: "show", Usage: "every key of a verb, its value and where it came from", ArgsUsage: "VERB",
+		Description: "Takes the flags of the verb.",
+	}
+	for _, spec := range p.catalog {
+		show.Subcommands = append(show.Subcommands, p.configShow(spec))
+	}
+	return &cli.Command{
+		Name: "config", Usage: "show, check and describe configuration",
+		Subcommands: []*cli.Command{show, p.configValidate(), p.configSchema()},
+	}
+}
+
+func (p *program) configShow(spec *config.Spec) *cli.Command {
+	return &cli.Command{
+		Name: spec.Verb, Usage: "the keys of " + spec.Verb, Flags: optionFlags(spec.Fields()),
+		Action: func(c *cli.Context) error {
+			if err := noArguments(c); err != nil {
+				return err
+			}
+			cfg, err := p.resolve(c, spec.Verb)
+			if err != nil {
+				return err
+			}
+			if v, _, ok := cfg.Get("json"); ok && v.Plain() == true {
+				return p.configJSON(cfg)
+			}
+			t := table.NewWriter()
+			t.SetStyle(table.StyleLight)
+			t.Style().Options = table.OptionsNoBordersAndSeparators
+			t.AppendHeader(table.Row{"KEY", "VALUE", "FROM"})
+			for _, f := range cfg.Fields() {
+				v, o, _ := cfg.Get(f.Name)
+				if !f.Key {
+					continue
+				}
+				text := v.String()
+				if o.Layer == config.FromDefault && f.DefaultText != "" {
+					text = "(" + f.DefaultText + ")"
+				}
+				t.AppendRow(table.Row{f.Name, text, o.String()})
+			}
+			_, err = fmt.Fprintf(p.stdout, "%s\n\nhash %s\n", t.Render(), cfg.Hash())
+			return err
+		},
+	}
+}
+
+// configJSON writes one summary line: key to value and origin.
+func (p *program) configJSON(cfg *config.Config) error {
+	type key struct {
+		Value  any    `json:"value"`
+		Origin string `json:"origin"`
+	}
+	keys := map[string]key{}
+	for _, f := range cfg.Fields() {
+		if v, o, _ := cfg.Get(f.Name); f.Key {
+			keys[f.Name] = key{v.Plain(), o.String()}
+		}
+	}
+	console := run.NewConsole(run.TerminalOptions{JSON: true}, p.stdout, p.stderr)
+	console.Emit(run.Summary{Result: struct {
+		Verb string         `json:"verb"`
+		Hash string         `json:"config_hash"`
+		Keys map[string]key `json:"keys"`
+	}{cfg.Spec.Verb, cfg.Hash(), keys}})
+	return console.Close()
+}
+
+func (p *program) configValidate() *cli.Command {
+	return &cli.Command{
+		Name: "validate", Usage: "check configuration files", ArgsUsage: "FILE...",
+		Description: "Checks keys and values for every verb that has them. preset:NAME is allowed.",
+		Action: func(c *cli.Context) error {
+			if !c.Args().Present() {
+				return run.Usagef("name the files to check: unlearn config validate FILE")
+			}
+			for _, file := range c.Args().Slice() {
+				for _, spec := range p.catalog {
+					if _, err := p.catalog.Resolve(spec.Verb, config.Sources{Flags: map[string][]string{"config": {file}}}); err != nil {
+						return err
+					}
+				}
+				if _, err := fmt.Fprintf(p.stdout, "%s is valid\n", file); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}
+
+func (p *program) configSchema() *cli.Command {
+	type options struct {
+		Result bool `flag:"result" config:"no" env:"-" help:"the schema of result.json"`
+		Eval   bool `flag:"eval" config:"no" env:"-" help:"the schema of what eval writes"`
+	}
+	flags, read := simple(options{})
+	return &cli.Command{
+		Name: "schema", Usage: "JSON Schema of configuration files, or of results", Flags: flags,
+		Action: func(c *cli.Context) error {
+			var o options
+			if err := read(c, &o); err != nil {
+				return err
+			}
+			if err := noArguments(c); err != nil {
+				return err
+			}
+			if o.Result && o.Eval {
+				return run.Usagef("--result and --eval are two schemas; ask for one")
+			}
+			text, err := p.catalog.Schema()
+			switch {
+			case o.Result:
+				text, err = run.ResultJSONSchema(), nil
+			case o.Eval:
+				text, err = run.EvalJSONSchema(), nil
+			}
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(p.stdout, "%s\n", text)
+			return err
+		},
+	}
+}

@@ -1,0 +1,236 @@
+package main
+
+import (
+	_ "embed"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+)
+
+//go:embed topics/exit-codes.txt
+var topicExitCodes string
+
+//go:embed topics/environment.txt
+var topicEnvironment string
+
+//go:embed topics/formats.txt
+var topicFormats string
+
+//go:embed topics/config.txt
+var topicConfig string
+
+var topics = map[string]string{
+	"exit-codes": topicExitCodes, "environment": topicEnvironment, "formats": topicFormats, "config": topicConfig,
+}
+
+func (p *program) help() *cli.Command {
+	return &cli.Command{
+		Name: "help", Aliases: []string{"h"}, Usage: "about a command or a topic", ArgsUsage: "[COMMAND|TOPIC]",
+		Description: "Topics: " + strings.Join(slices.Sorted(maps.Keys(topics)), ", ") + ".",
+		Action: func(c *cli.Context) error {
+			words := c.Args().Slice()
+			if len(words) == 0 {
+				printRoot(p.stdout, c.App)
+				return nil
+			}
+			// A topic of the same name as a command has more to say.
+			if text, ok := topics[words[0]]; ok && len(words) == 1 {
+				fmt.Fprint(p.stdout, text)
+				return nil
+			}
+			commands := c.App.Commands
+			var found *cli.Command
+			for _, w := range words {
+				found = nil
+				for _, cmd := range commands {
+					if cmd.HasName(w) {
+						found = cmd
+					}
+				}
+				if found == nil {
+					return unknown("command or topic", w, append(commandNames(commands), slices.Sorted(maps.Keys(topics))...))
+				}
+				commands = found.Subcommands
+			}
+			printCommand(p.stdout, found)
+			return nil
+		},
+	}
+}
+
+// printRoot is the first screen: what the program is for, and the shortest way to it.
+func printRoot(w io.Writer, app *cli.App) {
+	fmt.Fprintf(w, "unlearn - %s, without the rest of its training data\n", app.Usage)
+	for _, text := range firstScreen(app) {
+		fmt.Fprint(w, "\n"+text)
+	}
+	fmt.Fprint(w, "\nCommands:\n")
+	var rows [][2]string
+	for _, c := range app.Commands {
+		if !c.Hidden {
+			rows = append(rows, [2]string{c.Name, c.Usage})
+		}
+	}
+	columns(w, rows, width(w))
+	fmt.Fprintf(w, "\nunlearn COMMAND --help    its flags\nunlearn help TOPIC        %s\n",
+		strings.Join(slices.Sorted(maps.Keys(topics)), ", "))
+}
+
+// firstScreen shows the main job by examples that can be typed.
+func firstScreen(app *cli.App) []string {
+	if app.Command("forget") == nil {
+		return nil
+	}
+	return []string{`Forget 16 images of a network of yours, then look at what is left:
+
+  unlearn forget -m resnet18 --weights resnet18.pt --dataset cifar10 --data-dir DATA -k 16 -o runs/first
+  unlearn eval -m resnet18 --weights runs/first/model.safetensors --dataset cifar10 --data-dir DATA \
+      --forget @runs/first/forget.json
+
+Without data or weights at hand: unlearn train -c preset:demo -o runs/demo, and go on from there.
+`}
+}
+
+// printCommand is the help of one command: what it does, then its flags by group.
+func printCommand(w io.Writer, c *cli.Command) {
+	usage := c.HelpName
+	if len(c.Subcommands) > 0 && c.Action != nil && c.ArgsUsage == "" {
+		usage += " COMMAND"
+	}
+	if len(c.Flags) > 0 {
+		usage += " [FLAGS]"
+	}
+	if c.ArgsUsage != "" {
+		usage += " " + c.ArgsUsage
+	}
+	fmt.Fprintf(w, "%s - %s\n\nUsage: %s\n", c.HelpName, c.Usage, usage)
+	if c.Description != "" {
+		fmt.Fprintf(w, "\n%s\n", strings.TrimSpace(c.Description))
+	}
+	if len(c.Subcommands) > 0 {
+		fmt.Fprint(w, "\nCommands:\n")
+		var rows [][2]string
+		for _, s := range c.Subcommands {
+			rows = append(rows, [2]string{s.Name, s.Usage})
+		}
+		columns(w, rows, width(w))
+	}
+	var groups []string
+	byGroup := map[string][][2]string{}
+	for _, f := range c.Flags {
+		o, ok := f.(*optionFlag)
+		if !ok {
+			continue
+		}
+		if byGroup[o.field.Group] == nil {
+			groups = append(groups, o.field.Group)
+		}
+		byGroup[o.field.Group] = append(byGroup[o.field.Group], o.row())
+	}
+	// What the verb is about comes first, what all verbs share last.
+	slices.SortStableFunc(groups, func(a, b string) int {
+		return strings.Compare(boolText(a == ""), boolText(b == ""))
+	})
+	for _, g := range groups {
+		heading := "General"
+		if g != "" {
+			heading = strings.ToUpper(g[:1]) + g[1:]
+		}
+		fmt.Fprintf(w, "\n%s:\n", heading)
+		columns(w, byGroup[g], width(w))
+	}
+}
+
+func boolText(b bool) string { return fmt.Sprint(b) } // "false" sorts before "true"
+
+// row is the flag's line in help.
+func (f *optionFlag) row() [2]string {
+	d := f.field
+	names := []string{}
+	for _, n := range flagNames(f) {
+		if len(n) == 1 {
+			names = append([]string{"-" + n}, names...)
+		} else {
+			names = append(names, "--"+n)
+		}
+	}
+	left := strings.Join(names, ", ")
+	if d.TakesValue() {
+		left += " " + f.arg()
+	}
+	text := d.Help
+	switch def := d.Default.String(); {
+	case d.DefaultText != "":
+		text += " (default: " + d.DefaultText + ")"
+	case def != "" && def != "0" && def != "false" && def != "0s":
+		text += " (default: " + def + ")"
+	}
+	return [2]string{left, text}
+}
+
+func (f *optionFlag) arg() string {
+	d := f.field
+	if d.Arg != "" {
+		return d.Arg
+	}
+	if len(d.OneOf) > 0 {
+		return strings.TrimPrefix(strings.Join(d.OneOf, "|"), "|")
+	}
+	return map[bool]string{true: "N", false: "X"}[isWhole(d.Default.Plain())]
+}
+
+func isWhole(v any) bool {
+	_, ok := v.(int64)
+	return ok
+}
+
+// columns prints names and texts side by side, the texts wrapped.
+func columns(w io.Writer, rows [][2]string, width int) {
+	const most = 34 // a longer name gets a line of its own
+	left := 0
+	for _, r := range rows {
+		if len(r[0]) <= most {
+			left = max(left, len(r[0]))
+		}
+	}
+	for _, r := range rows {
+		pad := left
+		fmt.Fprintf(w, "  %-*s", left, r[0])
+		if len(r[0]) > left {
+			fmt.Fprintf(w, "\n  %-*s", left, "")
+		}
+		at := pad + 2
+		for i, word := range strings.Fields(r[1]) {
+			switch {
+			case i == 0:
+				fmt.Fprint(w, "  ")
+				at += 2
+			case at+1+len(word) > width:
+				fmt.Fprintf(w, "\n%*s", pad+4, "")
+				at = pad + 4
+			default:
+				fmt.Fprint(w, " ")
+				at++
+			}
+			fmt.Fprint(w, word)
+			at += len(word)
+		}
+		fmt.Fprintln(w)
+	}
+}
+
+// width is that of the terminal, within what reads well; 100 elsewhere.
+func width(w io.Writer) int {
+	if f, ok := w.(*os.File); ok {
+		if n, _, err := term.GetSize(int(f.Fd())); err == nil {
+			return min(max(n, 60), 120)
+		}
+	}
+	return 100
+}

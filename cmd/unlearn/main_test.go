@@ -1,0 +1,133 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/urfave/cli/v2"
+)
+
+var update = flag.Bool("update", false, "write what the scripts compare with anew")
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"unlearn": main})
+}
+
+// Whole command lines, as a person or a script types them: testdata/script/*.txtar.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:           filepath.Join("testdata", "script"),
+		UpdateScripts: *update,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("XDG_CONFIG_HOME", filepath.Join(e.WorkDir, ".config"))
+			e.Setenv("OMP_WAIT_POLICY", "passive")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+	})
+}
+
+// exits CODE COMMAND… runs a command and compares its exit code, which `!` alone does not tell.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND ARGUMENT...")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	code := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		code = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if want, err := strconv.Atoi(args[0]); err != nil || code != want {
+		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
+}
+
+func testApp() *cli.App {
+	return &cli.App{
+		Name: "u",
+		Commands: []*cli.Command{
+			{
+				Name: "forget", Aliases: []string{"f"},
+				Flags: []cli.Flag{&cli.IntFlag{Name: "k"}, &cli.BoolFlag{Name: "json"}, &cli.StringFlag{Name: "output", Aliases: []string{"o"}}},
+			},
+			{Name: "config", Subcommands: []*cli.Command{{Name: "show", Flags: []cli.Flag{&cli.IntFlag{Name: "k"}}}}},
+		},
+	}
+}
+
+func TestPermute(t *testing.T) {
+	for in, want := range map[string]string{
+		"u":                               "u",
+		"u forget a -k 3 b":               "u forget -k 3 a b",
+		"u f a --k=3 --json b":            "u f --k=3 --json a b",
+		"u forget a -- -k 3":              "u forget -- a -k 3",
+		"u forget - -k 3":                 "u forget -k 3 -",
+		"u forget x -o forget -vv":        "u forget -o forget -v -v x",
+		"u config show a -k 3":            "u config show -k 3 a",
+		"u forget config show -k 3":       "u forget -k 3 config show",
+		"u forget a -k":                   "u forget -k a",
+		"u --help forget":                 "u --help forget",
+		"u forget a --unknown 3":          "u forget --unknown a 3",
+		"u forget x --output --json more": "u forget --output --json x more",
+	} {
+		if d := cmp.Diff(strings.Fields(want), permute(testApp(), strings.Fields(in))); d != "" {
+			t.Errorf("%s:\n%s", in, d)
+		}
+	}
+}
+
+func FuzzPermute(f *testing.F) {
+	f.Add("u forget a -k 3 -- -x")
+	f.Add("u - -- --k= -vvv config show")
+	f.Fuzz(func(t *testing.T, line string) {
+		words := strings.Fields(line)
+		got := permute(testApp(), words)
+		if strings.Contains(line, "vv") {
+			return // -vv is written as -v -v
+		}
+		a, b := slices.Sorted(slices.Values(words)), slices.Sorted(slices.Values(got))
+		if !slices.Equal(a, b) {
+			t.Errorf("%q became %q", words, got)
+		}
+	})
+}
+
+// Every flag of every command has a help text, and no command has a flag twice.
+func TestEveryCommand(t *testing.T) {
+	app, err := newApp(io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var walk func(path string, commands []*cli.Command)
+	walk = func(path string, commands []*cli.Command) {
+		for _, c := range commands {
+			seen := map[string]bool{"help": true, "h": true}
+			if c.Usage == "" || c.OnUsageError == nil || c.Action == nil {
+				t.Errorf("%s %s lacks a summary, a handler of usage errors or an action", path, c.Name)
+			}
+			for _, f := range c.Flags {
+				for _, n := range flagNames(f) {
+					if seen[n] {
+						t.Errorf("%s %s: flag %s twice", path, c.Name, n)
+					}
+					seen[n] = true
+				}
+			}
+			printCommand(io.Discard, c)
+			walk(path+" "+c.Name, c.Subcommands)
+		}
+	}
+	walk("unlearn", app.Commands)
+}

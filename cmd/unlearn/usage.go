@@ -1,0 +1,115 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"l2ul/unlearn/run"
+	"l2ul/unlearn/run/config"
+)
+
+// unknown is the usage error about a name, with the nearest of the known ones.
+func unknown(kind, name string, known []string) error {
+	if near := config.Nearest(name, known); near != "" {
+		return run.Usagef("unknown %s %q; did you mean %q?", kind, name, near)
+	}
+	return run.Usagef("unknown %s %q; one of: %s", kind, name, strings.Join(known, ", "))
+}
+
+// usageError turns what the flag parser says into sentences of ours.
+func usageError(c *cli.Context, err error, _ bool) error {
+	text := err.Error()
+	if name, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
+		name = strings.TrimLeft(name, "-")
+		var names []string
+		for _, f := range c.Command.Flags {
+			names = append(names, flagNames(f)...)
+		}
+		hint := "see unlearn help"
+		if c.Command.HelpName != "" && c.Command.Name != c.App.Name {
+			hint = "see " + c.Command.HelpName + " --help"
+		}
+		if near := config.Nearest(name, names); near != "" {
+			hint = "did you mean " + dashed(near) + "?"
+		}
+		return run.Usagef("unknown flag %s; %s", dashed(name), hint)
+	}
+	if name, ok := strings.CutPrefix(text, "flag needs an argument: -"); ok {
+		return run.Usagef("%s needs a value", dashed(strings.TrimLeft(name, "-")))
+	}
+	return run.Usagef("%s", text)
+}
+
+func dashed(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
+}
+
+// noArguments refuses positional arguments, which are a flag's lost value more often than not.
+func noArguments(c *cli.Context) error {
+	if c.Args().Present() {
+		return run.Usagef("unexpected argument %q; %s takes flags only", c.Args().First(), c.Command.HelpName)
+	}
+	return nil
+}
+
+// permute moves flags before positional arguments, because the flag parser stops at the first positional and would
+// silently ignore the rest. The words that choose the command stay in front; everything after -- stays as it is.
+// -vv becomes -v -v.
+func permute(app *cli.App, args []string) []string {
+	if len(args) == 0 {
+		return args
+	}
+	out := args[:1:1]
+	rest := args[1:]
+	commands, flags := app.Commands, []cli.Flag{cli.HelpFlag}
+	for len(rest) > 0 {
+		var next *cli.Command
+		for _, c := range commands {
+			if c.HasName(rest[0]) {
+				next = c
+			}
+		}
+		if next == nil {
+			break
+		}
+		out, rest = append(out, rest[0]), rest[1:]
+		commands, flags = next.Subcommands, append([]cli.Flag{cli.HelpFlag}, next.Flags...)
+	}
+	takesValue := func(name string) bool {
+		for _, f := range flags {
+			for _, n := range flagNames(f) {
+				if n == name {
+					d, ok := f.(cli.DocGenerationFlag)
+					return ok && d.TakesValue()
+				}
+			}
+		}
+		return false
+	}
+	var positional []string
+	for len(rest) > 0 {
+		word := rest[0]
+		rest = rest[1:]
+		name := strings.TrimPrefix(strings.TrimPrefix(word, "-"), "-")
+		switch {
+		case word == "--":
+			return append(append(append(out, "--"), positional...), rest...)
+		case name == word || name == "": // no dash, or - for stdin and stdout
+			positional = append(positional, word)
+		case len(name) > 1 && strings.Trim(name, "v") == "" && !strings.HasPrefix(word, "--"):
+			for range name {
+				out = append(out, "-v")
+			}
+		default:
+			out = append(out, word)
+			if !strings.Contains(name, "=") && takesValue(name) && len(rest) > 0 {
+				out, rest = append(out, rest[0]), rest[1:]
+			}
+		}
+	}
+	return append(out, positional...)
+}

@@ -1,0 +1,239 @@
+package run
+
+import (
+	"fmt"
+	"strings"
+
+	"l2ul/unlearn"
+	"l2ul/unlearn/attack"
+	"l2ul/unlearn/data"
+	"l2ul/unlearn/importance"
+	"l2ul/unlearn/run/config"
+	"l2ul/unlearn/train"
+)
+
+// ModelOptions name a network and its weights.
+type ModelOptions struct {
+	Model      string    `flag:"model,m" group:"model and data" arg:"NAME" help:"network; unlearn ls models lists them"`
+	Weights    string    `flag:"weights,checkpoint" group:"model and data" arg:"FILE" result:"no" help:"its weights: .safetensors, .pt or .pth"`
+	NumClasses int       `flag:"num-classes" min:"1" deftext:"as the dataset" group:"model and data" help:"number of classes"`
+	Mean       []float64 `flag:"mean" group:"model and data" deftext:"as the network" arg:"R,G,B" help:"mean of each channel, pixels in [0, 1]"`
+	Std        []float64 `flag:"std" group:"model and data" deftext:"as the network" arg:"R,G,B" help:"standard deviation of each channel"`
+}
+
+// DataOptions name a dataset.
+type DataOptions struct {
+	Dataset string `flag:"dataset" group:"model and data" arg:"NAME" help:"dataset; unlearn ls datasets lists them"`
+	DataDir string `flag:"data-dir" env:"UNLEARN_DATA" group:"model and data" arg:"DIR" result:"no" help:"folder or archive it is read from"`
+}
+
+// SetOptions name the samples to forget.
+type SetOptions struct {
+	Forget string `flag:"forget" group:"model and data" arg:"SPEC" help:"what to forget: random:16, class:3[:K], ids:1,5,9, @forget.json or @names.txt"`
+	K      int    `flag:"k" min:"1" config:"no" env:"-" means:"forget=random:%s" group:"model and data" arg:"N" help:"short for --forget random:N"`
+}
+
+// check is called by the options that embed SetOptions.
+func (o *SetOptions) check() error {
+	if o.Forget == "" {
+		return nil
+	}
+	_, err := data.ParseSpec(o.Forget)
+	return err
+}
+
+// ComputeOptions say where and how to compute.
+type ComputeOptions struct {
+	Device        string `flag:"device" default:"auto" group:"computing" arg:"auto|cpu|cuda[:N]" help:"where to compute"`
+	Threads       int    `flag:"threads" min:"0" deftext:"one a core" group:"computing" help:"threads of one operator; changes the last bits"`
+	Seed          int64  `flag:"seed" default:"0" group:"computing" help:"seed of everything random"`
+	Deterministic bool   `flag:"deterministic" default:"true" group:"computing" help:"only algorithms that repeat bit for bit"`
+	ChannelsLast  bool   `flag:"channels-last" group:"computing" help:"keep images with the channels innermost; changes the last bits"`
+}
+
+// EvalOptions hold for every verb that scores a model.
+type EvalOptions struct {
+	BatchSize int    `flag:"batch-size,b" default:"256" min:"1" result:"no" group:"computing" help:"images at once when scoring and attacking; changes no result of forgetting"`
+	Limit     string `flag:"limit" arg:"N|0.1" group:"computing" help:"score only that many evenly spaced samples of what is not forgotten"`
+}
+
+// ForgetOptions are those of `unlearn forget` beside the loop's and the method's own.
+type ForgetOptions struct {
+	TerminalOptions
+	ConfigOptions
+	FolderOptions
+	ModelOptions
+	DataOptions
+	SetOptions
+	ComputeOptions
+	EvalOptions
+	Method     string `flag:"method" default:"adv-imp" group:"unlearning" arg:"NAME" help:"how to forget; unlearn ls methods lists them"`
+	Targets    string `flag:"targets" default:"random-other" oneof:"random-other|true" group:"unlearning" help:"new labels under --goal relabel, unless the forget set has its own"`
+	SaveFormat string `flag:"save-format" default:"safetensors" oneof:"safetensors|same" result:"no" help:"container of the unlearned weights; same: as they came"`
+}
+
+// Validate checks what tags cannot say.
+func (o *ForgetOptions) Validate() error {
+	if err := o.FolderOptions.Validate(); err != nil {
+		return err
+	}
+	if err := o.SetOptions.check(); err != nil {
+		return err
+	}
+	_, err := data.ParseLimit(o.Limit)
+	return err
+}
+
+// AttackOptions are those of `unlearn attack` beside the attack's own.
+type AttackOptions struct {
+	TerminalOptions
+	ConfigOptions
+	FolderOptions
+	ModelOptions
+	DataOptions
+	SetOptions
+	ComputeOptions
+	BatchSize   int `flag:"batch-size,b" default:"256" min:"1" result:"no" group:"computing" help:"pairs at once; changes no result on the CPU"`
+	ForgetBatch int `flag:"forget-batch" default:"32" min:"1" group:"attack" help:"images of a slice, which decides the order of the pairs"`
+}
+
+// Validate checks what tags cannot say.
+func (o *AttackOptions) Validate() error {
+	if err := o.FolderOptions.Validate(); err != nil {
+		return err
+	}
+	return o.SetOptions.check()
+}
+
+// ImportanceOptions are those of `unlearn importance` beside the estimator's own.
+type ImportanceOptions struct {
+	TerminalOptions
+	ConfigOptions
+	FolderOptions
+	ModelOptions
+	DataOptions
+	SetOptions
+	ComputeOptions
+	ForgetBatch int `flag:"forget-batch" default:"32" min:"1" group:"importance" help:"images of a slice, for mas-batch"`
+}
+
+// Validate checks what tags cannot say.
+func (o *ImportanceOptions) Validate() error {
+	if err := o.FolderOptions.Validate(); err != nil {
+		return err
+	}
+	return o.SetOptions.check()
+}
+
+// TrainOptions are those of `unlearn train` beside the recipe's own.
+type TrainOptions struct {
+	TerminalOptions
+	ConfigOptions
+	FolderOptions
+	ModelOptions
+	DataOptions
+	ComputeOptions
+	EvalOptions
+}
+
+// Validate checks what tags cannot say.
+func (o *TrainOptions) Validate() error {
+	if err := o.FolderOptions.Validate(); err != nil {
+		return err
+	}
+	_, err := data.ParseLimit(o.Limit)
+	return err
+}
+
+// EvaluateOptions are those of `unlearn eval`.
+type EvaluateOptions struct {
+	TerminalOptions
+	ConfigOptions
+	ModelOptions
+	DataOptions
+	SetOptions
+	ComputeOptions
+	EvalOptions
+	Splits []string `flag:"splits" sep:"," oneof:"train|test|forget|retain" deftext:"train,test, or forget,retain,test with a forget set" group:"model and data" help:"what to score"`
+	Output string   `flag:"output,o" config:"no" arg:"FILE" help:"write the result there as well"`
+	DryRun bool     `flag:"dry-run,n" config:"no" env:"-" help:"resolve everything, check the files, print the plan, stop"`
+}
+
+// Validate checks what tags cannot say, and chooses the splits.
+func (o *EvaluateOptions) Validate() error {
+	if err := o.SetOptions.check(); err != nil {
+		return err
+	}
+	given := o.Forget != ""
+	if len(o.Splits) == 0 {
+		o.Splits = []string{"train", "test"}
+		if given {
+			o.Splits = []string{"forget", "retain", "test"}
+		}
+	}
+	for _, s := range o.Splits {
+		if !given && (s == "forget" || s == "retain") {
+			return fmt.Errorf("--splits %s: say what to forget with --forget or -k", strings.Join(o.Splits, ","))
+		}
+	}
+	_, err := data.ParseLimit(o.Limit)
+	return err
+}
+
+// SplitOptions are those of `unlearn split`.
+type SplitOptions struct {
+	TerminalOptions
+	ConfigOptions
+	DataOptions
+	SetOptions
+	Seed   int64  `flag:"seed" default:"0" help:"seed of the draw"`
+	Output string `flag:"output,o" config:"no" arg:"FILE" default:"forget.json" help:"file to write; - for stdout"`
+}
+
+// Validate checks what tags cannot say.
+func (o *SplitOptions) Validate() error { return o.SetOptions.check() }
+
+// Catalog lists the options of every verb that has keys. The options of a method are those of the parts it uses: the
+// loop, and the attack and the importance if it has them; retraining has those of training.
+func Catalog() (config.Catalog, error) {
+	variants := map[string][]any{}
+	borrows := map[string]string{}
+	for _, m := range unlearn.Methods() {
+		if m.Scratch {
+			variants[m.Name], borrows[m.Name] = []any{train.Options{}}, "train"
+			continue
+		}
+		parts := []any{unlearn.Options{}}
+		if m.Driver == unlearn.ByAdversarial {
+			parts = append(parts, attack.Options{})
+		}
+		if m.Anchored {
+			parts = append(parts, importance.Options{})
+		}
+		variants[m.Name] = parts
+	}
+	var catalog config.Catalog
+	for _, verb := range []struct {
+		name     string
+		common   []any
+		by       string
+		variants map[string][]any
+	}{
+		{"forget", []any{ForgetOptions{}}, "method", variants},
+		{"train", []any{TrainOptions{}, train.Options{}}, "", nil},
+		{"attack", []any{AttackOptions{}, attack.Options{}}, "", nil},
+		{"importance", []any{ImportanceOptions{}, importance.Options{}}, "", nil},
+		{"eval", []any{EvaluateOptions{}}, "", nil},
+		{"split", []any{SplitOptions{}}, "", nil},
+	} {
+		spec, err := config.NewSpec(verb.name, verb.common, verb.by, verb.variants)
+		if err != nil {
+			return nil, err
+		}
+		if verb.by != "" {
+			spec.Borrows = borrows
+		}
+		catalog = append(catalog, spec)
+	}
+	return catalog, nil
+}

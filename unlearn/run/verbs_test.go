@@ -1,0 +1,82 @@
+package run
+
+import (
+	"strings"
+	"testing"
+
+	_ "l2ul/unlearn/methods"
+	"l2ul/unlearn/run/config"
+)
+
+// Every preset resolves for every verb and method: all of its keys and values are known.
+func TestPresets(t *testing.T) {
+	catalog, err := Catalog()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(config.Presets()) == 0 {
+		t.Fatal("no presets")
+	}
+	for _, preset := range config.Presets() {
+		for _, spec := range catalog {
+			methods := []string{""}
+			for name := range spec.Variants {
+				methods = append(methods, name)
+			}
+			for _, method := range methods {
+				flags := map[string][]string{"config": {"preset:" + preset}}
+				if method != "" {
+					flags["method"] = []string{method}
+				}
+				cfg, err := catalog.Resolve(spec.Verb, config.Sources{Flags: flags})
+				if err != nil {
+					t.Errorf("%s, %s %s: %v", preset, spec.Verb, method, err)
+					continue
+				}
+				if method == "retrain" || spec.Verb == "train" {
+					if v, o, _ := cfg.Get("epochs"); !strings.HasPrefix(o.String(), "preset:") {
+						t.Errorf("%s, %s %s: epochs = %s from %s", preset, spec.Verb, method, v, o)
+					}
+				}
+			}
+		}
+	}
+}
+
+// What spec section 6 says, for the keys that decide the paper's tables.
+func TestPublishedValues(t *testing.T) {
+	catalog, err := Catalog()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for preset, want := range map[string]map[string]string{
+		"l2ul/cifar10-resnet18": {
+			"model": "l2ul-resnet18", "eps": "4", "step": "0.1", "iters": "100", "num-adv": "20", "reg-lambda": "1", "lr": "0.001",
+			"forget-batch": "32", "adv-batch": "256", "batch-size": "1024", "max-passes": "1000", "momentum": "0.9",
+			"weight-decay": "0.0001", "mean": "0.4914,0.4822,0.4465", "std": "0.2023,0.1994,0.201", "bn": "train", "importance": "mas",
+		},
+		"l2ul/cifar100-resnet50": {
+			"model": "cifar-resnet50", "num-adv": "200", "max-passes": "100", "num-classes": "100", "lr": "0.001",
+			"mean": "0.5071,0.4867,0.4408", "std": "0.2675,0.2565,0.2761",
+		},
+	} {
+		cfg, err := catalog.Resolve("forget", config.Sources{Flags: map[string][]string{"config": {"preset:" + preset}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for key, w := range want {
+			if v, _, _ := cfg.Get(key); v.String() != w {
+				t.Errorf("%s: %s = %s, want %s", preset, key, v, w)
+			}
+		}
+		cfg, err = catalog.Resolve("train", config.Sources{Flags: map[string][]string{"config": {"preset:" + preset}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for key, w := range map[string]string{"lr": "0.01", "weight-decay": "0.0005", "epochs": "200", "train-batch": "128", "sched": "cosine", "seed": "1"} {
+			if v, _, _ := cfg.Get(key); v.String() != w {
+				t.Errorf("%s: train: %s = %s, want %s", preset, key, v, w)
+			}
+		}
+	}
+}
