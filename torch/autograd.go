@@ -1,5 +1,7 @@
 package torch
 
+import "fmt"
+
 // SetRequiresGrad makes autograd track t, or not, and returns t. Only leaf tensors of a floating dtype can be tracked.
 func (t Tensor) SetRequiresGrad(on bool) Tensor {
 	t.setRequiresGrad(on)
@@ -29,5 +31,8 @@ func Grad(outputs, inputs []Tensor) []Tensor { return gradOf(outputs, inputs, ni
 // VectorJacobian is [Grad] for outputs of any shape, each weighted by a tensor of its shape. With retain the graph
 // stays for another call.
 func VectorJacobian(outputs, weights, inputs []Tensor, retain bool) []Tensor {
+	if len(weights) != len(outputs) {
+		panic(&Error{Op: "VectorJacobian", Code: Argument, Msg: fmt.Sprintf("%d weights for %d outputs", len(weights), len(outputs))})
+	}
 	return gradOf(outputs, inputs, weights, retain, false)
 }

@@ -18,6 +18,7 @@ package torch
 import "C"
 
 import (
+	"fmt"
 	"math"
 	"runtime"
 	"unsafe"
@@ -63,18 +64,13 @@ func findOp(name, overload, declared string) (nativeOp, *Error) {
 
 func (op nativeOp) schema() string { return C.GoString(C.tg_schema(op.p)) }
 
-// encoder lays arguments out as the bridge reads them. It lives on the caller's stack; only long lists reach the heap.
-type encoder struct {
-	values [24]C.tg_value
-	n      int
-	flat   []uint64
-	room   [40]uint64
-}
+// arguments are laid out as the bridge reads them. They live on the caller's stack; only long lists reach the heap.
+type arguments [24]C.tg_value
 
-// add appends an argument; it reports false for a Go type that no operator takes.
-func (e *encoder) add(arg any) bool {
-	v := &e.values[e.n]
-	e.n++
+// encode writes argument i, and the elements of a list behind flat, which it returns: stored in arguments, flat would go
+// to the heap. It reports false for a Go type that no operator takes.
+func (a *arguments) encode(i int, arg any, flat []uint64) ([]uint64, bool) {
+	v := &a[i]
 	switch x := arg.(type) {
 	case nil:
 	case Tensor:
@@ -98,36 +94,36 @@ func (e *encoder) add(arg any) bool {
 			v.tag, v.v = C.TG_GENERATOR, C.uint64_t(x.h)
 		}
 	case string:
-		v.tag, v.n, v.v = C.TG_STRING, C.int32_t(len(x)), C.uint64_t(len(e.flat))
+		v.tag, v.n, v.v = C.TG_STRING, C.int32_t(len(x)), C.uint64_t(len(flat))
 		for len(x) > 0 {
 			var w [8]byte
 			x = x[copy(w[:], x):]
-			e.flat = append(e.flat, *(*uint64)(unsafe.Pointer(&w)))
+			flat = append(flat, *(*uint64)(unsafe.Pointer(&w)))
 		}
 	case []Tensor:
-		v.tag, v.n, v.v = C.TG_TENSORS, C.int32_t(len(x)), C.uint64_t(len(e.flat))
+		v.tag, v.n, v.v = C.TG_TENSORS, C.int32_t(len(x)), C.uint64_t(len(flat))
 		for _, t := range x {
-			e.flat = append(e.flat, t.h)
+			flat = append(flat, t.h)
 		}
 	case []int64:
-		v.tag, v.n, v.v = C.TG_INTS, C.int32_t(len(x)), C.uint64_t(len(e.flat))
+		v.tag, v.n, v.v = C.TG_INTS, C.int32_t(len(x)), C.uint64_t(len(flat))
 		for _, i := range x {
-			e.flat = append(e.flat, uint64(i))
+			flat = append(flat, uint64(i))
 		}
 	case []float64:
-		v.tag, v.n, v.v = C.TG_DOUBLES, C.int32_t(len(x)), C.uint64_t(len(e.flat))
+		v.tag, v.n, v.v = C.TG_DOUBLES, C.int32_t(len(x)), C.uint64_t(len(flat))
 		for _, f := range x {
-			e.flat = append(e.flat, math.Float64bits(f))
+			flat = append(flat, math.Float64bits(f))
 		}
 	case []bool:
-		v.tag, v.n, v.v = C.TG_BOOLS, C.int32_t(len(x)), C.uint64_t(len(e.flat))
+		v.tag, v.n, v.v = C.TG_BOOLS, C.int32_t(len(x)), C.uint64_t(len(flat))
 		for _, b := range x {
-			e.flat = append(e.flat, word(b))
+			flat = append(flat, word(b))
 		}
 	default:
-		return false
+		return flat, false
 	}
-	return true
+	return flat, true
 }
 
 func word(b bool) uint64 {
@@ -139,11 +135,18 @@ func word(b bool) uint64 {
 
 // results are what an operator returned: views of the bridge's memory, valid until this thread's next call.
 type results struct {
+	op     string // for errors
 	values []C.tg_value
 	flat   []uint64
 }
 
-func (r results) tensor(i int) Tensor { return Tensor{uint64(r.values[i].v)} }
+// tensor returns result i, which must be a tensor, perhaps an undefined one.
+func (r results) tensor(i int) Tensor {
+	if i >= len(r.values) || r.values[i].tag != C.TG_TENSOR && r.values[i].tag != C.TG_NONE {
+		panic(&Error{Op: r.op, Code: Argument, Msg: fmt.Sprintf("result %d is no tensor; use Call", i+1)})
+	}
+	return Tensor{uint64(r.values[i].v)}
+}
 
 func (r results) any(i int) any {
 	v := r.values[i]
@@ -158,7 +161,8 @@ func (r results) any(i int) any {
 	case C.TG_BOOL:
 		return v.v != 0
 	case C.TG_STRING:
-		return string(unsafe.Slice((*byte)(unsafe.Pointer(&r.flat[v.v])), v.n))
+		words := r.flat[v.v:]
+		return string(unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(words))), v.n))
 	case C.TG_TENSORS:
 		return mapped(list(), func(w uint64) Tensor { return Tensor{w} })
 	case C.TG_INTS:
@@ -181,16 +185,14 @@ func mapped[T any](words []uint64, f func(uint64) T) []T {
 }
 
 // invoke runs the operator on this thread. want limits how many results become tensors.
-func (op nativeOp) invoke(e *encoder, want int) (results, *C.tg_error) {
+func (op nativeOp) invoke(name string, args *arguments, n int, flat []uint64, want int) (results, *C.tg_error) {
 	var out C.tg_results
-	flat := (*C.uint64_t)(unsafe.Pointer(unsafe.SliceData(e.flat)))
-	if err := C.tg_call(op.p, &e.values[0], C.int32_t(e.n), flat, C.int32_t(len(e.flat)), C.int32_t(want), &out); err != nil {
+	words := (*C.uint64_t)(unsafe.Pointer(unsafe.SliceData(flat)))
+	if err := C.tg_call(op.p, &args[0], C.int32_t(n), words, C.int32_t(len(flat)), C.int32_t(want), &out); err != nil {
 		return results{}, err
 	}
-	r := results{values: unsafe.Slice(out.values, out.n)}
-	if out.flat != nil {
-		r.flat = unsafe.Slice((*uint64)(unsafe.Pointer(out.flat)), 1<<30)
-	}
+	r := results{op: name, values: unsafe.Slice(out.values, out.n)}
+	r.flat = unsafe.Slice((*uint64)(unsafe.Pointer(out.flat)), out.nflat)
 	return r, nil
 }
 
@@ -205,15 +207,16 @@ func loadLibrary(path string) *Error {
 
 // ---- scopes and modes: each caller has locked its thread ----
 
-func scopePush()                   { C.tg_scope_push() }
-func scopePop()                    { C.tg_scope_pop() }
-func live() int                    { return int(C.tg_live()) }
-func setThreads(n int)             { C.tg_set_threads(C.int32_t(n)) }
-func setGradMode(on bool) bool     { return C.tg_set_grad_mode(C.int32_t(word(on))) != 0 }
-func setGenerator(h uint64) uint64 { return uint64(C.tg_set_default_generator(C.tg_handle(h))) }
-func setDeterministic(on bool)     { C.tg_set_deterministic(C.int32_t(word(on))) }
-func manualSeed(seed int64)        { C.tg_manual_seed(C.int64_t(seed)) }
-func shutdown()                    { C.tg_shutdown() }
+func scopePush()               { C.tg_scope_push() }
+func scopePop()                { C.tg_scope_pop() }
+func live() int                { return int(C.tg_live()) }
+func setThreads(n int)         { C.tg_set_threads(C.int32_t(n)) }
+func setGradMode(on bool) bool { return C.tg_set_grad_mode(C.int32_t(word(on))) != 0 }
+func seededEnter(g uint64)     { raise("Seeded", C.tg_seeded_enter(C.tg_handle(g))) }
+func seededLeave()             { C.tg_seeded_leave() }
+func setDeterministic(on bool) { C.tg_set_deterministic(C.int32_t(word(on))) }
+func manualSeed(seed int64)    { C.tg_manual_seed(C.int64_t(seed)) }
+func shutdown()                { C.tg_shutdown() }
 
 // withAutocast runs fn with CPU autocast on, and restores what was before.
 func withAutocast(d Dtype, fn func()) {
@@ -246,7 +249,10 @@ func borrow(p unsafe.Pointer) Tensor {
 	return Tensor{uint64(h)}
 }
 
-func fromHost(d Dtype, data unsafe.Pointer, bytes int, shape []int64) Tensor {
+// lend returns the at::Tensor behind t, which lives as long as t: what another holder would give to [Borrow].
+func (t Tensor) lend() unsafe.Pointer { return C.tg_lend(t.handle()) }
+
+func fromHost(op string, d Dtype, data unsafe.Pointer, bytes int, shape []int64) Tensor {
 	var h C.tg_handle
 	var pin runtime.Pinner
 	defer pin.Unpin()
@@ -254,7 +260,7 @@ func fromHost(d Dtype, data unsafe.Pointer, bytes int, shape []int64) Tensor {
 		pin.Pin(data)
 	}
 	sizes := (*C.int64_t)(unsafe.Pointer(unsafe.SliceData(shape)))
-	raise("FromSlice", C.tg_from_host(data, C.int64_t(bytes), C.int32_t(d), sizes, C.int32_t(len(shape)), &h))
+	raise(op, C.tg_from_host(data, C.int64_t(bytes), C.int32_t(d), sizes, C.int32_t(len(shape)), &h))
 	return Tensor{uint64(h)}
 }
 
@@ -319,6 +325,9 @@ func (t Tensor) item() any {
 func (t Tensor) backward() { raise("Backward", C.tg_backward(t.handle()), t) }
 
 func gradOf(outputs, inputs, seeds []Tensor, retain, create bool) []Tensor {
+	if len(outputs) == 0 || len(inputs) == 0 {
+		panic(&Error{Op: "Grad", Code: Argument, Msg: fmt.Sprintf("%d outputs and %d inputs", len(outputs), len(inputs))})
+	}
 	out := make([]Tensor, len(inputs))
 	raise("Grad", C.tg_grad(handles(outputs), C.int32_t(len(outputs)), handles(inputs), C.int32_t(len(inputs)), handles(seeds),
 		C.int32_t(word(retain)), C.int32_t(word(create)), handles(out)), outputs, inputs)

@@ -2,6 +2,7 @@ package torch
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 	"sync/atomic"
 )
@@ -51,6 +52,8 @@ func (o *Op) resolve() nativeOp {
 // []bool, [Dtype], [Device], [MemoryFormat], [*Generator], or nil for none; the zero Tensor is none too. Arguments left
 // out at the end take the schema's defaults. A single int stands for a list of fixed length, such as int[2].
 func (o *Op) Call(args ...any) []any {
+	runtime.LockOSThread() // the results lie in the thread's memory; only tensors need a scope, which locks too
+	defer runtime.UnlockOSThread()
 	r := o.call(args, 1<<20)
 	out := make([]any, len(r.values))
 	for i := range out {
@@ -79,17 +82,19 @@ func (o *Op) Do(args ...any) { o.call(args, 0) }
 
 func (o *Op) call(args []any, want int) results {
 	op := o.resolve()
-	var e encoder
-	e.flat = e.room[:0]
-	if len(args) > len(e.values) {
+	var values arguments
+	var room [40]uint64
+	flat := room[:0]
+	if len(args) > len(values) {
 		panic(&Error{Op: o.name, Code: Argument, Msg: fmt.Sprintf("%d arguments are too many", len(args))})
 	}
 	for i, a := range args {
-		if !e.add(a) {
+		var ok bool
+		if flat, ok = values.encode(i, a, flat); !ok {
 			panic(&Error{Op: o.name, Code: Argument, Msg: fmt.Sprintf("argument %d has a Go type that no operator takes", i+1)})
 		}
 	}
-	r, err := op.invoke(&e, want)
+	r, err := op.invoke(o.name, &values, len(args), flat, want)
 	if err != nil {
 		panic(newError(o.name, err, args))
 	}
@@ -99,6 +104,9 @@ func (o *Op) call(args []any, want int) results {
 // LoadLibrary loads a library of operators. A bare file name is looked for beside the bridge, in lib/; a path is taken
 // as it is. Libraries stay loaded.
 func LoadLibrary(name string) error {
+	if name == "" {
+		return &Error{Op: "LoadLibrary", Code: Argument, Msg: "no file name"}
+	}
 	if err := loadLibrary(name); err != nil {
 		return err
 	}

@@ -8,12 +8,20 @@ package torch
 var opAdd = Define("aten::add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor")
 
 // Add returns t + alpha·other.
-func (t Tensor) Add(other Tensor, alpha float64) Tensor { return opAdd.One(t, other, alpha) }
+func (t Tensor) Add(other Tensor, alpha float64) Tensor { return opAdd.One(t, other, number(alpha)) }
 
 var opAddI = Define("aten::add_.Tensor(Tensor(a!) self, Tensor other, *, Scalar alpha=1) -> Tensor(a!)")
 
 // AddI adds alpha·other to t.
-func (t Tensor) AddI(other Tensor, alpha float64) { opAddI.Do(t, other, alpha) }
+func (t Tensor) AddI(other Tensor, alpha float64) { opAddI.Do(t, other, number(alpha)) }
+
+// number gives a whole multiplier as an integer: libtorch refuses a float one for tensors of integers.
+func number(alpha float64) any {
+	if whole := int64(alpha); float64(whole) == alpha {
+		return whole
+	}
+	return alpha
+}
 
 var opAddScalar = Define("aten::add.Scalar(Tensor self, Scalar other, Scalar alpha=1) -> Tensor")
 
@@ -23,12 +31,12 @@ func (t Tensor) AddScalar(other float64) Tensor { return opAddScalar.One(t, othe
 var opSub = Define("aten::sub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor")
 
 // Sub returns t - alpha·other.
-func (t Tensor) Sub(other Tensor, alpha float64) Tensor { return opSub.One(t, other, alpha) }
+func (t Tensor) Sub(other Tensor, alpha float64) Tensor { return opSub.One(t, other, number(alpha)) }
 
 var opSubI = Define("aten::sub_.Tensor(Tensor(a!) self, Tensor other, *, Scalar alpha=1) -> Tensor(a!)")
 
 // SubI subtracts alpha·other from t.
-func (t Tensor) SubI(other Tensor, alpha float64) { opSubI.Do(t, other, alpha) }
+func (t Tensor) SubI(other Tensor, alpha float64) { opSubI.Do(t, other, number(alpha)) }
 
 var opMul = Define("aten::mul.Tensor(Tensor self, Tensor other) -> Tensor")
 

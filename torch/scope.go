@@ -80,14 +80,17 @@ func NoGrad(fn func()) {
 // Autocast runs fn with operators that gain from it computing in d (BFloat16 on the CPU), as torch.autocast does. Casts
 // of parameters are cached inside the outermost Autocast: never update parameters inside it, the cache would be stale.
 func Autocast(d Dtype, fn func()) {
+	if d != BFloat16 && d != Half {
+		panic(&Error{Op: "Autocast", Code: Argument, Msg: fmt.Sprintf("%v: use BFloat16 or Half", d)})
+	}
 	onThread(func() { withAutocast(d, fn) })
 }
 
 // Seeded runs fn with every operator that takes a generator, and is given none, drawing from g.
 func Seeded(g *Generator, fn func()) {
 	onThread(func() {
-		before := setGenerator(g.h)
-		defer setGenerator(before)
+		seededEnter(g.h)
+		defer seededLeave()
 		fn()
 	})
 }

@@ -3,7 +3,6 @@ package torch
 import (
 	"fmt"
 	"reflect"
-	"runtime"
 	"unsafe"
 )
 
@@ -75,6 +74,9 @@ func (t Tensor) String() string {
 // [][]float32{{1, 2}, {3, 4}}. Ints become Long. For large data use [FromSlice].
 func NewTensor(data any) Tensor {
 	v := reflect.ValueOf(data)
+	if !v.IsValid() {
+		panic(&Error{Op: "NewTensor", Code: Argument, Msg: "no data"})
+	}
 	shape := []int64{}
 	for w := v; w.Kind() == reflect.Slice || w.Kind() == reflect.Array; w = w.Index(0) {
 		shape = append(shape, int64(w.Len()))
@@ -88,21 +90,21 @@ func NewTensor(data any) Tensor {
 	}
 	switch leaf.Kind() {
 	case reflect.Uint8:
-		return FromSlice(flatten[uint8](v, shape), shape...)
+		return fromSlice("NewTensor", flatten[uint8](v, shape), shape)
 	case reflect.Int8:
-		return FromSlice(flatten[int8](v, shape), shape...)
+		return fromSlice("NewTensor", flatten[int8](v, shape), shape)
 	case reflect.Int16:
-		return FromSlice(flatten[int16](v, shape), shape...)
+		return fromSlice("NewTensor", flatten[int16](v, shape), shape)
 	case reflect.Int32:
-		return FromSlice(flatten[int32](v, shape), shape...)
+		return fromSlice("NewTensor", flatten[int32](v, shape), shape)
 	case reflect.Int64, reflect.Int:
-		return FromSlice(flatten[int64](v, shape), shape...)
+		return fromSlice("NewTensor", flatten[int64](v, shape), shape)
 	case reflect.Float32:
-		return FromSlice(flatten[float32](v, shape), shape...)
+		return fromSlice("NewTensor", flatten[float32](v, shape), shape)
 	case reflect.Float64:
-		return FromSlice(flatten[float64](v, shape), shape...)
+		return fromSlice("NewTensor", flatten[float64](v, shape), shape)
 	case reflect.Bool:
-		return FromSlice(flatten[bool](v, shape), shape...)
+		return fromSlice("NewTensor", flatten[bool](v, shape), shape)
 	default:
 		panic(&Error{Op: "NewTensor", Code: Argument, Msg: fmt.Sprintf("no dtype for elements of Go type %v", leaf)})
 	}
@@ -126,17 +128,18 @@ func flatten[T Element](v reflect.Value, shape []int64) []T {
 func FromSlice[T Element](data []T, shape ...int64) Tensor {
 	if len(shape) == 0 {
 		shape = []int64{int64(len(data))}
-		if data == nil {
-			shape[0] = 0
-		}
 	}
-	return fromHost(dtypeOf[T](), unsafe.Pointer(unsafe.SliceData(data)), len(data)*int(unsafe.Sizeof(*new(T))), shape)
+	return fromSlice("FromSlice", data, shape)
+}
+
+func fromSlice[T Element](op string, data []T, shape []int64) Tensor {
+	return fromHost(op, dtypeOf[T](), unsafe.Pointer(unsafe.SliceData(data)), len(data)*int(unsafe.Sizeof(*new(T))), shape)
 }
 
 // FromBytes copies the little-endian bytes of a row-major array into a new tensor on the CPU. It serves dtypes that Go
 // has no type for, such as BFloat16. The number of bytes must fit the shape; no shape means a scalar.
 func FromBytes(d Dtype, data []byte, shape ...int64) Tensor {
-	return fromHost(d, unsafe.Pointer(unsafe.SliceData(data)), len(data), shape)
+	return fromHost("FromBytes", d, unsafe.Pointer(unsafe.SliceData(data)), len(data), shape)
 }
 
 // ToSlice copies the elements out in row-major order, from any device. T must be the Go type of the dtype.
@@ -153,9 +156,11 @@ func ToSlice[T Element](t Tensor) []T {
 // Bytes copies the elements out as little-endian bytes in row-major order, from any device and of any dtype.
 func (t Tensor) Bytes() []byte {
 	m := t.metaOf("Bytes")
+	if _, ok := dtypes[m.dtype()]; !ok {
+		panic(&Error{Op: "Bytes", Code: Unsupported, Msg: fmt.Sprintf("a tensor of %v; use CastTo first", m.dtype())})
+	}
 	out := make([]byte, m.numel()*int64(m.dtype().Size()))
 	t.toHost(unsafe.Pointer(unsafe.SliceData(out)), len(out))
-	runtime.KeepAlive(out)
 	return out
 }
 

@@ -24,7 +24,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -59,9 +61,12 @@ tg_error* guarded(F&& fn) {
   } catch (const c10::OutOfMemoryError& e) {
     return make_error(TG_ERR_MEMORY, e.what_without_backtrace());
   } catch (const c10::NotImplementedError& e) {
-    return make_error(TG_ERR_UNSUPPORTED, e.what_without_backtrace());
+    const std::string msg = e.what_without_backtrace();  // its tail lists every backend that exists
+    return make_error(TG_ERR_UNSUPPORTED, msg.substr(0, msg.find(" This could be because")).c_str());
   } catch (const c10::Error& e) {
-    return make_error(TG_ERR_NATIVE, e.what_without_backtrace());
+    // The CPU's allocator throws no type of its own.
+    const bool memory = std::strstr(e.what_without_backtrace(), "DefaultCPUAllocator: ") != nullptr;
+    return make_error(memory ? TG_ERR_MEMORY : TG_ERR_NATIVE, e.what_without_backtrace());
   } catch (const std::bad_alloc& e) {
     return make_error(TG_ERR_MEMORY, e.what());
   } catch (const std::exception& e) {
@@ -113,8 +118,7 @@ struct Thread {
   std::vector<uint32_t> spare;
   std::vector<tg_handle> made;   // handles of all open scopes, oldest first
   std::vector<size_t> marks;     // where each open scope starts in made
-  at::Generator generator;       // see tg_set_default_generator
-  tg_handle generator_handle = 0;
+  std::vector<at::Generator> generators;  // of the open tg_seeded_enter, innermost last
   int32_t num_threads = 0;
   torch::jit::Stack stack;
   std::vector<tg_value> values;
@@ -193,18 +197,24 @@ Slot* find_slot(tg_handle h) {
   return (g & 1) == 1 && s.generation.load(std::memory_order_acquire) == g ? &s : nullptr;
 }
 
-void free_slot(Slot& s, tg_handle h) {
+constexpr const char* kFreed = "the tensor or generator was freed, by Free or at the end of its scope";
+
+// Of several threads that free the same handle only the one that ends the generation may touch the slot; the others get
+// false.
+bool free_slot(Slot& s, tg_handle h) {
+  auto g = static_cast<uint32_t>(h >> 32);
+  if (!s.generation.compare_exchange_strong(g, g + 1, std::memory_order_acq_rel)) return false;
   s.tensor.reset();
   s.generator = at::Generator();
-  s.generation.store(static_cast<uint32_t>(h >> 32) + 1, std::memory_order_release);
   table().live.fetch_sub(1, std::memory_order_relaxed);
   self().drop(static_cast<uint32_t>(h) - 1);
+  return true;
 }
 
 Slot& live_slot(tg_handle h) {
   if (h == 0) fail(TG_ERR_HANDLE, "the tensor is undefined");
   Slot* s = find_slot(h);
-  if (s == nullptr) fail(TG_ERR_HANDLE, "the tensor or generator was freed, by Free or at the end of its scope");
+  if (s == nullptr) fail(TG_ERR_HANDLE, kFreed);
   return *s;
 }
 
@@ -234,6 +244,15 @@ double as_double(uint64_t v) {
   double d;
   std::memcpy(&d, &v, sizeof d);
   return d;
+}
+
+// Numbers that are no scalar type end the process inside libtorch, or fail there as an internal assertion.
+c10::ScalarType scalar_type(int64_t v) {
+  if (v < 0 || v >= static_cast<int64_t>(c10::ScalarType::NumOptions) ||
+      v == static_cast<int64_t>(c10::ScalarType::Undefined)) {
+    fail(TG_ERR_ARGUMENT, std::to_string(v) + " is no dtype");
+  }
+  return static_cast<c10::ScalarType>(v);
 }
 
 uint64_t from_double(double d) {
@@ -299,7 +318,18 @@ const char* tag_name(int32_t tag) {
 }
 
 c10::Device device_of(uint64_t v) {
-  return {static_cast<c10::DeviceType>(v >> 32), static_cast<c10::DeviceIndex>(static_cast<int32_t>(v) - 1)};
+  const auto type = static_cast<c10::DeviceType>(v >> 32);
+  const int64_t index = int64_t{static_cast<int32_t>(v)} - 1;
+  const int64_t last = type == c10::kCPU ? 0 : type == c10::kCUDA ? std::numeric_limits<c10::DeviceIndex>::max() : -2;
+  if (index < -1 || index > last) fail(TG_ERR_ARGUMENT, c10::str("there is no device ", index, " of type ", v >> 32));
+  return {type, static_cast<c10::DeviceIndex>(index)};
+}
+
+int64_t memory_format(uint64_t v) {
+  if (v >= static_cast<uint64_t>(c10::MemoryFormat::NumOptions)) {
+    fail(TG_ERR_ARGUMENT, std::to_string(static_cast<int64_t>(v)) + " is no memory format");
+  }
+  return static_cast<int64_t>(v);
 }
 
 }  // namespace
@@ -320,13 +350,13 @@ class Arguments {
 
   c10::IValue convert(size_t i, const tg_value& a) const {
     const Parameter& p = op_.parameters[i];
-    if (a.tag == TG_NONE || (a.tag == TG_TENSOR && a.v == 0)) return none(i, p);
+    if (a.tag == TG_NONE || (a.tag == TG_TENSOR && a.v == 0 && p.kind == Kind::Tensor && !p.list)) return none(i, p);
     return p.list ? list(i, p, a) : single(i, p, a);
   }
 
   c10::IValue missing(size_t i) const {
     const c10::Argument& arg = op_.handle.schema().arguments()[i];
-    if (op_.parameters[i].kind == Kind::Generator && self().generator.defined()) return self().generator;
+    if (op_.parameters[i].kind == Kind::Generator && !self().generators.empty()) return self().generators.back();
     if (arg.default_value().has_value()) return *arg.default_value();
     if (op_.parameters[i].optional) return {};
     fail(TG_ERR_ARGUMENT, "argument " + describe(i) + " is missing");
@@ -343,7 +373,7 @@ class Arguments {
   }
 
   c10::IValue none(size_t i, const Parameter& p) const {
-    if (p.kind == Kind::Generator && self().generator.defined()) return self().generator;
+    if (p.kind == Kind::Generator && !self().generators.empty()) return self().generators.back();
     if (p.optional) return {};
     if (p.kind == Kind::Tensor && !p.list) fail(TG_ERR_HANDLE, "argument " + describe(i) + " is an undefined tensor");
     fail(TG_ERR_ARGUMENT, "argument " + describe(i) + " is required");
@@ -382,13 +412,13 @@ class Arguments {
         }
         break;
       case Kind::Dtype:
-        if (a.tag == TG_DTYPE) return static_cast<int64_t>(a.v);
+        if (a.tag == TG_DTYPE) return static_cast<int64_t>(scalar_type(static_cast<int64_t>(a.v)));
         break;
       case Kind::Device:
         if (a.tag == TG_DEVICE) return device_of(a.v);
         break;
       case Kind::Format:
-        if (a.tag == TG_FORMAT) return static_cast<int64_t>(a.v);
+        if (a.tag == TG_FORMAT) return memory_format(a.v);
         break;
       case Kind::Generator:
         if (a.tag == TG_GENERATOR) return generator(a.v);
@@ -486,7 +516,13 @@ tg_value result(Thread& t, const c10::IValue& v) {
 // The linked schema must take what the caller was written against, in the same order.
 void check_schema(const c10::FunctionSchema& linked, const std::string& text, const char* declared) {
   if (text == declared) return;
-  const c10::FunctionSchema want = torch::jit::parseSchema(declared);
+  const c10::FunctionSchema want = [&] {
+    try {
+      return torch::jit::parseSchema(declared);
+    } catch (const std::exception& e) {
+      fail(TG_ERR_OPERATOR, std::string("is declared with what is no schema: ") + e.what());
+    }
+  }();
   const auto& a = want.arguments();
   const auto& b = linked.arguments();
   bool same = a.size() <= b.size() && want.returns().size() == linked.returns().size();
@@ -555,7 +591,7 @@ tg_error* tg_call(const tg_op* op, const tg_value* args, int32_t nargs, const ui
     for (size_t i = 0; i < t.stack.size() && i < static_cast<size_t>(want); i++) {
       t.values.push_back(result(t, t.stack[i]));
     }
-    *out = {t.values.data(), t.flat.data(), static_cast<int32_t>(t.values.size())};
+    *out = {t.values.data(), t.flat.data(), static_cast<int32_t>(t.values.size()), static_cast<int32_t>(t.flat.size())};
   });
 }
 
@@ -608,7 +644,9 @@ tg_error* tg_own(tg_handle h) {
 }
 
 tg_error* tg_free(tg_handle h) {
-  return guarded([&] { free_slot(live_slot(h), h); });
+  return guarded([&] {
+    if (!free_slot(live_slot(h), h)) fail(TG_ERR_HANDLE, kFreed);
+  });
 }
 
 int64_t tg_live(void) { return table().live.load(std::memory_order_relaxed); }
@@ -617,15 +655,28 @@ tg_error* tg_borrow(void* at_tensor, tg_handle* out) {
   return guarded([&] { *out = wrap(*static_cast<at::Tensor*>(at_tensor)); });
 }
 
+void* tg_lend(tg_handle h) {
+  Slot* s = find_slot(h);
+  return s == nullptr ? nullptr : &s->tensor;
+}
+
 tg_error* tg_from_host(const void* data, int64_t bytes, int32_t dtype, const int64_t* sizes, int32_t dim,
                        tg_handle* out) {
   return guarded([&] {
     const at::IntArrayRef shape(sizes, static_cast<size_t>(dim));
-    at::Tensor t = at::empty(shape, at::TensorOptions().dtype(static_cast<c10::ScalarType>(dtype)));
-    if (static_cast<int64_t>(t.nbytes()) != bytes) {
-      fail(TG_ERR_ARGUMENT, c10::str(bytes, " bytes do not fill a ", t.dtype().name(), " tensor of shape ", shape));
+    const c10::ScalarType type = scalar_type(dtype);
+    // Compared before anything is allocated, since shapes may come from files.
+    auto want = static_cast<int64_t>(c10::elementSize(type));
+    bool fits = true;
+    for (const int64_t n : shape) fits = fits && n >= 0 && !__builtin_mul_overflow(want, n, &want);
+    if (!fits || want != bytes) {
+      fail(TG_ERR_ARGUMENT, c10::str(bytes, " bytes do not fill a ", type, " tensor of shape ", shape));
     }
+    at::Tensor t = at::empty(shape, type);
     if (bytes > 0) std::memcpy(t.mutable_data_ptr(), data, static_cast<size_t>(bytes));
+    if (type == at::kBool) {  // any other byte is undefined behaviour in a bool of C++ and of Go
+      for (uint8_t& b : std::span(static_cast<uint8_t*>(t.mutable_data_ptr()), static_cast<size_t>(bytes))) b = b != 0;
+    }
     *out = wrap(std::move(t));
   });
 }
@@ -690,7 +741,18 @@ tg_error* tg_grad_of(tg_handle h, tg_handle* out) {
 }
 
 tg_error* tg_set_grad(tg_handle h, tg_handle grad) {
-  return guarded([&] { tensor(h).mutable_grad() = grad == 0 ? at::Tensor() : tensor(grad); });
+  return guarded([&] {
+    at::Tensor& t = tensor(h);
+    if (grad == 0) {
+      t.mutable_grad().reset();
+      return;
+    }
+    const at::Tensor& g = tensor(grad);
+    if (g.sizes() != t.sizes() || g.scalar_type() != t.scalar_type() || g.device() != t.device()) {
+      fail(TG_ERR_ARGUMENT, "a gradient has the shape, dtype and device of its tensor");
+    }
+    t.mutable_grad() = g;
+  });
 }
 
 tg_error* tg_set_requires_grad(tg_handle h, int32_t on) {
@@ -707,25 +769,26 @@ tg_autocast tg_autocast_enter(tg_autocast mode) {
   const tg_autocast before{at::autocast::is_autocast_enabled(at::kCPU),
                            static_cast<int32_t>(at::autocast::get_autocast_dtype(at::kCPU))};
   at::autocast::increment_nesting();
+  if (before.dtype != mode.dtype) at::autocast::clear_cache();  // its keys are tensors without the dtype cast to
   at::autocast::set_autocast_enabled(at::kCPU, mode.enabled != 0);
   at::autocast::set_autocast_dtype(at::kCPU, static_cast<c10::ScalarType>(mode.dtype));
   return before;
 }
 
 void tg_autocast_leave(tg_autocast before) {
-  if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+  const auto dtype = static_cast<c10::ScalarType>(before.dtype);
+  if (at::autocast::decrement_nesting() == 0 || at::autocast::get_autocast_dtype(at::kCPU) != dtype) {
+    at::autocast::clear_cache();
+  }
   at::autocast::set_autocast_enabled(at::kCPU, before.enabled != 0);
-  at::autocast::set_autocast_dtype(at::kCPU, static_cast<c10::ScalarType>(before.dtype));
+  at::autocast::set_autocast_dtype(at::kCPU, dtype);
 }
 
-tg_handle tg_set_default_generator(tg_handle g) {
-  Thread& t = self();
-  const tg_handle before = t.generator_handle;
-  Slot* s = find_slot(g);
-  t.generator = s == nullptr ? at::Generator() : s->generator;
-  t.generator_handle = s == nullptr ? 0 : g;
-  return before;
+tg_error* tg_seeded_enter(tg_handle g) {
+  return guarded([&] { self().generators.push_back(generator(g)); });
 }
+
+void tg_seeded_leave(void) { self().generators.pop_back(); }
 
 void tg_set_threads(int32_t n) {
   Thread& t = self();

@@ -63,6 +63,7 @@ typedef struct {
   const tg_value* values;
   const uint64_t* flat;
   int32_t n;
+  int32_t nflat;
 } tg_results;
 
 // What a tensor is. sizes and strides are valid as long as the tensor lives and is not resized.
@@ -99,6 +100,7 @@ tg_error* tg_own(tg_handle h);   // out of all scopes
 tg_error* tg_free(tg_handle h);
 int64_t tg_live(void);
 tg_error* tg_borrow(void* at_tensor, tg_handle* out);
+void* tg_lend(tg_handle h);  // the at::Tensor behind a live handle, NULL for another: what tg_borrow takes
 
 // Host memory. data and dst hold elements in row-major order; both directions copy.
 tg_error* tg_from_host(const void* data, int64_t bytes, int32_t dtype, const int64_t* sizes, int32_t dim,
@@ -121,10 +123,12 @@ typedef struct {
   int32_t enabled;
   int32_t dtype;
 } tg_autocast;
-tg_autocast tg_autocast_enter(tg_autocast mode);  // CPU; the cast cache is dropped when the outermost one is left
+// For the CPU. The cache of casts is dropped with the outermost mode, and between dtypes.
+tg_autocast tg_autocast_enter(tg_autocast mode);
 void tg_autocast_leave(tg_autocast before);
-tg_handle tg_set_default_generator(tg_handle g);  // what operators draw from when given no generator; 0 = libtorch's
-void tg_set_threads(int32_t n);                   // of this thread's parallel regions
+tg_error* tg_seeded_enter(tg_handle g);  // operators that are given no generator draw from g
+void tg_seeded_leave(void);
+void tg_set_threads(int32_t n);  // of this thread's parallel regions
 
 // Generators.
 tg_error* tg_generator_new(int64_t seed, tg_handle* out);
