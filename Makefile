@@ -85,7 +85,8 @@ build/libtorch.path: scripts/common.sh scripts/libtorch.sh scripts/link-libtorch
 common_flags := -std=c++20 -fPIC -fopenmp -D_GLIBCXX_USE_CXX11_ABI=1 -Wall -Wextra -MMD -MP
 bridge_flags := -O2
 kernel_flags := -O3 -ffp-contract=off
-link_flags := -shared -fopenmp -Wl,--unresolved-symbols=ignore-in-shared-libs -Wl,-rpath,'$$ORIGIN/libtorch/torch/lib'
+# The first path is for the bridge, which opens libl2ul.so; the second for what both link.
+link_flags := -shared -fopenmp -Wl,--unresolved-symbols=ignore-in-shared-libs -Wl,-rpath,'$$ORIGIN:$$ORIGIN/libtorch/torch/lib'
 
 objects = $(patsubst %.cc,build/%.o,$(filter-out %_test.cc,$(wildcard $(1)/*.cc)))
 bridge_objects := $(call objects,torch/csrc)
