@@ -1,5 +1,6 @@
-// Package reference lets tests compare themselves with Python's PyTorch, running live on the same machine. Bits depend on
-// the instruction set and on the number of threads, so only a live comparison can ask for equality.
+// Package reference lets tests compare themselves with Python's PyTorch: with values checked in under scripts/golden, and
+// with a Python that runs live on the same machine. Bits depend on the instruction set and on the number of threads, so
+// only the live comparison asks for equality.
 package reference
 
 import (
@@ -62,16 +63,12 @@ func Run(t *testing.T, script string) *ckpt.File {
 	if err != nil {
 		t.Skipf("no live comparison with PyTorch: %v", err)
 	}
-	root, err := repository()
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
 	source, out := filepath.Join(dir, "reference.py"), filepath.Join(dir, "reference.safetensors")
 	if err := os.WriteFile(source, []byte(prelude+script+epilogue), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), python, source, out, filepath.Join(root, "scripts", "golden"), fmt.Sprint(Threads))
+	cmd := exec.CommandContext(t.Context(), python, source, out, Golden(t, ""), fmt.Sprint(Threads))
 	cmd.Env = append(os.Environ(), "OMP_WAIT_POLICY=passive", "PYTHONDONTWRITEBYTECODE=1")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("the reference script failed: %v\n%s", err, text)
@@ -118,6 +115,16 @@ func Equal(t *testing.T, want *ckpt.File, name string, got torch.Tensor) {
 		}
 	}
 	t.Errorf("%s: %d of %d elements have other bits than PyTorch's, the first is %d", name, different, len(data)/size, first)
+}
+
+// Golden is the path of a checked-in reference, a file of scripts/golden (its README says what they hold).
+func Golden(t *testing.T, name string) string {
+	t.Helper()
+	root, err := repository()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(root, "scripts", "golden", name)
 }
 
 // interpreter finds Python with the pinned torch: $L2UL_PYTHON, else python3.
