@@ -11,6 +11,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
+
+	"l2ul/unlearn/run/config"
 )
 
 //go:embed topics/exit-codes.txt
@@ -134,9 +136,9 @@ func printCommand(w io.Writer, c *cli.Command) {
 		byGroup[o.field.Group] = append(byGroup[o.field.Group], o.row())
 	}
 	// What the verb is about comes first, what all verbs share last.
-	slices.SortStableFunc(groups, func(a, b string) int {
-		return strings.Compare(boolText(a == ""), boolText(b == ""))
-	})
+	if i := slices.Index(groups, ""); i >= 0 {
+		groups = append(slices.Delete(groups, i, i+1), "")
+	}
 	for _, g := range groups {
 		heading := "General"
 		if g != "" {
@@ -146,8 +148,6 @@ func printCommand(w io.Writer, c *cli.Command) {
 		columns(w, byGroup[g], width(w))
 	}
 }
-
-func boolText(b bool) string { return fmt.Sprint(b) } // "false" sorts before "true"
 
 // row is the flag's line in help.
 func (f *optionFlag) row() [2]string {
@@ -174,20 +174,25 @@ func (f *optionFlag) row() [2]string {
 	return [2]string{left, text}
 }
 
+// arg is the name of the value: what the option says, its allowed values, or its kind.
 func (f *optionFlag) arg() string {
 	d := f.field
-	if d.Arg != "" {
+	switch {
+	case d.Arg != "":
 		return d.Arg
-	}
-	if len(d.OneOf) > 0 {
+	case len(d.OneOf) > 0:
 		return strings.TrimPrefix(strings.Join(d.OneOf, "|"), "|")
 	}
-	return map[bool]string{true: "N", false: "X"}[isWhole(d.Default.Plain())]
-}
-
-func isWhole(v any) bool {
-	_, ok := v.(int64)
-	return ok
+	switch d.Kind {
+	case config.Int:
+		return "N"
+	case config.Duration:
+		return "TIME"
+	case config.String, config.Strings:
+		return "TEXT"
+	default:
+		return "X"
+	}
 }
 
 // columns prints names and texts side by side, the texts wrapped.

@@ -14,6 +14,11 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"l2ul/torch"
+	"l2ul/torch/ckpt"
+	"l2ul/torch/nn"
+	"l2ul/unlearn/data"
 )
 
 func lines(t *testing.T, text string) []map[string]any {
@@ -142,6 +147,14 @@ func TestExitCodes(t *testing.T) {
 		{&Stopped{Signal: syscall.SIGTERM}, 143},
 		{&Stopped{Signal: syscall.SIGUSR1}, 143},
 		{errors.Join(errors.New("y"), Inputf("x")), 4},
+		{fmt.Errorf("x: %w", &data.InputError{Path: "x", Msg: "torn"}), 4},
+		{&data.UsageError{Msg: "x"}, 2},
+		{fmt.Errorf("x: %w", ckpt.ErrCorrupt), 4},
+		{&nn.MismatchError{}, 4},
+		{&nn.NonFiniteError{}, 4},
+		{&torch.Error{Code: torch.OutOfMemory}, 5},
+		{&torch.Error{Code: torch.Native}, 1},
+		{os.ErrNotExist, 1},
 	} {
 		if got := ExitCode(c.err); got != c.want {
 			t.Errorf("ExitCode(%v) = %d, want %d", c.err, got, c.want)

@@ -5,6 +5,11 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+
+	"l2ul/torch"
+	"l2ul/torch/ckpt"
+	"l2ul/torch/nn"
+	"l2ul/unlearn/data"
 )
 
 // The exit codes of the program. Schedulers may retry 75 and nothing else without looking.
@@ -87,8 +92,9 @@ func signalName(s os.Signal) string {
 	return s.String()
 }
 
-// ExitCode maps an error to the exit code of the program. An error type of any room can choose its code with a method
-// ExitCode() int; the outermost one in the chain wins. Everything else is ExitFailed.
+// ExitCode maps an error to the exit code of the program. A type with a method ExitCode() int chooses for itself, the
+// outermost in the chain first; the types of rooms that know nothing of exit codes are classed here. Everything else is
+// ExitFailed. A file that is not there is an input error only where a job says so with Inputf: it may be an output.
 func ExitCode(err error) int {
 	if err == nil {
 		return ExitOK
@@ -99,6 +105,21 @@ func ExitCode(err error) int {
 	}
 	if errors.As(err, &coded) {
 		return coded.ExitCode()
+	}
+	var (
+		badData  *data.InputError
+		badWish  *data.UsageError
+		badKeys  *nn.MismatchError
+		badValue *nn.NonFiniteError
+		native   *torch.Error
+	)
+	switch {
+	case errors.As(err, &badWish):
+		return ExitUsage
+	case errors.As(err, &badData), errors.As(err, &badKeys), errors.As(err, &badValue), errors.Is(err, ckpt.ErrCorrupt):
+		return ExitInput
+	case errors.As(err, &native) && native.Code == torch.OutOfMemory:
+		return ExitDevice
 	}
 	return ExitFailed
 }

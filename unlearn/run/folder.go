@@ -15,6 +15,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"l2ul/unlearn"
 	"l2ul/unlearn/run/config"
 )
 
@@ -225,10 +226,10 @@ func (f *Folder) finished() (bool, error) {
 		return false, err
 	}
 	var result struct {
-		Outcome Outcome `json:"outcome"`
+		Outcome unlearn.Outcome `json:"outcome"`
 	}
 	// A result that cannot be read is not ours to replace without being told.
-	return json.Unmarshal(data, &result) != nil || result.Outcome != OutcomeInterrupted, nil
+	return json.Unmarshal(data, &result) != nil || result.Outcome != unlearn.Interrupted, nil
 }
 
 // clear removes what an earlier run left.
@@ -309,11 +310,11 @@ func (f *Folder) ConfigHash() string { return f.hash }
 
 // Finish writes result.json and drops the checkpoints, which nobody needs after a proper end; an interrupted run
 // (outcome interrupted) keeps them.
-func (f *Folder) Finish(result any, outcome Outcome) error {
+func (f *Folder) Finish(result any, outcome unlearn.Outcome) error {
 	if err := WriteJSON(f.Path("result.json"), result); err != nil {
 		return fmt.Errorf("cannot write the result: %w", err)
 	}
-	if outcome == OutcomeInterrupted {
+	if outcome == unlearn.Interrupted {
 		return nil
 	}
 	return os.RemoveAll(f.Path("checkpoints"))

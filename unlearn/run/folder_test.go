@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"l2ul/unlearn"
 	"l2ul/unlearn/run/config"
 )
 
@@ -114,7 +115,7 @@ func TestFinishedRunIsKept(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "r")
 	f, _ := mustOpen(t, opening(t, flags("output", dir)))
 	save(t, f, 1, "x")
-	if err := f.Finish(Result{Outcome: OutcomeReached}, OutcomeReached); err != nil {
+	if err := f.Finish(Result{Outcome: unlearn.Reached}, unlearn.Reached); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()
@@ -157,7 +158,7 @@ func TestResume(t *testing.T) {
 	if err := os.WriteFile(f.Path("metrics.jsonl"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Finish(Result{Outcome: OutcomeInterrupted}, OutcomeInterrupted); err != nil {
+	if err := f.Finish(Result{Outcome: unlearn.Interrupted}, unlearn.Interrupted); err != nil {
 		t.Fatal(err)
 	}
 	f.Close()

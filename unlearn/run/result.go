@@ -1,17 +1,10 @@
 package run
 
-import _ "embed" // for the published schema
+import (
+	_ "embed" // for the published schemas
 
-// Outcome says how a forgetting run ended.
-type Outcome string
-
-// The outcomes.
-const (
-	OutcomeReached     Outcome = "reached"     // the goal holds on every sample to forget
-	OutcomeAlready     Outcome = "already"     // it held before the first step; nothing was changed
-	OutcomeCap         Outcome = "cap"         // the limit of passes, steps or seconds came first
-	OutcomeDiverged    Outcome = "diverged"    // a loss or a parameter was not finite
-	OutcomeInterrupted Outcome = "interrupted" // a signal came first
+	"l2ul/unlearn"
+	"l2ul/unlearn/data"
 )
 
 // Score is how a model does on one split.
@@ -52,18 +45,10 @@ type Hashes struct {
 	Config  string `json:"config" jsonschema:"description=over the canonical JSON of the keys that can change a result"`
 }
 
-// Reads counts the samples read in one phase, by split.
-type Reads struct {
-	Forget int64 `json:"forget"`
-	Retain int64 `json:"retain"`
-	Val    int64 `json:"val"`
-	Test   int64 `json:"test"`
-}
-
 // DataAccess proves what the method looked at.
 type DataAccess struct {
-	RetainDuringUnlearning bool             `json:"retain_during_unlearning" jsonschema:"description=whether a sample to retain was read outside before and after"`
-	Reads                  map[string]Reads `json:"reads" jsonschema:"description=by phase: before\\, attack\\, importance\\, unlearn\\, stop-check\\, after"`
+	RetainDuringUnlearning bool       `json:"retain_during_unlearning" jsonschema:"description=whether a sample to retain was read outside before and after"`
+	Reads                  data.Reads `json:"reads" jsonschema:"description=samples by phase (before\\, attack\\, importance\\, unlearn\\, stop-check\\, after) and set (forget\\, retain\\, val\\, test)"`
 }
 
 // AttackSummary describes the adversarial examples.
@@ -84,33 +69,33 @@ const ResultSchema = "unlearn.result/1"
 
 // Result is result.json of `unlearn forget`. Accuracies are fractions. Readers must ignore fields they do not know.
 type Result struct {
-	Schema     string         `json:"schema" jsonschema:"enum=unlearn.result/1"`
-	Name       string         `json:"name,omitempty"`
-	Tags       []string       `json:"tags,omitempty"`
-	Model      string         `json:"model,omitempty"`
-	Dataset    string         `json:"dataset,omitempty"`
-	Method     string         `json:"method"`
-	Goal       string         `json:"goal" jsonschema:"enum=misclassify,enum=relabel"`
-	Outcome    Outcome        `json:"outcome" jsonschema:"enum=reached,enum=already,enum=cap,enum=diverged,enum=interrupted"`
-	Reached    bool           `json:"reached"`
-	Steps      int64          `json:"steps" jsonschema:"minimum=0"`
-	Passes     int64          `json:"passes" jsonschema:"minimum=0"`
-	Seconds    Seconds        `json:"seconds"`
-	Before     *Scores        `json:"before"`
-	After      *Scores        `json:"after" jsonschema:"description=null when the run did not come that far"`
-	Forget     ForgetSet      `json:"forget"`
-	Hashes     Hashes         `json:"hashes"`
-	DataAccess DataAccess     `json:"data_access"`
-	Attack     *AttackSummary `json:"attack,omitempty"`
-	Penalty    *Number        `json:"penalty,omitempty" jsonschema:"oneof_type=number;null,description=final value of lambda times R"`
-	Distance   *Number        `json:"distance,omitempty" jsonschema:"oneof_type=number;null,description=Euclidean distance of the parameters from where they began"`
-	PeakMemory int64          `json:"peak_memory_bytes,omitempty" jsonschema:"minimum=0,description=largest resident size of the process"`
-	Device     string         `json:"device"`
-	Precision  string         `json:"precision"`
-	Threads    int            `json:"threads,omitempty"`
-	Seed       int64          `json:"seed"`
-	Limited    bool           `json:"limited" jsonschema:"description=whether --limit left samples out of the scores"`
-	Versions   Versions       `json:"versions"`
+	Schema     string          `json:"schema" jsonschema:"enum=unlearn.result/1"`
+	Name       string          `json:"name,omitempty"`
+	Tags       []string        `json:"tags,omitempty"`
+	Model      string          `json:"model,omitempty"`
+	Dataset    string          `json:"dataset,omitempty"`
+	Method     string          `json:"method"`
+	Goal       string          `json:"goal" jsonschema:"enum=misclassify,enum=relabel"`
+	Outcome    unlearn.Outcome `json:"outcome" jsonschema:"enum=reached,enum=already,enum=cap,enum=diverged,enum=interrupted"`
+	Reached    bool            `json:"reached"`
+	Steps      int64           `json:"steps" jsonschema:"minimum=0"`
+	Passes     int64           `json:"passes" jsonschema:"minimum=0"`
+	Seconds    Seconds         `json:"seconds"`
+	Before     *Scores         `json:"before"`
+	After      *Scores         `json:"after" jsonschema:"description=null when the run did not come that far"`
+	Forget     ForgetSet       `json:"forget"`
+	Hashes     Hashes          `json:"hashes"`
+	DataAccess DataAccess      `json:"data_access"`
+	Attack     *AttackSummary  `json:"attack,omitempty"`
+	Penalty    *Number         `json:"penalty,omitempty" jsonschema:"oneof_type=number;null,description=final value of lambda times R"`
+	Distance   *Number         `json:"distance,omitempty" jsonschema:"oneof_type=number;null,description=Euclidean distance of the parameters from where they began"`
+	PeakMemory int64           `json:"peak_memory_bytes,omitempty" jsonschema:"minimum=0,description=largest resident size of the process"`
+	Device     string          `json:"device"`
+	Precision  string          `json:"precision"`
+	Threads    int             `json:"threads,omitempty"`
+	Seed       int64           `json:"seed"`
+	Limited    bool            `json:"limited" jsonschema:"description=whether --limit left samples out of the scores"`
+	Versions   Versions        `json:"versions"`
 }
 
 // EvalSchema is the schema name of EvalResult.

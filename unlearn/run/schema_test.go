@@ -10,6 +10,9 @@ import (
 
 	reflector "github.com/invopop/jsonschema"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"l2ul/unlearn"
+	"l2ul/unlearn/data"
 )
 
 var update = flag.Bool("update", false, "write the published schemas anew")
@@ -94,9 +97,9 @@ func TestResultsFitTheirSchemas(t *testing.T) {
 	}
 	loss, diverged := Number(0.5), Number(math.Inf(1))
 	full := Result{
-		Schema: ResultSchema, Method: "neggrad", Goal: "misclassify", Outcome: OutcomeDiverged,
+		Schema: ResultSchema, Method: "neggrad", Goal: "misclassify", Outcome: unlearn.Diverged,
 		Before: &Scores{Forget: Score{1, &loss, 16, 16}}, Forget: ForgetSet{Indices: []int64{1}, Hash: "00"},
-		DataAccess: DataAccess{Reads: map[string]Reads{"before": {Test: 3}}}, Penalty: &loss,
+		DataAccess: DataAccess{Reads: data.Reads{"before": {"test": 3}}}, Penalty: &loss,
 	}
 	text, err := json.Marshal(full)
 	if err != nil {
