@@ -161,9 +161,10 @@ type frame struct {
 	cos, sin int // of the rotation, times 2^16 * one / radius
 }
 
-// frame draws a rotation and a centre that keeps most of the figure inside the image.
+// frame draws a centre that keeps most of the figure inside the image, and a rotation by an angle whose half has a tangent of at
+// most turn/one: 90 degrees for one, 24 for 220.
 func (d dice) frame(radius, turn int) frame {
-	// The rational points ((1-t^2)/(1+t^2), 2t/(1+t^2)) of the circle; t = tan(angle/2) up to 0.3 is an angle up to 33 degrees.
+	// The rational points ((1-t^2)/(1+t^2), 2t/(1+t^2)) of the circle; t = tan(angle/2).
 	t := d.between(-turn, turn)
 	norm := one*one + t*t
 	cos, sin := one*one-t*t, 2*one*t
@@ -242,7 +243,7 @@ func draw(dst []byte, class int, d dice) {
 	}
 	for range d.between(0, 3) {
 		scrap := d.between(0, 1)
-		d.frame(d.between(12, 36), one).cover(func(u, v int) bool {
+		d.frame(d.between(12, 32), one).cover(func(u, v int) bool {
 			return scrap == 0 && inDisc(u, v, 800) || scrap == 1 && abs(u) <= 980 && abs(v) <= 240
 		}, over(d.colour()))
 	}
@@ -252,14 +253,14 @@ func draw(dst []byte, class int, d dice) {
 		ink = d.colour()
 	}
 	ink2, inkTexture := d.near(ink, 40), d.texture()
-	d.frame(d.between(72, 112), 300).cover(figures[class].inside, func(x, y, weight int) {
+	d.frame(d.between(72, 112), 220).cover(figures[class].inside, func(x, y, weight int) {
 		over(ink.blend(ink2, inkTexture(x, y)))(x, y, weight)
 	})
 	if d.between(0, 4) == 0 {
-		d.frame(d.between(60, 120), one).cover(func(u, v int) bool { return abs(u) <= 980 && abs(v) <= 110 }, over(d.colour()))
+		d.frame(d.between(60, 120), one).cover(func(u, v int) bool { return abs(u) <= 980 && abs(v) <= 90 }, over(d.colour()))
 	}
 
-	noise := 16 * d.between(2, 14)
+	noise := 16 * d.between(2, 12)
 	for i, c := range canvas {
 		for channel, value := range c {
 			dst[channel*len(canvas)+i] = byte(min(max(value+d.bell(noise), 0), 255))
