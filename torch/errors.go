@@ -34,6 +34,10 @@ func (e *Error) Error() string {
 	if len(e.Shapes) > 0 {
 		b.WriteString(" (shapes")
 		for _, s := range e.Shapes {
+			if s == nil {
+				b.WriteString(" none")
+				continue
+			}
 			fmt.Fprintf(&b, " %v", s)
 		}
 		b.WriteByte(')')

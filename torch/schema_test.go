@@ -267,7 +267,7 @@ func checkCall(fn *ast.FuncDecl, how, schema string, args []ast.Expr, complain f
 		if c, ok := e.(*ast.CallExpr); ok && len(c.Args) == 1 && (isIdent(c.Fun, "int64") || isIdent(c.Fun, "number")) {
 			convert, e = c.Fun.(*ast.Ident).Name, c.Args[0]
 		}
-		text := ""
+		var text string
 		switch x := e.(type) {
 		case *ast.Ident:
 			text = x.Name

@@ -166,6 +166,7 @@ func TestBorrow(t *testing.T) {
 			x.FillI(7)
 		})
 		wantSlice(t, "borrowed memory after its owner is gone", borrowed, float32(7), 7)
+		wantError(t, Argument, "Borrow", func() { Borrow(nil) }, "null")
 		if x := borrowed; Borrow(x.lend()) == x {
 			t.Error("a borrowed tensor has the handle of its lender")
 		}

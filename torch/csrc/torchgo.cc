@@ -652,7 +652,10 @@ tg_error* tg_free(tg_handle h) {
 int64_t tg_live(void) { return table().live.load(std::memory_order_relaxed); }
 
 tg_error* tg_borrow(void* at_tensor, tg_handle* out) {
-  return guarded([&] { *out = wrap(*static_cast<at::Tensor*>(at_tensor)); });
+  return guarded([&] {
+    if (at_tensor == nullptr) fail(TG_ERR_ARGUMENT, "the pointer is null");
+    *out = wrap(*static_cast<at::Tensor*>(at_tensor));
+  });
 }
 
 void* tg_lend(tg_handle h) {
