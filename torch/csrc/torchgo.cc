@@ -95,8 +95,8 @@ constexpr uint32_t kMaxChunks = 1u << 14;  // 67 million live handles
 struct Table {
   std::array<std::atomic<Slot*>, kMaxChunks> chunks{};
   std::mutex mu;
-  uint32_t used = 0;             // slots ever given out, under mu
-  std::vector<uint32_t> spare;   // slots returned by threads, under mu
+  uint32_t used = 0;            // slots ever given out, under mu
+  std::vector<uint32_t> spare;  // slots returned by threads, under mu
   std::atomic<int64_t> live{0};
   std::atomic<uint32_t> threads{0};
 };
@@ -106,9 +106,7 @@ Table& table() {
   return *t;
 }
 
-Slot& slot_at(uint32_t i) {
-  return table().chunks[i >> kChunkBits].load(std::memory_order_acquire)[i & (kChunk - 1)];
-}
+Slot& slot_at(uint32_t i) { return table().chunks[i >> kChunkBits].load(std::memory_order_acquire)[i & (kChunk - 1)]; }
 
 // What a thread knows: its scopes, spare slots (taken and given in batches, so the lock is rare), modes, last results.
 struct Thread {
@@ -116,8 +114,8 @@ struct Thread {
 
   uint32_t id = ++table().threads;
   std::vector<uint32_t> spare;
-  std::vector<tg_handle> made;   // handles of all open scopes, oldest first
-  std::vector<size_t> marks;     // where each open scope starts in made
+  std::vector<tg_handle> made;            // handles of all open scopes, oldest first
+  std::vector<size_t> marks;              // where each open scope starts in made
   std::vector<at::Generator> generators;  // of the open tg_seeded_enter, innermost last
   int32_t num_threads = 0;
   torch::jit::Stack stack;
@@ -262,7 +260,20 @@ uint64_t from_double(double d) {
 }
 
 // The kinds of a schema's arguments, read off the schema once per operator.
-enum class Kind : uint8_t { Tensor, Int, Double, Bool, Scalar, String, Dtype, Device, Format, Layout, Generator, Other };
+enum class Kind : uint8_t {
+  Tensor,
+  Int,
+  Double,
+  Bool,
+  Scalar,
+  String,
+  Dtype,
+  Device,
+  Format,
+  Layout,
+  Generator,
+  Other
+};
 
 struct Parameter {
   Kind kind = Kind::Other;
@@ -274,19 +285,31 @@ struct Parameter {
 
 Kind kind_of(const c10::Type& t) {
   switch (t.kind()) {
-    case c10::TypeKind::TensorType: return Kind::Tensor;
+    case c10::TypeKind::TensorType:
+      return Kind::Tensor;
     case c10::TypeKind::IntType:
-    case c10::TypeKind::SymIntType: return Kind::Int;
-    case c10::TypeKind::FloatType: return Kind::Double;
-    case c10::TypeKind::BoolType: return Kind::Bool;
-    case c10::TypeKind::NumberType: return Kind::Scalar;
-    case c10::TypeKind::StringType: return Kind::String;
-    case c10::TypeKind::ScalarTypeType: return Kind::Dtype;
-    case c10::TypeKind::DeviceObjType: return Kind::Device;
-    case c10::TypeKind::MemoryFormatType: return Kind::Format;
-    case c10::TypeKind::LayoutType: return Kind::Layout;
-    case c10::TypeKind::GeneratorType: return Kind::Generator;
-    default: return Kind::Other;
+    case c10::TypeKind::SymIntType:
+      return Kind::Int;
+    case c10::TypeKind::FloatType:
+      return Kind::Double;
+    case c10::TypeKind::BoolType:
+      return Kind::Bool;
+    case c10::TypeKind::NumberType:
+      return Kind::Scalar;
+    case c10::TypeKind::StringType:
+      return Kind::String;
+    case c10::TypeKind::ScalarTypeType:
+      return Kind::Dtype;
+    case c10::TypeKind::DeviceObjType:
+      return Kind::Device;
+    case c10::TypeKind::MemoryFormatType:
+      return Kind::Format;
+    case c10::TypeKind::LayoutType:
+      return Kind::Layout;
+    case c10::TypeKind::GeneratorType:
+      return Kind::Generator;
+    default:
+      return Kind::Other;
   }
 }
 
@@ -311,9 +334,9 @@ Parameter parameter_of(const c10::Argument& a) {
 }
 
 const char* tag_name(int32_t tag) {
-  static constexpr std::array names{"nothing",  "a tensor",  "an integer", "a float",   "a bool",
-                                    "a string", "integers",  "floats",     "bools",     "tensors",
-                                    "a dtype",  "a device",  "a format",   "a generator"};
+  static constexpr std::array names{"nothing",  "a tensor", "an integer", "a float",    "a bool",
+                                    "a string", "integers", "floats",     "bools",      "tensors",
+                                    "a dtype",  "a device", "a format",   "a generator"};
   return tag >= 0 && static_cast<size_t>(tag) < names.size() ? names[static_cast<size_t>(tag)] : "an unknown tag";
 }
 
@@ -424,7 +447,8 @@ class Arguments {
         if (a.tag == TG_GENERATOR) return generator(a.v);
         break;
       case Kind::Layout:
-      case Kind::Other: break;
+      case Kind::Other:
+        break;
     }
     mismatch(i, a);
   }
@@ -474,7 +498,8 @@ class Arguments {
         for (int32_t k = 0; k < a.n; k++) l.push_back(c10::IValue(as_double(w[k])));
         return l;
       }
-      default: break;
+      default:
+        break;
     }
     mismatch(i, a);
   }
