@@ -10,7 +10,8 @@ import (
 // Phase is a stretch of a forgetting run (spec/l2ul.md section 1).
 type Phase string
 
-// The phases in their order. Before and after everything may be read, to measure; in between only what the regime allows.
+// The phases in their order. Before and after everything may be read, to measure; in between only what the regime
+// allows.
 const (
 	PhaseBefore     Phase = "before"
 	PhaseAttack     Phase = "attack"
@@ -43,8 +44,8 @@ var (
 // Reads counts samples handed out, by phase and part. A sample read twice counts twice.
 type Reads map[Phase]map[Part]int64
 
-// Meter counts the samples that views hand out and refuses those outside the regime, so that a result can prove what its
-// method saw. It starts in PhaseBefore and is safe for concurrent use. A nil *Meter counts and refuses nothing.
+// Meter counts the samples that views hand out and refuses those outside the regime, so that a result can prove what
+// its method saw. It starts in PhaseBefore and is safe for concurrent use. A nil *Meter counts and refuses nothing.
 type Meter struct {
 	mu     sync.Mutex
 	regime Regime
@@ -52,7 +53,8 @@ type Meter struct {
 	reads  Reads
 }
 
-// NewMeter returns a meter that enforces the regime. Earlier reads, of a run that is resumed, are added up; nil for a new run.
+// NewMeter returns a meter that enforces the regime. Earlier reads, of a run that is resumed, are added up; nil for a
+// new run.
 func NewMeter(regime Regime, earlier Reads) *Meter {
 	m := &Meter{regime: slices.Clone(regime), phase: PhaseBefore, reads: Reads{}}
 	for _, phase := range []Phase{PhaseBefore, PhaseAttack, PhaseImportance, PhaseUnlearn, PhaseStopCheck, PhaseAfter} {
@@ -62,7 +64,8 @@ func NewMeter(regime Regime, earlier Reads) *Meter {
 	return m
 }
 
-// Enter begins one of the phases above and returns the one that was left, so that a stop check can go back to the loop it interrupts.
+// Enter begins one of the phases above and returns the one that was left, so that a stop check can go back to the loop
+// it interrupts.
 func (m *Meter) Enter(phase Phase) (left Phase) {
 	if m == nil {
 		return phase
@@ -73,7 +76,8 @@ func (m *Meter) Enter(phase Phase) (left Phase) {
 	return left
 }
 
-// Read accounts for n samples of a part. It fails with *AccessError, and counts nothing, where the regime forbids the read.
+// Read accounts for n samples of a part. It fails with *AccessError, and counts nothing, where the regime forbids the
+// read.
 func (m *Meter) Read(part Part, n int) error {
 	if m == nil {
 		return nil
@@ -110,5 +114,6 @@ type AccessError struct {
 }
 
 func (e *AccessError) Error() string {
-	return fmt.Sprintf("%d samples of the %s set asked for in phase %q, where this method may read only %q", e.N, e.Part, e.Phase, []Part(e.Regime))
+	return fmt.Sprintf("%d samples of the %s set asked for in phase %q, where this method may read only %q",
+		e.N, e.Part, e.Phase, []Part(e.Regime))
 }

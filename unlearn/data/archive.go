@@ -24,9 +24,9 @@ const (
 	maxWindow  = 128 << 20 // of zstd, as `zstd --long=27` makes it
 )
 
-// walkTar calls visit for every regular file of a tar archive, plain or compressed with gzip or zstd (told by its first bytes), in
-// one pass. The name is clean and has no leading slash. An error of visit ends the walk and is returned as it is; what is wrong
-// with the archive is an *InputError that names the byte.
+// walkTar calls visit for every regular file of a tar archive, plain or compressed with gzip or zstd (told by its first
+// bytes), in one pass. The name is clean and has no leading slash. An error of visit ends the walk and is returned as
+// it is; what is wrong with the archive is an *InputError that names the byte.
 func walkTar(ctx context.Context, file string, visit func(name string, size int64, content io.Reader) error) error {
 	f, err := os.Open(file)
 	if err != nil {

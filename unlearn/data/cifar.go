@@ -142,9 +142,11 @@ func (c cifar) open(ctx context.Context, src Source, splits []string) ([]*Set, e
 	return sets, nil
 }
 
-// read finds the version that is at dir (its archive, its folder, or the folder that holds one of them) and reads the files of
-// the splits and the class names. where is what their names are relative to, for messages.
-func (c cifar) read(ctx context.Context, dir string, splits []string) (v cifarVersion, where string, members map[string][]byte, err error) {
+// read finds the version that is at dir (its archive, its folder, or the folder that holds one of them) and reads the
+// files of the splits and the class names. where is what their names are relative to, for messages.
+func (c cifar) read(ctx context.Context, dir string, splits []string) (
+	v cifarVersion, where string, members map[string][]byte, err error,
+) {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return v, "", nil, &InputError{Err: err}
@@ -208,7 +210,9 @@ func readMembers(folder string, wanted []string) (map[string][]byte, error) {
 }
 
 // readArchive takes the version whose folder the archive holds.
-func (c cifar) readArchive(ctx context.Context, archive string, splits []string) (v cifarVersion, members map[string][]byte, err error) {
+func (c cifar) readArchive(ctx context.Context, archive string, splits []string) (
+	v cifarVersion, members map[string][]byte, err error,
+) {
 	members = map[string][]byte{}
 	err = walkTar(ctx, archive, func(name string, size int64, content io.Reader) error {
 		folder, base := path.Base(path.Dir(name)), path.Base(name)
@@ -228,7 +232,8 @@ func (c cifar) readArchive(ctx context.Context, archive string, splits []string)
 		return v, nil, err
 	}
 	if v.folder == "" {
-		return v, nil, inputf(archive, "no %s in this archive: it has no folder %s or %s; for images in train/<class>/ use --dataset imagefolder",
+		return v, nil, inputf(archive, "no %s in this archive: it has no folder %s or %s; "+
+			"for images in train/<class>/ use --dataset imagefolder",
 			c.name, c.versions[0].folder, c.versions[1].folder)
 	}
 	for _, name := range v.wanted(splits) {
@@ -239,7 +244,8 @@ func (c cifar) readArchive(ctx context.Context, archive string, splits []string)
 	return v, members, nil
 }
 
-// binaryRecords parses records of one or two label bytes, of which the last counts (CIFAR-100: coarse, then fine), and an image.
+// binaryRecords parses records of one or two label bytes, of which the last counts (CIFAR-100: coarse, then fine), and
+// an image.
 func binaryRecords(labelBytes int) func(string, []byte) (cifarBatch, error) {
 	record := labelBytes + cifarPixels
 	return func(file string, content []byte) (cifarBatch, error) {

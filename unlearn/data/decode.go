@@ -11,8 +11,8 @@ import (
 	"l2ul/unlearn/data/jpeg"
 )
 
-// imageSize reads the size in pixels from the header of a JPEG or PNG. The format is told by the first bytes: ImageNet has a PNG
-// whose name ends in .JPEG.
+// imageSize reads the size in pixels from the header of a JPEG or PNG. The format is told by the first bytes: ImageNet
+// has a PNG whose name ends in .JPEG.
 func imageSize(content []byte) (width, height int, err error) {
 	switch {
 	case isJPEG(content):
@@ -31,8 +31,8 @@ func imageSize(content []byte) (width, height int, err error) {
 	}
 }
 
-// decodeImage decodes a JPEG or PNG of exactly width x height pixels to three planes at dst, with the pixels that Pillow's
-// Image.convert("RGB") gives: grey is repeated, alpha is dropped.
+// decodeImage decodes a JPEG or PNG of exactly width x height pixels to three planes at dst, with the pixels that
+// Pillow's Image.convert("RGB") gives: grey is repeated, alpha is dropped.
 func decodeImage(dst, content []byte, width, height int) error {
 	if isJPEG(content) {
 		return jpeg.Decode(dst, content, width, height)
@@ -99,7 +99,8 @@ func splitPNG(dst []byte, img image.Image, width, height int) error {
 	return nil
 }
 
-// splitPixels writes the planes of interleaved red, green, blue, alpha. Of values of 2 bytes, big endian, it keeps the upper.
+// splitPixels writes the planes of interleaved red, green, blue, alpha. Of values of 2 bytes, big endian, it keeps the
+// upper.
 func splitPixels(dst, pix []byte, stride, valueSize, width, height int) {
 	n := width * height
 	for y := range height {

@@ -38,7 +38,8 @@ func newForgetSet(set *Set, indices []int, spec string, seed int64) (*ForgetSet,
 	seen := make(map[int]struct{}, len(indices))
 	for _, i := range indices {
 		if i < 0 || i >= set.Len() {
-			return nil, inputf("", "forget set %q: index %d is outside the %s split, which has %d samples (0 to %d)", spec, i, set.Split, set.Len(), set.Len()-1)
+			return nil, inputf("", "forget set %q: index %d is outside the %s split, which has %d samples (0 to %d)",
+				spec, i, set.Split, set.Len(), set.Len()-1)
 		}
 		if _, twice := seen[i]; twice {
 			return nil, inputf("", "forget set %q: index %d stands in it twice", spec, i)
@@ -49,8 +50,8 @@ func newForgetSet(set *Set, indices []int, spec string, seed int64) (*ForgetSet,
 	return f, nil
 }
 
-// SetTargets stores the wanted labels of goal relabel. It fails with *InputError if there is not one for each sample, if one is
-// no class, or if one is the true label already.
+// SetTargets stores the wanted labels of goal relabel. It fails with *InputError if there is not one for each sample,
+// if one is no class, or if one is the true label already.
 func (f *ForgetSet) SetTargets(targets []int, classes int) error {
 	if len(targets) != len(f.Indices) {
 		return inputf("", "%d targets for %d samples to forget", len(targets), len(f.Indices))
@@ -86,8 +87,8 @@ func (f *ForgetSet) Write(path string) error {
 	return nil
 }
 
-// readForgetSet reads forget.json and checks it against the set it was made for. What a hand-written file leaves out (n,
-// labels, data_hash) is filled in; what it says must be true.
+// readForgetSet reads forget.json and checks it against the set it was made for. What a hand-written file leaves out
+// (n, labels, data_hash) is filled in; what it says must be true.
 func readForgetSet(path string, content []byte, set *Set) (*ForgetSet, error) {
 	var f ForgetSet
 	dec := json.NewDecoder(bytes.NewReader(content))
@@ -101,7 +102,8 @@ func readForgetSet(path string, content []byte, set *Set) (*ForgetSet, error) {
 	case f.Schema != ForgetSchema:
 		return nil, inputf(path, "schema %q, need %q", f.Schema, ForgetSchema)
 	case f.DataHash != "" && f.DataHash != set.Fingerprint():
-		return nil, inputf(path, "made for other data: its data_hash is %.12s…, that of %s (%s) is %.12s…; use the data it was made for, or make a new one with `unlearn split`",
+		return nil, inputf(path, "made for other data: its data_hash is %.12s…, that of %s (%s) is %.12s…; "+
+			"use the data it was made for, or make a new one with `unlearn split`",
 			f.DataHash, set.Dataset, set.Split, set.Fingerprint())
 	case f.Split != "" && f.Split != set.Split:
 		return nil, inputf(path, "made for split %q, not %q", f.Split, set.Split)

@@ -145,7 +145,8 @@ func listFolder(dir string) (imageTree, error) {
 			}
 			for _, f := range files {
 				if f.IsDir() && !strings.HasPrefix(f.Name(), ".") {
-					return nil, inputf(filepath.Join(folder, f.Name()), "a folder inside a class folder; the layout is %s/<class>/<file>", split)
+					return nil, inputf(filepath.Join(folder, f.Name()),
+						"a folder inside a class folder; the layout is %s/<class>/<file>", split)
 				}
 				if err := tree.add(dir, []string{split, class.Name(), f.Name()}, nil); err != nil {
 					return nil, err
@@ -224,7 +225,8 @@ func decodeSplit(ctx context.Context, source, split, folder string, classes []st
 	}
 	size := 3 * width * height
 	if size > maxSetBytes/len(files) {
-		return nil, inputf(source, "%d images of %d x %d pixels need more than %d bytes of memory; make them smaller first", len(files), width, height, int64(maxSetBytes))
+		return nil, inputf(source, "%d images of %d x %d pixels need more than %d bytes of memory; make them smaller first",
+			len(files), width, height, int64(maxSetBytes))
 	}
 	s := &Set{
 		Dataset: "imagefolder", Split: split, Classes: classes, C: 3, H: height, W: width,

@@ -11,8 +11,8 @@ type Limit struct {
 	num, den int64 // the fraction num/den
 }
 
-// ParseLimit reads a number of samples ("500") or, with a decimal point, a fraction in (0, 1] ("0.1"). The empty string is no
-// limit. Anything else is a *UsageError.
+// ParseLimit reads a number of samples ("500") or, with a decimal point, a fraction in (0, 1] ("0.1"). The empty string
+// is no limit. Anything else is a *UsageError.
 func ParseLimit(text string) (Limit, error) {
 	if text == "" {
 		return Limit{}, nil
@@ -34,8 +34,8 @@ func ParseLimit(text string) (Limit, error) {
 	return Limit{num: r.Num().Int64(), den: r.Denom().Int64()}, nil
 }
 
-// Of returns the kept samples in their order, beginning with the first: for a number N of them those at floor(i*n/N), for a
-// fraction f those at floor(i/f), so 0.1 keeps every tenth. A limit of n or more returns indices itself.
+// Of returns the kept samples in their order, beginning with the first: for a number N of them those at floor(i*n/N),
+// for a fraction f those at floor(i/f), so 0.1 keeps every tenth. A limit of n or more returns indices itself.
 func (l Limit) Of(indices []int) []int {
 	n := int64(len(indices))
 	num, den := l.num, l.den

@@ -45,7 +45,8 @@ func TestLimit(t *testing.T) {
 	}
 }
 
-// The independent reference for real images evaluates every tenth of the 49,984 retained samples, beginning with the first.
+// The independent reference for real images evaluates every tenth of the 49,984 retained samples, beginning with the
+// first.
 func TestLimitEveryTenth(t *testing.T) {
 	l, err := ParseLimit("0.1")
 	if err != nil {

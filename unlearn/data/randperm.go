@@ -43,8 +43,8 @@ func (m *mt19937) twist() {
 // maxRandperm is where torch.randperm starts to draw 64 bits a value.
 const maxRandperm = (1<<32 - 1) / 20
 
-// randperm returns torch.randperm(n)[:k] as a CPU generator with this seed gives it (torch 2.11, int64): a Fisher-Yates shuffle
-// from the front, so the result for k is the beginning of the result for any larger k.
+// randperm returns torch.randperm(n)[:k] as a CPU generator with this seed gives it (torch 2.11, int64): a Fisher-Yates
+// shuffle from the front, so the result for k is the beginning of the result for any larger k.
 func randperm(n, k int, seed int64) []int {
 	if k < 0 || k > n || n >= maxRandperm {
 		panic(fmt.Sprintf("data: randperm(%d)[:%d]", n, k))

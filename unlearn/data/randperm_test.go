@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// Values of torch 2.11.0: torch.randperm(n, generator=torch.Generator().manual_seed(seed)), its first six and the sha256 over
-// all of it as little-endian int64. Those of seed 0 and n = 50000, 1281167, 18966 also stand in spec/l2ul.md section 11.
+// Values of torch 2.11.0: torch.randperm(n, generator=torch.Generator().manual_seed(seed)), its first six and the
+// sha256 over all of it as little-endian int64. Those of seed 0 and n = 50000, 1281167, 18966 also stand in
+// spec/l2ul.md section 11.
 func TestRandpermIsTorchs(t *testing.T) {
 	for _, tc := range []struct {
 		n     int

@@ -43,8 +43,8 @@ func Datasets() []Dataset {
 	return all
 }
 
-// Open reads splits ("train", "test", "val") of a dataset and returns them in the order asked for. An unknown name or a missing
-// Source.Dir is a *UsageError, everything wrong with the files an *InputError.
+// Open reads splits ("train", "test", "val") of a dataset and returns them in the order asked for. An unknown name or a
+// missing Source.Dir is a *UsageError, everything wrong with the files an *InputError.
 func Open(ctx context.Context, name string, src Source, splits ...string) ([]*Set, error) {
 	d, ok := registry[name]
 	if !ok {

@@ -8,7 +8,8 @@ import (
 	"l2ul/unlearn/kernels"
 )
 
-// Resident is a set on a device: its pixels as bytes, four times smaller than floats, turned into floats as batches are taken.
+// Resident is a set on a device: its pixels as bytes, four times smaller than floats, turned into floats as batches are
+// taken.
 type Resident struct {
 	set    *Set
 	pixels torch.Tensor // Byte [n, C, H, W]
@@ -16,8 +17,8 @@ type Resident struct {
 	table  torch.Tensor // Float [C, 256]: the value of each byte in each channel
 }
 
-// NewResident copies a set to a device, in the memory format that its batches will have. It must run in a scope; the caller
-// frees the result.
+// NewResident copies a set to a device, in the memory format that its batches will have. It must run in a scope; the
+// caller frees the result.
 func NewResident(set *Set, device torch.Device, format torch.MemoryFormat) *Resident {
 	r := &Resident{set: set}
 	n, c := int64(set.Len()), int64(set.C)
@@ -34,8 +35,8 @@ func NewResident(set *Set, device torch.Device, format torch.MemoryFormat) *Resi
 	return r
 }
 
-// PixelTable returns what kernels.GatherLUT makes of bytes: value/255 in each channel, Float [channels, 256], in the current
-// scope. It is a division, as in pixels.float() / 255: multiplying by the reciprocal differs in the last bit.
+// PixelTable returns what kernels.GatherLUT makes of bytes: value/255 in each channel, Float [channels, 256], in the
+// current scope. It is a division, as in pixels.float() / 255: multiplying by the reciprocal differs in the last bit.
 func PixelTable(channels int) torch.Tensor {
 	table := make([]float32, 0, 256*channels)
 	for range channels {
@@ -56,8 +57,9 @@ func (r *Resident) Free() {
 // Set returns the set in host memory.
 func (r *Resident) Set() *Set { return r.set }
 
-// Gather returns the images with these indices as Float [k, C, H, W] in [0, 1] and their labels as Long [k], in the current scope.
-// It counts nothing: what belongs to a run goes through a View. Indices outside the set panic with *torch.Error.
+// Gather returns the images with these indices as Float [k, C, H, W] in [0, 1] and their labels as Long [k], in the
+// current scope. It counts nothing: what belongs to a run goes through a View. Indices outside the set panic with
+// *torch.Error.
 func (r *Resident) Gather(indices []int) (x, y torch.Tensor) {
 	index := make([]int64, len(indices))
 	for i, v := range indices {
@@ -67,7 +69,8 @@ func (r *Resident) Gather(indices []int) (x, y torch.Tensor) {
 	return kernels.GatherLUT(r.pixels, at, r.table), r.labels.IndexSelect(0, at)
 }
 
-// View is some samples of a resident set, in an order, in one role. Every sample it hands out is reported to its meter first.
+// View is some samples of a resident set, in an order, in one role. Every sample it hands out is reported to its meter
+// first.
 type View struct {
 	resident *Resident
 	part     Part
@@ -75,8 +78,8 @@ type View struct {
 	meter    *Meter
 }
 
-// View returns the samples with these indices in the role of part; nil indices are all of them. The meter may be nil where
-// nothing is to be counted. It panics if an index is outside the set.
+// View returns the samples with these indices in the role of part; nil indices are all of them. The meter may be nil
+// where nothing is to be counted. It panics if an index is outside the set.
 func (r *Resident) View(part Part, indices []int, meter *Meter) *View {
 	if indices == nil {
 		indices = make([]int, r.set.Len())
@@ -101,8 +104,8 @@ func (v *View) Part() Part { return v.part }
 // Indices returns the indices of the samples in the set, in the view's order. The caller must not change them.
 func (v *View) Indices() []int { return v.indices }
 
-// Batch returns samples from to to-1 of the view: x Float [n, C, H, W] in [0, 1] and labels y Long [n], in the current scope.
-// It fails with *AccessError where the regime forbids the read.
+// Batch returns samples from to to-1 of the view: x Float [n, C, H, W] in [0, 1] and labels y Long [n], in the current
+// scope. It fails with *AccessError where the regime forbids the read.
 func (v *View) Batch(from, to int) (x, y torch.Tensor, err error) {
 	return v.gather(v.indices[from:to])
 }

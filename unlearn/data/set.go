@@ -42,8 +42,9 @@ func (s *Set) Name(i int) string {
 	return fmt.Sprintf("%s[%d]", s.Split, i)
 }
 
-// Fingerprint returns the hex sha256 over the shape, the pixels and the labels: what a network can see of the set. Names and
-// the container do not count, so the same images from a folder and from an archive agree. It is computed once.
+// Fingerprint returns the hex sha256 over the shape, the pixels and the labels: what a network can see of the set.
+// Names and the container do not count, so the same images from a folder and from an archive agree. It is computed
+// once.
 func (s *Set) Fingerprint() string {
 	s.once.Do(func() {
 		h := sha256.New()

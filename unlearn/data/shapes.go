@@ -25,8 +25,8 @@ const (
 	shapesTest  = 1000
 )
 
-// figures are the classes, by name. A figure is a test whether the point (u, v), v downwards, lies inside; one is the radius of
-// the circle around the figure.
+// figures are the classes, by name. A figure is a test whether the point (u, v), v downwards, lies inside; one is the
+// radius of the circle around the figure.
 var figures = []struct {
 	name   string
 	inside func(u, v int) bool
@@ -60,16 +60,16 @@ var figures = []struct {
 	{"triangle", func(u, v int) bool { return v <= 520 && 887*abs(u)-512*v <= 520*one }},
 }
 
-// one is the unit of figure coordinates. Everything here is integer arithmetic, so that the pixels are the same on every
-// machine.
+// one is the unit of figure coordinates. Everything here is integer arithmetic, so that the pixels are the same on
+// every machine.
 const one = 1024
 
 func abs(x int) int { return max(x, -x) }
 
 func inDisc(u, v, r int) bool { return u*u+v*v <= r*r }
 
-// openShapes draws the splits "train" (5,000 images) and "test" (1,000), 500 and 100 of each class. Image i depends on the
-// seed, the split and i alone.
+// openShapes draws the splits "train" (5,000 images) and "test" (1,000), 500 and 100 of each class. Image i depends on
+// the seed, the split and i alone.
 func openShapes(ctx context.Context, src Source, splits []string) ([]*Set, error) {
 	sets := make([]*Set, len(splits))
 	for i, split := range splits {
@@ -111,7 +111,8 @@ func drawShapes(ctx context.Context, dataSeed int64, split string, n int) (*Set,
 	return s, nil
 }
 
-// dice draws integers. PCG's stream is fixed by its definition; the methods of rand.Rand may change between Go versions.
+// dice draws integers. PCG's stream is fixed by its definition; the methods of rand.Rand may change between Go
+// versions.
 type dice struct{ pcg *rand.PCG }
 
 func newDice(s int64) dice { return dice{rand.NewPCG(uint64(s), 0)} }
@@ -161,8 +162,8 @@ type frame struct {
 	cos, sin int // of the rotation, times 2^16 * one / radius
 }
 
-// frame draws a centre that keeps most of the figure inside the image, and a rotation by an angle whose half has a tangent of at
-// most turn/one: 90 degrees for one, 24 for 220.
+// frame draws a centre that keeps most of the figure inside the image, and a rotation by an angle whose half has a
+// tangent of at most turn/one: 90 degrees for one, 24 for 220.
 func (d dice) frame(radius, turn int) frame {
 	// The rational points ((1-t^2)/(1+t^2), 2t/(1+t^2)) of the circle; t = tan(angle/2).
 	t := d.between(-turn, turn)
@@ -226,8 +227,8 @@ func (d dice) texture() texture {
 	}
 }
 
-// draw paints one image: a textured ground, scraps of other colours, the textured figure, a bar that may hide part of it, and
-// noise. Planes go to dst.
+// draw paints one image: a textured ground, scraps of other colours, the textured figure, a bar that may hide part of
+// it, and noise. Planes go to dst.
 func draw(dst []byte, class int, d dice) {
 	var canvas [shapesSide * shapesSide]colour
 	ground := d.colour()

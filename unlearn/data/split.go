@@ -90,8 +90,8 @@ func parseK(spec, text string) (int, error) {
 // String returns the spec as it was written.
 func (s Spec) String() string { return s.text }
 
-// Resolve applies the spec to a training set. More samples than there are is a *UsageError; unreadable files, unknown names,
-// duplicates and indices out of range are *InputErrors.
+// Resolve applies the spec to a training set. More samples than there are is a *UsageError; unreadable files, unknown
+// names, duplicates and indices out of range are *InputErrors.
 func (s Spec) Resolve(set *Set, seed int64) (*ForgetSet, error) {
 	if s.kind == specFile {
 		return s.resolveFile(set)
@@ -108,7 +108,8 @@ func (s Spec) Resolve(set *Set, seed int64) (*ForgetSet, error) {
 		if class < 0 {
 			c, err := strconv.Atoi(s.arg)
 			if err != nil || c < 0 || c >= len(set.Classes) {
-				return nil, usagef("forget set %q: no class %q; the classes are 0 to %d: %s", s.text, s.arg, len(set.Classes)-1, listClasses(set.Classes))
+				return nil, usagef("forget set %q: no class %q; the classes are 0 to %d: %s",
+					s.text, s.arg, len(set.Classes)-1, listClasses(set.Classes))
 			}
 			class = c
 		}
@@ -118,7 +119,8 @@ func (s Spec) Resolve(set *Set, seed int64) (*ForgetSet, error) {
 			}
 		}
 		if s.k > len(indices) || len(indices) == 0 {
-			return nil, usagef("forget set %q: class %q has %d samples in the %s split", s.text, set.Classes[class], len(indices), set.Split)
+			return nil, usagef("forget set %q: class %q has %d samples in the %s split",
+				s.text, set.Classes[class], len(indices), set.Split)
 		}
 		if s.k > 0 {
 			indices = indices[:s.k]
@@ -162,8 +164,8 @@ func (s Spec) resolveFile(set *Set) (*ForgetSet, error) {
 	return newForgetSet(set, indices, s.text, 0)
 }
 
-// findNames looks up one file name a line: as the set has it ("train/cat/0007.jpg"), without leading folders, or the bare
-// name where only one sample has it.
+// findNames looks up one file name a line: as the set has it ("train/cat/0007.jpg"), without leading folders, or the
+// bare name where only one sample has it.
 func findNames(file, content string, set *Set) ([]int, error) {
 	if set.Names == nil {
 		return nil, inputf(file, "the samples of dataset %q have no file names; give indices (ids:…) instead", set.Dataset)
@@ -195,7 +197,8 @@ func findNames(file, content string, set *Set) ([]int, error) {
 		i, ok := byName[path.Clean(name)]
 		switch {
 		case !ok:
-			return nil, inputf(file, "line %d: no sample of the %s split is named %q; the first is %q", number, set.Split, name, set.Names[0])
+			return nil, inputf(file, "line %d: no sample of the %s split is named %q; the first is %q",
+				number, set.Split, name, set.Names[0])
 		case i == ambiguous:
 			return nil, inputf(file, "line %d: several samples are named %q; write the class folder too", number, name)
 		}

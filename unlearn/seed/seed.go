@@ -1,8 +1,8 @@
 // Package seed derives the seed of every named random stream from the one seed a user gives.
 //
-// Streams that share a seed are correlated and shift when one of them draws more. A purpose and an index of their own keep
-// them apart: the attack's starts do not move when the shuffling changes. The forget set alone is drawn with the raw seed,
-// so that it equals torch.randperm under the same seed.
+// Streams that share a seed are correlated and shift when one of them draws more. A purpose and an index of their own
+// keep them apart: the attack's starts do not move when the shuffling changes. The forget set alone is drawn with the
+// raw seed, so that it equals torch.randperm under the same seed.
 package seed
 
 import (

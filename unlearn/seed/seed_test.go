@@ -3,7 +3,8 @@ package seed
 import "testing"
 
 func TestFor(t *testing.T) {
-	// Values by Python's hashlib: int.from_bytes(sha256(b"l2ul/0/attack/targets/0").digest()[:8], "little") & (1<<63)-1.
+	// Values by Python's hashlib: int.from_bytes(sha256(b"l2ul/0/attack/targets/0").digest()[:8], "little") &
+	// (1<<63)-1.
 	for _, tc := range []struct {
 		seed    int64
 		purpose string

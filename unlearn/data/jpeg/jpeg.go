@@ -1,9 +1,9 @@
-// Package jpeg decodes baseline and progressive JPEG with libjpeg-turbo, whose integer DCT and fancy upsampling give the
-// same pixels as Pillow and so as torchvision; image/jpeg of the standard library differs by a few levels.
+// Package jpeg decodes baseline and progressive JPEG with libjpeg-turbo, whose integer DCT and fancy upsampling give
+// the same pixels as Pillow and so as torchvision; image/jpeg of the standard library differs by a few levels.
 //
-// Grey images become RGB with equal channels and CMYK is converted as Pillow does. EXIF rotation is ignored, as torchvision
-// ignores it. Images that libjpeg would only warn about (truncated, broken entropy data) are errors here: their missing parts
-// would be learned as grey.
+// Grey images become RGB with equal channels and CMYK is converted as Pillow does. EXIF rotation is ignored, as
+// torchvision ignores it. Images that libjpeg would only warn about (truncated, broken entropy data) are errors here:
+// their missing parts would be learned as grey.
 package jpeg
 
 // #cgo CFLAGS: -O2 -Wall -Wextra
@@ -27,8 +27,8 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("jpeg: %s (at byte %d)", e.Msg, e.Offset) }
 
-// Size reads the width and height in pixels from the header. It fails with *Error if the header is broken or announces more
-// than MaxPixels.
+// Size reads the width and height in pixels from the header. It fails with *Error if the header is broken or announces
+// more than MaxPixels.
 func Size(data []byte) (width, height int, err error) {
 	if len(data) == 0 {
 		return 0, 0, &Error{Msg: "no data"}
@@ -44,8 +44,8 @@ func Size(data []byte) (width, height int, err error) {
 	return width, height, nil
 }
 
-// Decode writes the image to dst as three planes, red, green, blue, of width*height bytes each. An image that has not exactly
-// that size fails with *Error before it is decoded. It panics if dst is not 3*width*height long.
+// Decode writes the image to dst as three planes, red, green, blue, of width*height bytes each. An image that has not
+// exactly that size fails with *Error before it is decoded. It panics if dst is not 3*width*height long.
 func Decode(dst, data []byte, width, height int) error {
 	if width <= 0 || height <= 0 || len(dst) != 3*width*height {
 		panic(fmt.Sprintf("jpeg.Decode: dst of %d bytes for %d x %d pixels", len(dst), width, height))

@@ -38,7 +38,8 @@ static void fail(j_common_ptr cinfo) {
   longjmp(d->env, 1);
 }
 
-// libjpeg fills what is missing or broken with grey and only warns. Here those images are errors; what harms no pixel passes.
+// libjpeg fills what is missing or broken with grey and only warns. Here those images are errors; what harms no pixel
+// passes.
 static void on_message(j_common_ptr cinfo, int level) {
   if (level >= 0) return;
   switch (cinfo->err->msg_code) {
