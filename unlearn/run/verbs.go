@@ -48,7 +48,7 @@ type ComputeOptions struct {
 	Threads       int    `flag:"threads" min:"0" deftext:"one a core" group:"computing" help:"threads of one operator; changes the last bits"`
 	Seed          int64  `flag:"seed" default:"0" group:"computing" help:"seed of everything random"`
 	Deterministic bool   `flag:"deterministic" default:"true" group:"computing" help:"only algorithms that repeat bit for bit"`
-	ChannelsLast  bool   `flag:"channels-last" group:"computing" help:"keep images with the channels innermost; changes the last bits"`
+	ChannelsLast  bool   `flag:"channels-last" default:"true" group:"computing" help:"keep images with the channels innermost; changes the last bits"`
 }
 
 // EvalOptions hold for every verb that scores a model.
@@ -68,7 +68,6 @@ type ForgetOptions struct {
 	ComputeOptions
 	EvalOptions
 	Method     string `flag:"method" default:"adv-imp" group:"unlearning" arg:"NAME" help:"how to forget; unlearn ls methods lists them"`
-	Targets    string `flag:"targets" default:"random-other" oneof:"random-other|true" group:"unlearning" help:"new labels under --goal relabel, unless the forget set has its own"`
 	SaveFormat string `flag:"save-format" default:"safetensors" oneof:"safetensors|same" result:"no" help:"container of the unlearned weights; same: as they came"`
 }
 

@@ -1,0 +1,268 @@
+// Package attack makes adversarial examples: targeted and untargeted projected gradient descent inside an L2 or Linf
+// ball (spec/l2ul.md section 3). All (image, target) pairs are attacked in large batches, with frozen parameters and
+// gradients of the input only; targets and starting points are those of the published sequential loop, bit for bit.
+package attack
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strconv"
+
+	"l2ul/torch"
+	"l2ul/torch/nn"
+	"l2ul/unlearn/kernels"
+)
+
+// Options are the settings of an attack. Eps and Step are in pixel units, images being in [0, 1].
+type Options struct {
+	Eps      float64 `flag:"eps,pgd-eps" default:"4" min:"0" group:"attack" help:"radius of the perturbation ball, in pixel units"`
+	Step     float64 `flag:"step,pgd-alpha" default:"0.1" min:"0" group:"attack" help:"length of a step, in pixel units"`
+	Iters    int     `flag:"iters,pgd-iter" default:"100" min:"0" group:"attack" help:"iterations, all of which are done"`
+	Num      string  `flag:"num-adv,num-adv-images" default:"auto" arg:"N|auto" group:"attack" help:"adversarial examples of each image; auto: ceil(1024/k)"`
+	Norm     string  `flag:"norm" default:"l2" oneof:"l2|linf" group:"attack" help:"ball of the perturbation"`
+	Targeted bool    `flag:"targeted" default:"true" group:"attack" help:"toward a random other class; false: away from the label"`
+}
+
+// Repeats returns N, the number of examples to make of each of k images.
+func (o *Options) Repeats(k int) (int, error) {
+	if o.Num == "auto" {
+		return (1024 + k - 1) / k, nil
+	}
+	n, err := strconv.Atoi(o.Num)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("--num-adv %q: give a number of at least 1, or auto", o.Num)
+	}
+	return n, nil
+}
+
+// Validate checks what the tags cannot say.
+func (o *Options) Validate() error {
+	_, err := o.Repeats(1)
+	return err
+}
+
+// Warnings tells what is allowed but probably not meant.
+func (o *Options) Warnings() []string {
+	var w []string
+	reach := o.Step * float64(o.Iters)
+	switch {
+	case o.Eps == 0:
+		w = append(w, "eps is 0: the adversarial examples are the images themselves")
+	case reach == 0:
+		w = append(w, "step or iters is 0: the adversarial examples are the projected starting points")
+	case reach < o.Eps:
+		w = append(w, fmt.Sprintf("step·iters = %g is less than eps = %g: the attack cannot cross the ball", reach, o.Eps))
+	}
+	return w
+}
+
+// Pair is one adversarial example to make, and what became of it.
+type Pair struct {
+	Source int // position in the set of images
+	Repeat int // 0..N-1
+	Target int // the class to reach; untargeted, the class to leave
+	Log
+}
+
+// Log says how the attack on a pair went.
+type Log struct {
+	Before    int     // class predicted for the image
+	After     int     // class predicted for the adversarial example
+	Success   bool    // After is the target (untargeted: is not the label)
+	LossStart float64 // cross-entropy to Target at the starting point
+	LossEnd   float64 // and of the adversarial example
+	Norm      float64 // L2 norm of the perturbation
+}
+
+// Set is the adversarial examples of a job, in call order: pair p is of image p mod k, in repeat p / k.
+type Set struct {
+	Pairs []Pair       // all that are planned
+	Done  int          // how many of them, from the first on, are made
+	X     torch.Tensor // Float [len(Pairs), C, H, W], owned by the set, its first Done images written; undefined before the first
+}
+
+// Targets returns the targets of all pairs, Long [len(Pairs)], on the CPU and in the current scope.
+func (s *Set) Targets() torch.Tensor {
+	targets := make([]int64, len(s.Pairs))
+	for i, p := range s.Pairs {
+		targets[i] = int64(p.Target)
+	}
+	return torch.FromSlice(targets)
+}
+
+// Free gives the examples back.
+func (s *Set) Free() {
+	if s.X.Defined() {
+		s.X.Free()
+		s.X = torch.Tensor{}
+	}
+}
+
+// Summary is the outcome of a whole set.
+type Summary struct {
+	Pairs    int     `json:"pairs"`
+	Success  float64 `json:"success"`         // share of pairs whose attack succeeded
+	MeanLoss float64 `json:"mean_loss"`       // mean cross-entropy to the target at the end
+	NormMin  float64 `json:"norm_min"`        // smallest,
+	NormMean float64 `json:"norm_mean"`       // mean and
+	NormMax  float64 `json:"norm_max"`        // largest L2 norm of a perturbation
+	OnLabel  int     `json:"target_is_label"` // pairs whose target is the image's own label
+}
+
+// Summary sums up the finished pairs; labels are those of the images.
+func (s *Set) Summary(labels []int) Summary {
+	n := s.Done
+	sum := Summary{Pairs: n, NormMin: math.Inf(1)}
+	for _, p := range s.Pairs[:n] {
+		if p.Success {
+			sum.Success += 1 / float64(n)
+		}
+		sum.MeanLoss += p.LossEnd / float64(n)
+		sum.NormMean += p.Norm / float64(n)
+		sum.NormMin, sum.NormMax = min(sum.NormMin, p.Norm), max(sum.NormMax, p.Norm)
+		if p.Target == labels[p.Source] {
+			sum.OnLabel++
+		}
+	}
+	return sum
+}
+
+// Job is an attack on k images.
+type Job struct {
+	Net     nn.Module    // put into evaluation mode; its parameters are frozen meanwhile
+	X       torch.Tensor // Float [k, C, H, W] in [0, 1]
+	Labels  []int        // of the images
+	Classes int
+	Options Options
+	Seed    int64
+	Chunk   int // pairs attacked at once; does not change the stream of targets and starts
+}
+
+// Run attacks all pairs of the job, beginning behind those that set has finished, and adds them to set. After each chunk
+// it calls saved, which may be nil. When ctx ends it returns the context's cause; set then holds all finished chunks.
+func (j *Job) Run(ctx context.Context, set *Set, saved func() error) (err error) {
+	defer freeze(j.Net)()
+	torch.Scope(func() {
+		starts := j.newStarts(set.Done)
+		for set.Done < len(set.Pairs) && err == nil {
+			if err = context.Cause(ctx); err != nil {
+				return
+			}
+			if err = j.chunk(set, starts); err == nil && saved != nil {
+				err = saved()
+			}
+		}
+	})
+	return err
+}
+
+// chunk attacks the next pairs and adds them to the set.
+func (j *Job) chunk(set *Set, starts *starts) (err error) {
+	pairs := set.Pairs[set.Done:min(set.Done+j.Chunk, len(set.Pairs))]
+	n := len(pairs)
+	torch.Scope(func() {
+		source, target := make([]int64, n), make([]int64, n)
+		for i, p := range pairs {
+			source[i], target[i] = int64(p.Source), int64(p.Target)
+		}
+		x := j.X.IndexSelect(0, torch.FromSlice(source).To(j.X.Device(), torch.Long)).Contiguous(formatOf(j.X))
+		y := torch.FromSlice(target).To(j.X.Device(), torch.Long)
+		delta := kernels.PGDStart(x, starts.next(n), j.Options.Eps, j.Options.Norm)
+		before, _ := j.predict(x, y)
+		_, lossStart := j.predict(x.Add(delta, 1), y)
+		for range j.Options.Iters {
+			torch.Scope(func() { j.step(x, delta, y) })
+		}
+		adv := x.Add(delta, 1).Clamp(0, 1)
+		after, lossEnd := j.predict(adv, y)
+		norms := torch.ToSlice[float64](delta.CastTo(torch.Double).Square().SumDim([]int64{1, 2, 3}, false).Sqrt())
+		for i := range pairs {
+			p := &pairs[i]
+			// Whatever was not finite on the way, a gradient or a logit, is not finite here.
+			if math.IsNaN(norms[i]) || math.IsInf(norms[i], 0) || math.IsNaN(lossEnd[i]) {
+				err = fmt.Errorf("attack: a gradient of pair %d (image %d toward class %d) is not finite; check the weights", set.Done+i, p.Source, p.Target)
+				return
+			}
+			p.Log = Log{
+				Before: int(before[i]), After: int(after[i]), Success: (int(after[i]) == p.Target) == j.Options.Targeted,
+				LossStart: lossStart[i], LossEnd: lossEnd[i], Norm: norms[i],
+			}
+		}
+		set.add(adv)
+	})
+	return err
+}
+
+// step is one iteration of spec/l2ul.md section 3.1: ascent on -CE to the target (untargeted: on CE of the label).
+func (j *Job) step(x, delta, y torch.Tensor) {
+	input := x.Add(delta, 1).SetRequiresGrad(true)
+	gain := j.Net.Forward(input).CrossEntropy(y, torch.Tensor{}, torch.ReduceSum, -100)
+	if j.Options.Targeted {
+		gain = gain.Neg()
+	}
+	grad := torch.Grad([]torch.Tensor{gain}, []torch.Tensor{input})[0]
+	if j.Options.Norm == "linf" {
+		kernels.PGDLinfStep(delta, grad, x, j.Options.Step, j.Options.Eps)
+	} else {
+		kernels.PGDL2Step(delta, grad, x, j.Options.Step, j.Options.Eps)
+	}
+}
+
+// predict returns the class and the cross-entropy to y of each image.
+func (j *Job) predict(x, y torch.Tensor) (classes []int64, losses []float64) {
+	torch.Scope(func() {
+		torch.NoGrad(func() {
+			logits := j.Net.Forward(x)
+			classes = torch.ToSlice[int64](logits.ArgMax(1, false))
+			losses = torch.ToSlice[float64](logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceNone, -100).CastTo(torch.Double))
+		})
+	})
+	return classes, losses
+}
+
+var opEmpty = torch.Define("aten::empty.memory_format(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor")
+
+// add stores finished examples behind the others.
+func (s *Set) add(x torch.Tensor) {
+	if !s.X.Defined() {
+		shape := x.Shape()
+		shape[0] = int64(len(s.Pairs))
+		s.X = opEmpty.One(shape, torch.Float, nil, x.Device(), nil, formatOf(x))
+		torch.Own(s.X)
+	}
+	n := x.Size(0)
+	s.X.Narrow(0, int64(s.Done), n).CopyI(x)
+	s.Done += int(n)
+}
+
+// freeze puts net into evaluation mode with no parameter tracked, and returns what tracks them again.
+func freeze(net nn.Module) (thaw func()) {
+	net.Root().Eval()
+	var tracked []torch.Tensor
+	for _, p := range net.Root().Parameters() {
+		if p.RequiresGrad() {
+			tracked = append(tracked, p)
+			p.SetRequiresGrad(false)
+		}
+	}
+	return func() {
+		for _, p := range tracked {
+			p.SetRequiresGrad(true)
+		}
+	}
+}
+
+func formatOf(t torch.Tensor) torch.MemoryFormat {
+	if t.IsContiguous(torch.ChannelsLast) {
+		return torch.ChannelsLast
+	}
+	return torch.Contiguous
+}
+
+// Resumed is the set of a job whose first pairs are done: x holds their examples, Float [done, C, H, W].
+func Resumed(pairs []Pair, x torch.Tensor) *Set {
+	s := &Set{Pairs: pairs}
+	s.add(x)
+	return s
+}

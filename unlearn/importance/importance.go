@@ -1,0 +1,189 @@
+// Package importance estimates how much each parameter matters for a set of images: Memory Aware Synapses and the
+// diagonal of the Fisher information (spec/l2ul.md section 4). Gradients are accumulated image by image or slice by
+// slice; what is held is one number for each parameter, never one for each image and parameter.
+package importance
+
+import (
+	"context"
+	"fmt"
+
+	"l2ul/torch"
+	"l2ul/torch/nn"
+	"l2ul/unlearn/kernels"
+	"l2ul/unlearn/metrics"
+	"l2ul/unlearn/seed"
+)
+
+// Options choose the estimator.
+type Options struct {
+	Kind       string `flag:"importance" default:"mas" oneof:"mas|mas-batch|fisher-emp|fisher-true|uniform" group:"importance" help:"estimator of the importance of parameters"`
+	Norm       string `flag:"importance-norm" deftext:"squared; plain for mas-batch" oneof:"|squared|plain" group:"importance" help:"what MAS differentiates: the squared or the plain L2 norm of the logits"`
+	BN         string `flag:"importance-bn" deftext:"eval; train for mas-batch" oneof:"|eval|train" group:"importance" help:"statistics batch normalisation uses; train only with mas-batch"`
+	Accumulate bool   `flag:"importance-accumulate" default:"true" group:"importance" help:"mas-batch adds up the gradients of successive slices, as the published code does"`
+	Samples    int    `flag:"fisher-samples" min:"0" group:"importance" help:"classes drawn for each image by fisher-true; 0 sums over all classes"`
+}
+
+// Validate checks what the tags cannot say.
+func (o *Options) Validate() error {
+	if o.BN == "train" && o.Kind != "mas-batch" {
+		return fmt.Errorf("--importance-bn train: %s takes one image at a time, whose batch statistics mean nothing; use --importance mas-batch", o.Kind)
+	}
+	return nil
+}
+
+// Job is an estimate over k images.
+type Job struct {
+	Net     nn.Module
+	Params  []torch.Tensor // the parameters to estimate, each tracked by autograd
+	Images  metrics.Images // the images and labels, in order
+	Slice   int            // images of a slice, for mas-batch; others take one at a time
+	Seed    int64          // of the classes that fisher-true draws
+	Options Options
+}
+
+// Run returns the importance Ω of every parameter, in the order and shapes of Params, in the current scope. progress, which
+// may be nil, is told the number of images done. Running statistics of net are left as they were; net is left in
+// evaluation mode.
+func (j *Job) Run(ctx context.Context, progress func(done int)) ([]torch.Tensor, error) {
+	omega := make([]torch.Tensor, len(j.Params))
+	for i, p := range j.Params {
+		omega[i] = p.Detach().ZerosLike()
+	}
+	if j.Options.Kind == "uniform" {
+		for _, o := range omega {
+			o.FillI(1)
+		}
+		return omega, nil
+	}
+	if j.Options.Kind == "fisher-true" && j.Options.Samples > 0 {
+		var err error
+		torch.Seeded(torch.NewGenerator(seed.For(j.Seed, "fisher/samples", 0)), func() { err = j.accumulate(ctx, omega, progress) })
+		return omega, err
+	}
+	return omega, j.accumulate(ctx, omega, progress)
+}
+
+// accumulate adds the share of every image to omega.
+func (j *Job) accumulate(ctx context.Context, omega []torch.Tensor, progress func(done int)) error {
+	estimate, size := j.perSample, 1
+	if j.Options.Kind == "mas-batch" {
+		estimate, size = j.newBatch(), j.Slice
+	}
+	j.Net.Root().Eval()
+	if j.Options.Kind == "mas-batch" && j.Options.BN != "eval" {
+		nn.SetBatchNorm(j.Net, nn.BatchNormFrozenStats)
+		defer j.Net.Root().Eval()
+	}
+	for from := 0; from < j.Images.Len(); from += size {
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
+		to := min(from+size, j.Images.Len())
+		var err error
+		torch.Scope(func() {
+			var x, y torch.Tensor
+			if x, y, err = j.Images.Batch(from, to); err == nil {
+				estimate(omega, j.Net.Forward(x), y)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if progress != nil {
+			progress(to)
+		}
+	}
+	return nil
+}
+
+// perSample adds one image's share: |∂‖g‖²/∂θ|/k for MAS, Σ_c w_c (∂ log p_c/∂θ)²/k for the Fisher diagonals.
+func (j *Job) perSample(omega []torch.Tensor, logits, y torch.Tensor) {
+	k := float64(j.Images.Len())
+	if j.Options.Kind == "mas" {
+		kernels.AccumulateAbs(omega, torch.Grad([]torch.Tensor{norm(logits, j.Options.Norm != "plain")}, j.Params), 1, k)
+		return
+	}
+	logp := logits.LogSoftmax(1).Select(0, 0)
+	weights := j.classWeights(logp, int(y.ItemInt()))
+	one := torch.Ones(nil, false)
+	for c, w := range weights {
+		if w == 0 {
+			continue
+		}
+		torch.Scope(func() {
+			output := logp.Select(0, int64(c))
+			grads := torch.VectorJacobian([]torch.Tensor{output}, []torch.Tensor{one}, j.Params, true)
+			kernels.AccumulateSquare(omega, grads, w, k)
+		})
+	}
+}
+
+var opMultinomial = torch.Define("aten::multinomial(Tensor self, SymInt num_samples, bool replacement=False, *, Generator? generator=None) -> Tensor")
+
+// classWeights is what each class counts: the label alone (empirical), the predicted probabilities (true), or how often
+// each class was drawn from them.
+func (j *Job) classWeights(logp torch.Tensor, label int) []float64 {
+	weights := make([]float64, logp.Numel())
+	switch {
+	case j.Options.Kind == "fisher-emp":
+		weights[label] = 1
+	case j.Options.Samples == 0:
+		for c, p := range torch.ToSlice[float32](logp.Detach().Exp()) {
+			weights[c] = float64(p)
+		}
+	default:
+		for _, c := range torch.ToSlice[int64](opMultinomial.One(logp.Detach().Exp(), j.Options.Samples, true)) {
+			weights[c]++
+		}
+		for c := range weights {
+			weights[c] /= float64(j.Options.Samples)
+		}
+	}
+	return weights
+}
+
+// newBatch returns the published code's estimator: the gradient of the mean norm of a slice's logits, whose absolute value
+// counts for every image of the slice. The gradient is that of all slices so far, since that code never clears it.
+func (j *Job) newBatch() func(omega []torch.Tensor, logits, y torch.Tensor) {
+	k := j.Images.Len()
+	count := float64((k/j.Slice + 1) * j.Slice)
+	sum := make([]torch.Tensor, len(j.Params))
+	for i, p := range j.Params {
+		sum[i] = p.Detach().ZerosLike()
+	}
+	return func(omega []torch.Tensor, logits, _ torch.Tensor) {
+		n := logits.Size(0)
+		mean := rowNorms(logits, j.Options.Norm == "squared").Mean()
+		for i, g := range torch.Grad([]torch.Tensor{mean}, j.Params) {
+			if !j.Options.Accumulate {
+				sum[i].ZeroI()
+			}
+			if g.Defined() {
+				sum[i].AddI(g, 1)
+			}
+		}
+		kernels.AccumulateAbs(omega, sum, float64(n), count)
+	}
+}
+
+var opVectorNorm = torch.Define("aten::norm.ScalarOpt_dim(Tensor self, Scalar? p, int[1] dim, bool keepdim=False) -> Tensor")
+
+// rowNorms is the L2 norm of each row of logits, squared or not. The gradient of the plain norm at zero is zero.
+func rowNorms(logits torch.Tensor, squared bool) torch.Tensor {
+	if squared {
+		return logits.Square().SumDim([]int64{1}, false)
+	}
+	return opVectorNorm.One(logits, 2, []int64{1})
+}
+
+func norm(logits torch.Tensor, squared bool) torch.Tensor { return rowNorms(logits, squared).Sum() }
+
+// Anchors returns Ω̄ = 1 - (Ω - min Ω)/(max Ω - min Ω) for each tensor, and ones where all of Ω is equal: near 1 a parameter
+// is held where it was, near 0 it may move (spec/l2ul.md section 4.2).
+func Anchors(omega []torch.Tensor) []torch.Tensor {
+	anchors := make([]torch.Tensor, len(omega))
+	for i, o := range omega {
+		anchors[i] = kernels.AnchorWeights(o)
+	}
+	return anchors
+}

@@ -1,0 +1,412 @@
+package unlearn
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"l2ul/torch"
+	"l2ul/torch/nn"
+	"l2ul/unlearn/data"
+	"l2ul/unlearn/kernels"
+	"l2ul/unlearn/metrics"
+)
+
+// Outcome says how a run ended.
+type Outcome string
+
+// The outcomes.
+const (
+	Reached     Outcome = "reached"     // the goal holds on all of D_f
+	Already     Outcome = "already"     // it held before the first step
+	Capped      Outcome = "cap"         // passes, steps or seconds ran out
+	Diverged    Outcome = "diverged"    // a loss or parameter was not finite, or the network collapsed
+	Interrupted Outcome = "interrupted" // the context ended
+)
+
+// Task is what a method works on.
+type Task struct {
+	Net     nn.Module // at θ⁰; changed in place
+	Classes int
+	Forget  *Examples      // D_f, with y for Misclassify and y* for Relabel
+	Driver  metrics.Images // A or D_r; nil when D_f drives
+	Anchors []torch.Tensor // Ω̄, for the parameters of Trainable in order; nil without a penalty
+	Meter   *data.Meter    // counts reads by phase
+	Resume  *State         // where an interrupted run of this very task stopped, or nil
+
+	EvalBatch int // images at once in the stop test
+
+	// Observe is told every step. It may be nil.
+	Observe func(Record)
+	// Save is offered the state after every step, and must take it when force is set. An error ends the run. It may be
+	// nil. The tensors are views, valid during the call.
+	Save func(s *State, force bool) error
+}
+
+// Record is one step in the log.
+type Record struct {
+	Step       int     `json:"step"` // from 1
+	Pass       int     `json:"pass"` // from 1
+	Loss       float64 `json:"loss"` // minimised, without the penalty
+	DriverLoss float64 `json:"driver_loss"`
+	ForgetLoss float64 `json:"forget_loss"` // signed as it is minimised
+	NDriver    int     `json:"n_driver"`
+	NForget    int     `json:"n_forget"`
+	Hits       int64   `json:"hits"` // on D_f after the step; -1 where the stop test was not due
+}
+
+// State is where a run stands, enough to go on to the same bits.
+type State struct {
+	Step    int     `json:"step"`    // steps done
+	Pass    int     `json:"pass"`    // of the next step, from 0
+	Slice   int     `json:"slice"`   // of the driver, of the next step
+	Seconds float64 `json:"seconds"` // spent in the loop
+	Right   int64   `json:"right"`   // driver's images classified rightly in this pass, for the collapse test
+	Seen    int64   `json:"seen"`    // driver's images seen in this pass
+	// Tensors are parameters and buffers under their names, and "momentum." before the name of each trained one.
+	Tensors []nn.Named `json:"-"`
+}
+
+// Result is how a run ended. The network holds the last finite weights.
+type Result struct {
+	Outcome  Outcome
+	Reason   string // of Diverged
+	Steps    int
+	Passes   int     // begun
+	Hits     int64   // on D_f at the end
+	Seconds  float64 // in the loop
+	Penalty  float64 // λR at the end; 0 without one
+	Distance float64 // ‖θ - θ⁰‖ over the trained parameters
+}
+
+// Forget runs a method on a task until the goal holds, a cap is met, the run diverges or ctx ends.
+//
+// Each step is: forward of the driver's slice, then a separate forward of the forget slice (two updates of the running
+// statistics, in that order); gradients of the method's loss; one fused update d = g + λΩ̄(θ-θ⁰) + wd·θ, v = μv + d,
+// θ = θ - lr·v; the finite check; the stop test, if due (spec/l2ul.md section 5).
+func Forget(ctx context.Context, m *Method, task *Task, o *Options) (res *Result, err error) {
+	torch.Scope(func() {
+		var l *loop
+		if l, err = newLoop(m, task, o); err == nil {
+			res, err = l.run(ctx)
+		}
+	})
+	return res, err
+}
+
+// loop is a run in progress. Its tensors live in the scope of Forget.
+type loop struct {
+	method *Method
+	task   *Task
+	o      *Options
+	state  State
+	began  time.Time
+
+	names     []nn.Named     // trained parameters with their names
+	params    []torch.Tensor // the same without
+	reference []torch.Tensor // θ⁰ of the same
+	momenta   []torch.Tensor
+	live      []torch.Tensor // all parameters and buffers,
+	good      []torch.Tensor // and what they were when last known to be finite
+	last      Record
+}
+
+func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
+	l := &loop{method: m, task: task, o: o, names: Trainable(task.Net, o.BN)}
+	if len(l.names) == 0 {
+		return nil, usagef("--bn %s leaves no parameter to train", o.BN)
+	}
+	for _, p := range l.names {
+		l.params = append(l.params, p.Tensor)
+		l.reference = append(l.reference, p.Tensor.Detach().Clone())
+		l.momenta = append(l.momenta, p.Tensor.Detach().ZerosLike())
+	}
+	if err := l.checkSlices(); err != nil {
+		return nil, err
+	}
+	if task.Resume != nil {
+		if err := l.restore(task.Resume); err != nil {
+			return nil, err
+		}
+	}
+	for _, t := range task.Net.Root().StateDict() {
+		l.live = append(l.live, t.Tensor)
+		l.good = append(l.good, t.Tensor.Detach().Clone())
+	}
+	l.began = time.Now().Add(-time.Duration(l.state.Seconds * float64(time.Second)))
+	return l, nil
+}
+
+func (l *loop) run(ctx context.Context) (*Result, error) {
+	if l.state.Step == 0 {
+		hits, err := l.hits(ctx)
+		if err != nil {
+			return nil, err
+		}
+		l.last.Hits = hits
+		if l.goalMet(hits) {
+			return l.finish(Already, ""), nil
+		}
+	}
+	for l.state.Pass < l.o.MaxPasses {
+		for l.state.Slice < l.slices() {
+			if ctx.Err() != nil {
+				l.state.Seconds = time.Since(l.began).Seconds()
+				if err := l.save(true); err != nil {
+					return nil, err
+				}
+				return l.finish(Interrupted, context.Cause(ctx).Error()), nil
+			}
+			outcome, reason, err := l.step(ctx)
+			if err != nil {
+				return nil, err
+			}
+			if outcome != "" {
+				return l.finish(outcome, reason), nil
+			}
+			if err := l.save(false); err != nil {
+				return nil, err
+			}
+		}
+		l.state.Pass, l.state.Slice, l.state.Right, l.state.Seen = l.state.Pass+1, 0, 0, 0
+	}
+	return l.finish(Capped, ""), nil
+}
+
+// step does one step and what is due after it. An outcome ends the run.
+func (l *loop) step(ctx context.Context) (outcome Outcome, reason string, err error) {
+	l.task.Meter.Enter(data.PhaseUnlearn)
+	rec := Record{Step: l.state.Step + 1, Pass: l.state.Pass + 1, Hits: -1}
+	finite := true
+	torch.Scope(func() { finite, err = l.update(&rec) })
+	if err != nil {
+		return "", "", err
+	}
+	if !finite {
+		l.rollBack()
+		return Diverged, fmt.Sprintf("step %d: loss %g, or a parameter, is not finite; the weights are those before the step. Lower --lr or --max-steps", rec.Step, rec.Loss), nil
+	}
+	copyAll(l.good, l.live)
+	l.state.Step++
+	l.state.Slice++
+	l.state.Seconds = time.Since(l.began).Seconds()
+	passEnds := l.state.Slice == l.slices()
+	if l.o.check(l.method) == EachStep || passEnds {
+		if rec.Hits, err = l.hits(ctx); err != nil {
+			return "", "", err
+		}
+	}
+	l.last = rec
+	if l.task.Observe != nil {
+		l.task.Observe(rec)
+	}
+	switch {
+	case rec.Hits >= 0 && l.goalMet(rec.Hits):
+		return Reached, "", nil
+	case passEnds && l.collapsed():
+		return Diverged, fmt.Sprintf("pass %d: %d of %d driving images are classified rightly, below chance for %d classes", rec.Pass, l.state.Right, l.state.Seen, l.task.Classes), nil
+	case l.o.MaxSteps > 0 && l.state.Step >= l.o.MaxSteps, l.o.MaxSeconds > 0 && l.state.Seconds >= l.o.MaxSeconds:
+		if rec.Hits < 0 { // a result must say how it ended
+			if l.last.Hits, err = l.hits(ctx); err != nil {
+				return "", "", err
+			}
+			if l.goalMet(l.last.Hits) {
+				return Reached, "", nil
+			}
+		}
+		return Capped, "", nil
+	}
+	return "", "", nil
+}
+
+// update is the arithmetic of a step. It reports whether loss and parameters are finite.
+func (l *loop) update(rec *Record) (finite bool, err error) {
+	step := Step{Weights: l.o.LossWeights}
+	if l.task.Driver != nil {
+		from, to := slice(l.state.Slice, l.driverBatch(), l.task.Driver.Len())
+		x, y, err := l.task.Driver.Batch(from, to)
+		if err != nil {
+			return false, err
+		}
+		setMode(l.task.Net, l.o.driverBN())
+		logits := l.task.Net.Forward(x)
+		step.Driver, step.NDriver = metrics.CrossEntropy(logits, y), to-from
+		if l.o.StopOnDrop {
+			l.state.Right += metrics.Hits(logits.Detach(), y)
+			l.state.Seen += int64(to - from)
+		}
+	}
+	forgetSlices := count(l.task.Forget.Len(), l.o.ForgetBatch)
+	from, to := slice(l.state.Step%forgetSlices, l.o.ForgetBatch, l.task.Forget.Len())
+	x, y, err := l.task.Forget.Batch(from, to)
+	if err != nil {
+		return false, err
+	}
+	setMode(l.task.Net, l.o.BN)
+	step.Forget, step.NForget = metrics.CrossEntropy(l.task.Net.Forward(x), y), to-from
+	if l.o.Goal == Misclassify {
+		step.Forget = step.Forget.Neg()
+	}
+	loss := l.method.Loss(step)
+	grads := torch.Grad([]torch.Tensor{loss}, l.params)
+	rec.Loss, rec.ForgetLoss, rec.NForget, rec.NDriver = loss.Item(), step.Forget.Item(), step.NForget, step.NDriver
+	if step.Driver.Defined() {
+		rec.DriverLoss = step.Driver.Item()
+	}
+	if math.IsNaN(rec.Loss) || math.IsInf(rec.Loss, 0) {
+		return false, nil
+	}
+	for i, g := range grads {
+		if !g.Defined() {
+			grads[i] = l.params[i].Detach().ZerosLike()
+		}
+	}
+	torch.NoGrad(func() {
+		ok := kernels.AnchoredSGD(l.params, grads, l.momenta, l.task.Anchors, l.anchorReference(),
+			l.o.LR, l.o.Momentum, l.o.WeightDecay, l.o.Lambda, l.state.Step == 0)
+		finite = ok.ItemInt() != 0
+	})
+	return finite, nil
+}
+
+// anchorReference is θ⁰ where there is a penalty.
+func (l *loop) anchorReference() []torch.Tensor {
+	if l.task.Anchors == nil {
+		return nil
+	}
+	return l.reference
+}
+
+// hits is the stop test: evaluation mode, all of D_f, a count.
+func (l *loop) hits(ctx context.Context) (int64, error) {
+	left := l.task.Meter.Enter(data.PhaseStopCheck)
+	defer l.task.Meter.Enter(left)
+	score, err := metrics.Evaluate(context.WithoutCancel(ctx), l.task.Net, l.task.Forget, l.task.EvalBatch, nil)
+	return score.Hits, err
+}
+
+func (l *loop) goalMet(hits int64) bool { return l.o.Goal.Met(hits, int64(l.task.Forget.Len())) }
+
+// collapsed reports whether the network does worse than guessing on the images that drive it.
+func (l *loop) collapsed() bool {
+	return l.o.StopOnDrop && l.state.Seen > 0 && l.state.Right*int64(l.task.Classes) < l.state.Seen
+}
+
+func (l *loop) driverBatch() int {
+	if l.method.Driver == ByRetain {
+		return l.o.RetainBatch
+	}
+	return l.o.AdvBatch
+}
+
+// slices is the number of steps in a pass.
+func (l *loop) slices() int {
+	if l.task.Driver != nil {
+		return count(l.task.Driver.Len(), l.driverBatch())
+	}
+	return count(l.task.Forget.Len(), l.o.ForgetBatch)
+}
+
+// count is the number of slices of size b in n images, the last one maybe short.
+func count(n, b int) int { return (n + b - 1) / b }
+
+func slice(i, b, n int) (from, to int) { return i * b, min((i+1)*b, n) }
+
+func (l *loop) finish(outcome Outcome, reason string) *Result {
+	l.task.Net.Root().Eval()
+	res := &Result{
+		Outcome: outcome, Reason: reason, Steps: l.state.Step, Passes: l.state.Pass, Hits: l.last.Hits, Seconds: time.Since(l.began).Seconds(),
+	}
+	if l.state.Slice > 0 {
+		res.Passes++
+	}
+	torch.NoGrad(func() {
+		sums := torch.ToSlice[float64](kernels.AnchorPenalty(l.params, l.reference, l.task.Anchors))
+		if l.task.Anchors != nil {
+			res.Penalty = l.o.Lambda * sums[0]
+		}
+		res.Distance = math.Sqrt(sums[1])
+	})
+	return res
+}
+
+var opCopyAll = torch.Define("aten::_foreach_copy_(Tensor(a!)[] self, Tensor[] src, bool non_blocking=False) -> ()")
+
+func copyAll(dst, src []torch.Tensor) { torch.NoGrad(func() { opCopyAll.Do(dst, src) }) }
+
+func (l *loop) rollBack() { copyAll(l.live, l.good) }
+
+func (l *loop) save(force bool) error {
+	if l.task.Save == nil {
+		return nil
+	}
+	l.state.Tensors = l.task.Net.Root().StateDict()
+	for i, p := range l.names {
+		l.state.Tensors = append(l.state.Tensors, nn.Named{Name: "momentum." + p.Name, Tensor: l.momenta[i]})
+	}
+	return l.task.Save(&l.state, force)
+}
+
+// restore puts parameters, buffers, momenta and position where a state was saved.
+func (l *loop) restore(s *State) error {
+	saved := map[string]torch.Tensor{}
+	for _, t := range s.Tensors {
+		saved[t.Name] = t.Tensor
+	}
+	var dst, src []torch.Tensor
+	want := func(name string, t torch.Tensor) error {
+		from, ok := saved[name]
+		if !ok {
+			return fmt.Errorf("the checkpoint lacks %s", name)
+		}
+		dst, src = append(dst, t), append(src, from)
+		return nil
+	}
+	for _, t := range l.task.Net.Root().StateDict() {
+		if err := want(t.Name, t.Tensor); err != nil {
+			return err
+		}
+	}
+	for i, p := range l.names {
+		if err := want("momentum."+p.Name, l.momenta[i]); err != nil {
+			return err
+		}
+	}
+	copyAll(dst, src)
+	l.state = *s
+	l.state.Tensors = nil
+	return nil
+}
+
+// checkSlices refuses settings under which batch normalisation would see one value a channel, before anything is
+// changed: a slice of one image that some layer has shrunk to one pixel.
+func (l *loop) checkSlices() error {
+	alone := func(images metrics.Images, batch int, mode BNMode) error {
+		n := images.Len()
+		if n == 0 || (mode != BNTrain && mode != BNFrozenStats) || (batch > 1 && n%batch != 1) {
+			return nil
+		}
+		var err error
+		torch.Scope(func() {
+			err = torch.Try(func() {
+				torch.NoGrad(func() {
+					setMode(l.task.Net, BNFrozenStats)
+					x := l.task.Forget.X.Narrow(0, 0, 1).ZerosLike()
+					l.task.Net.Forward(x)
+				})
+			})
+		})
+		if err != nil {
+			return usagef("a slice of one image (%d images, %d at a time) cannot be batch-normalised: %v. Change the batch size or use --bn eval", n, batch, err)
+		}
+		return nil
+	}
+	if err := alone(l.task.Forget, l.o.ForgetBatch, l.o.BN); err != nil {
+		return err
+	}
+	if l.task.Driver == nil {
+		return nil
+	}
+	return alone(l.task.Driver, l.driverBatch(), l.o.driverBN())
+}

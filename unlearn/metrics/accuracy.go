@@ -1,0 +1,78 @@
+// Package metrics measures classifiers.
+package metrics
+
+import (
+	"context"
+	"math"
+
+	"l2ul/torch"
+	"l2ul/torch/nn"
+)
+
+// Images are labelled images in a fixed order, handed out in batches.
+type Images interface {
+	// Len returns the number of images.
+	Len() int
+	// Batch returns images from to to-1 as Float [n, C, H, W] in [0, 1] and their labels as Long [n], in the current
+	// scope.
+	Batch(from, to int) (x, y torch.Tensor, err error)
+}
+
+// Score counts how a classifier does on a set of images.
+type Score struct {
+	Hits int64   // images whose largest logit is that of their label; of equal logits the first counts
+	N    int64   // images
+	Loss float64 // mean cross-entropy in nats, summed in float64; NaN for an empty set
+}
+
+// Accuracy returns Hits / N, NaN for an empty set.
+func (s Score) Accuracy() float64 { return float64(s.Hits) / float64(s.N) }
+
+// Evaluate scores net on images, batch images at a time, in evaluation mode, in which it leaves net. progress, which may
+// be nil, is told the number of images done.
+func Evaluate(ctx context.Context, net nn.Module, images Images, batch int, progress func(done int)) (Score, error) {
+	net.Root().Eval()
+	score, sum := Score{N: int64(images.Len())}, 0.0
+	for from := 0; from < images.Len(); from += batch {
+		if err := context.Cause(ctx); err != nil {
+			return Score{}, err
+		}
+		to := min(from+batch, images.Len())
+		var err error
+		torch.Scope(func() {
+			var x, y torch.Tensor
+			if x, y, err = images.Batch(from, to); err != nil {
+				return
+			}
+			torch.NoGrad(func() {
+				logits := net.Forward(x)
+				score.Hits += Hits(logits, y)
+				sum += logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceNone, ignoreNone).CastTo(torch.Double).Sum().Item()
+			})
+		})
+		if err != nil {
+			return Score{}, err
+		}
+		if progress != nil {
+			progress(to)
+		}
+	}
+	score.Loss = math.NaN()
+	if score.N > 0 {
+		score.Loss = sum / float64(score.N)
+	}
+	return score, nil
+}
+
+// ignoreNone is no label: libtorch skips samples with this one.
+const ignoreNone = -100
+
+// Hits counts the rows of logits [n, C] whose largest element is at the label's place, y Long [n].
+func Hits(logits, y torch.Tensor) int64 {
+	return logits.ArgMax(1, false).Eq(y).Sum().ItemInt()
+}
+
+// CrossEntropy is the mean cross-entropy of logits [n, C] at labels y [n], with a gradient.
+func CrossEntropy(logits, y torch.Tensor) torch.Tensor {
+	return logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceMean, ignoreNone)
+}

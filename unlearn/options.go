@@ -1,0 +1,64 @@
+package unlearn
+
+// Options are the settings of the loop, the same for all methods (spec/l2ul.md sections 2 and 5).
+type Options struct {
+	Goal        Goal        `flag:"goal" default:"misclassify" oneof:"misclassify|relabel" group:"unlearning" help:"no image keeps its label, or every image gets its new label"`
+	LR          float64     `flag:"lr,unlearn-lr" default:"0.001" above:"0" group:"unlearning" help:"learning rate"`
+	Momentum    float64     `flag:"momentum" default:"0.9" min:"0" max:"1" group:"unlearning" help:"momentum of SGD"`
+	WeightDecay float64     `flag:"weight-decay" default:"0.0001" min:"0" group:"unlearning" help:"weight decay of SGD, on all parameters"`
+	Lambda      float64     `flag:"reg-lambda,reg-lamb" default:"1" min:"0" group:"unlearning" help:"weight of the penalty that holds important parameters"`
+	ForgetBatch int         `flag:"forget-batch" default:"32" min:"1" group:"unlearning" help:"images of a forget slice"`
+	AdvBatch    int         `flag:"adv-batch" default:"256" min:"1" group:"unlearning" help:"adversarial examples of a slice"`
+	RetainBatch int         `flag:"retain-batch" default:"256" min:"1" group:"unlearning" help:"retained images of a slice, for methods that read them"`
+	LossWeights LossWeights `flag:"loss-weights" default:"sample" oneof:"sample|sum" group:"unlearning" help:"weigh two loss terms by their numbers of images, or not at all"`
+	BN          BNMode      `flag:"bn" default:"train" oneof:"train|frozen-stats|eval|frozen" group:"unlearning" help:"batch normalisation while unlearning: its statistics and whether it is trained"`
+	BNDriver    BNMode      `flag:"bn-adv" deftext:"as --bn" oneof:"|train|frozen-stats|eval|frozen" group:"unlearning" help:"the same for the forward of adversarial or retained images"`
+	StopCheck   string      `flag:"stop-check" default:"auto" oneof:"auto|step|pass" group:"unlearning" help:"test the goal after each step or each pass; auto: as published for the method"`
+	StopOnDrop  bool        `flag:"stop-on-collapse" group:"unlearning" help:"stop as diverged when the accuracy on the driver's images falls below chance over a pass"`
+	MaxPasses   int         `flag:"max-passes" default:"1000" min:"1" group:"unlearning" help:"passes over the driving slices before giving up"`
+	MaxSteps    int         `flag:"max-steps" min:"0" group:"unlearning" help:"steps before giving up; 0 for no bound"`
+	MaxSeconds  float64     `flag:"max-seconds" min:"0" group:"unlearning" help:"seconds of unlearning before giving up; 0 for no bound"`
+}
+
+// Goal is what forgetting means.
+type Goal string
+
+// The goals.
+const (
+	Misclassify Goal = "misclassify" // argmax g(x) ≠ y on all of D_f
+	Relabel     Goal = "relabel"     // argmax g(x) = y* on all of D_f
+)
+
+// Met reports whether the goal holds, given the hits of n images on y (misclassify) or y* (relabel).
+func (g Goal) Met(hits, n int64) bool {
+	if g == Relabel {
+		return hits == n
+	}
+	return hits == 0
+}
+
+// BNMode says which statistics batch normalisation uses while unlearning, whether its running ones are updated, and
+// whether its weights and biases are trained.
+type BNMode string
+
+// The modes. The paper's is BNTrain.
+const (
+	BNTrain       BNMode = "train"        // batch statistics, running ones updated by every forward; trained
+	BNFrozenStats BNMode = "frozen-stats" // batch statistics, running ones untouched; trained
+	BNEval        BNMode = "eval"         // running statistics, untouched; trained
+	BNFrozen      BNMode = "frozen"       // running statistics, untouched; not trained, so out of Ω and the penalty too
+)
+
+func (o *Options) driverBN() BNMode {
+	if o.BNDriver != "" {
+		return o.BNDriver
+	}
+	return o.BN
+}
+
+func (o *Options) check(m *Method) Check {
+	if o.StopCheck == "auto" {
+		return m.Check
+	}
+	return Check(o.StopCheck)
+}

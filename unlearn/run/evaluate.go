@@ -1,0 +1,118 @@
+package run
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"l2ul/torch"
+	"l2ul/unlearn/data"
+)
+
+// Evaluate scores a network on the splits asked for. The result is nil for a dry run.
+func Evaluate(ctx context.Context, inv Invocation) (result *EvalResult, err error) {
+	d := &desk{Invocation: inv}
+	var o EvaluateOptions
+	if err := inv.Config.Decode(&o); err != nil {
+		return nil, err
+	}
+	d.model, d.source, d.compute, d.eval = o.ModelOptions, o.DataOptions, o.ComputeOptions, o.EvalOptions
+	err = onDevice(o.ComputeOptions, func() error {
+		defer d.close()
+		result, err = d.evaluate(ctx, o)
+		return interrupted(ctx, "", err)
+	})
+	if err != nil || result == nil {
+		return nil, err
+	}
+	if o.Output != "" {
+		if err := WriteJSON(o.Output, result); err != nil {
+			return nil, fmt.Errorf("cannot write --output: %w", err)
+		}
+	}
+	inv.Console.Emit(Summary{Result: result})
+	return result, nil
+}
+
+func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) (*EvalResult, error) {
+	began := time.Now()
+	if err := d.openData(ctx); err != nil {
+		return nil, err
+	}
+	var forget *data.ForgetSet
+	if o.Forget != "" {
+		var err error
+		if forget, err = d.forgetSet(o.Forget); err != nil {
+			return nil, err
+		}
+	}
+	if err := d.load(); err != nil {
+		return nil, err
+	}
+	if o.DryRun {
+		d.Console.Log().Info().Msgf("score %s on %v of %s", d.model.Model, o.Splits, d.source.Dataset)
+		return nil, nil
+	}
+	result := &EvalResult{
+		Schema: EvalSchema, Model: d.model.Model, Dataset: d.train.Dataset, Device: torch.CPU.String(), Limited: o.Limit != "",
+		Hashes:   Hashes{Weights: d.weights.Hash(), Data: d.train.Fingerprint(), Config: d.Config.Hash()},
+		Versions: CurrentVersions(),
+	}
+	var training *data.Resident
+	for _, split := range o.Splits {
+		set, indices, out := d.train, count(d.train.Len()), &result.Train
+		switch split {
+		case "test":
+			set, indices, out = d.test, count(d.test.Len()), &result.Test
+		case "forget":
+			indices, out = forget.Indices, &result.Forget
+		case "retain":
+			indices, out = data.Complement(d.train.Len(), forget.Indices), &result.Retain
+		}
+		if split != "forget" {
+			indices = d.limited(indices)
+		}
+		if len(indices) == 0 {
+			d.Console.Warn("nothing is retained: there is no score for it")
+			continue
+		}
+		resident := training
+		if set == d.test || resident == nil {
+			resident = d.resident(set)
+		}
+		if set == d.train {
+			training = resident
+		}
+		score, err := d.score(ctx, split, resident.View("", indices, nil))
+		if err != nil {
+			return nil, err
+		}
+		*out = &score
+	}
+	result.Seconds = time.Since(began).Seconds()
+	return result, nil
+}
+
+// Split draws a forget set and writes it to --output.
+func Split(ctx context.Context, inv Invocation) (*data.ForgetSet, error) {
+	d := &desk{Invocation: inv}
+	var o SplitOptions
+	if err := inv.Config.Decode(&o); err != nil {
+		return nil, err
+	}
+	d.source, d.compute.Seed = o.DataOptions, o.Seed
+	if err := d.openData(ctx); err != nil {
+		return nil, err
+	}
+	set, err := d.forgetSet(o.Forget)
+	if err != nil {
+		return nil, err
+	}
+	if o.Output != "-" {
+		if err := set.Write(o.Output); err != nil {
+			return nil, err
+		}
+	}
+	inv.Console.Emit(Summary{Result: set})
+	return set, nil
+}

@@ -1,0 +1,516 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"l2ul/torch"
+	"l2ul/torch/ckpt"
+	"l2ul/torch/nn"
+	"l2ul/unlearn"
+	"l2ul/unlearn/attack"
+	"l2ul/unlearn/data"
+	"l2ul/unlearn/importance"
+	"l2ul/unlearn/metrics"
+	"l2ul/unlearn/seed"
+	"l2ul/unlearn/train"
+)
+
+// forgetState is the job's own part of a checkpoint: what has been done, stage by stage.
+type forgetState struct {
+	Seconds Seconds         `json:"seconds"`
+	Reads   data.Reads      `json:"reads"`
+	Before  *Scores         `json:"before,omitempty"`
+	Pairs   []attack.Pair   `json:"pairs,omitempty"` // of an unfinished attack,
+	Made    int             `json:"made,omitempty"`  // whose first so many are in the tensor file
+	Loop    *unlearn.State  `json:"loop,omitempty"`
+	Train   *train.State    `json:"train,omitempty"`
+	Ended   *unlearn.Result `json:"ended,omitempty"` // the loop has ended; only scoring is left
+}
+
+// forgetting is a forget job at work.
+type forgetting struct {
+	desk
+	o          ForgetOptions
+	loop       unlearn.Options
+	attack     attack.Options
+	importance importance.Options
+	recipe     train.Options
+	method     *unlearn.Method
+
+	set    *data.ForgetSet
+	rest   []int // D_r in ascending order
+	meter  *data.Meter
+	images *unlearn.Examples // D_f with its true labels
+	wanted *unlearn.Examples // D_f with the labels that the goal is about
+	retain *data.View        // for scoring; nil when nothing is retained
+	test   *data.View
+
+	folder *Folder
+	saver  *saver
+	state  forgetState
+	began  time.Time
+}
+
+// Forget runs a method on a trained network and writes the run folder (spec/l2ul.md section 2). The result is nil for a dry
+// run. A goal that was not reached is an error with exit code 3, after everything is written.
+func Forget(ctx context.Context, inv Invocation) (result *Result, err error) {
+	f := &forgetting{desk: desk{Invocation: inv}, began: time.Now()}
+	if err := f.decode(); err != nil {
+		return nil, err
+	}
+	err = onDevice(f.o.ComputeOptions, func() error {
+		defer f.close()
+		if err := f.prepare(ctx); err != nil || f.o.DryRun {
+			return err
+		}
+		result, err = f.run(ctx)
+		return err
+	})
+	return result, err
+}
+
+func (f *forgetting) decode() (err error) {
+	cfg := f.Config
+	if err := cfg.Decode(&f.o); err != nil {
+		return err
+	}
+	f.model, f.source, f.compute, f.eval = f.o.ModelOptions, f.o.DataOptions, f.o.ComputeOptions, f.o.EvalOptions
+	if f.method, err = unlearn.FindMethod(f.o.Method); err != nil {
+		return err
+	}
+	parts := []any{&f.loop}
+	if f.method.Scratch {
+		parts = []any{&f.recipe}
+		f.loop.Goal = unlearn.Misclassify
+	}
+	if f.method.Driver == unlearn.ByAdversarial {
+		parts = append(parts, &f.attack)
+	}
+	if f.method.Anchored {
+		parts = append(parts, &f.importance)
+	}
+	for _, p := range parts {
+		if err := cfg.Decode(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prepare reads and checks every input, and says what is odd about the settings.
+func (f *forgetting) prepare(ctx context.Context) error {
+	var err error
+	if f.set, err = f.loadForgetSet(ctx, f.o.Forget); err != nil {
+		return err
+	}
+	f.rest = data.Complement(f.train.Len(), f.set.Indices)
+	if len(f.rest) == 0 {
+		f.Console.Warn("every training image is to be forgotten: nothing is retained, and there are no numbers for it")
+		if f.method.Driver == unlearn.ByRetain {
+			return Usagef("--method %s reads retained images, and there are none", f.method.Name)
+		}
+	}
+	if f.method.Driver == unlearn.ByAdversarial {
+		for _, w := range f.attack.Warnings() {
+			f.Console.Warn(w)
+		}
+	}
+	if f.loop.Goal == unlearn.Relabel && len(f.set.Targets) == 0 {
+		if err := f.drawTargets(); err != nil {
+			return err
+		}
+	}
+	if f.o.DryRun {
+		f.plan()
+	}
+	return nil
+}
+
+// drawTargets draws the new labels of goal relabel for a forget set that has none of its own.
+func (f *forgetting) drawTargets() error {
+	targets, err := attack.OtherClasses(f.set.Labels, len(f.train.Classes), seed.For(f.compute.Seed, "relabel/random-other", 0))
+	if err != nil {
+		return Usagef("--goal relabel: %w", err)
+	}
+	return f.set.SetTargets(targets, len(f.train.Classes))
+}
+
+// plan prints what a run would do.
+func (f *forgetting) plan() {
+	log := f.Console.Log()
+	log.Info().Msgf("%s: %d images of %s to forget, %d retained, %d test images", f.method.Name, len(f.set.Indices), f.train.Dataset, len(f.rest), f.desk.test.Len())
+	log.Info().Msgf("network %s, %d classes, weights sha256 %.12s", f.model.Model, len(f.train.Classes), f.weights.Hash())
+	if f.method.Driver == unlearn.ByAdversarial {
+		if n, err := f.attack.Repeats(len(f.set.Indices)); err == nil {
+			log.Info().Msgf("attack: %d pairs, %d iterations", n*len(f.set.Indices), f.attack.Iters)
+		}
+	}
+}
+
+func (f *forgetting) run(ctx context.Context) (*Result, error) {
+	folder, checkpoint, err := f.open(f.o.FolderOptions)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	f.folder = folder
+	inputs := f.inputs(f.set)
+	if f.saver, err = f.newSaver(folder, f.o.FolderOptions, inputs, checkpoint); err != nil {
+		return nil, err
+	}
+	if err := f.set.Write(folder.Path("forget.json")); err != nil {
+		return nil, err
+	}
+	var saved []nn.Named
+	if checkpoint != nil {
+		if err := checkpoint.CheckInputs(inputs); err != nil {
+			return nil, err
+		}
+		if err := checkpoint.Decode(&f.state); err != nil {
+			return nil, err
+		}
+		if saved, err = tensorsOf(checkpoint); err != nil {
+			return nil, err
+		}
+	}
+	f.openViews()
+	res, err := f.stages(ctx, saved)
+	if err != nil {
+		if stop := interrupted(ctx, f.saver.last, err); stop != err {
+			return nil, stop
+		}
+		return nil, err
+	}
+	return f.finish(ctx, res)
+}
+
+// openViews puts the data on the device.
+func (f *forgetting) openViews() {
+	f.meter = data.NewMeter(f.method.Regime, f.state.Reads)
+	training := f.resident(f.train)
+	x, y := training.Gather(f.set.Indices)
+	f.images = &unlearn.Examples{X: x, Y: y, Part: data.PartForget, Meter: f.meter}
+	f.wanted = f.images
+	if f.loop.Goal == unlearn.Relabel {
+		targets := make([]int64, len(f.set.Targets))
+		for i, t := range f.set.Targets {
+			targets[i] = int64(t)
+		}
+		f.wanted = &unlearn.Examples{X: x, Y: torch.FromSlice(targets), Part: data.PartForget, Meter: f.meter}
+	}
+	if len(f.rest) > 0 {
+		f.retain = training.View(data.PartRetain, f.limited(f.rest), f.meter)
+	}
+	f.test = f.resident(f.desk.test).View(data.PartTest, f.limited(count(f.desk.test.Len())), f.meter)
+}
+
+// stages does what is left of the work, in order.
+func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Result, error) {
+	f.meter.Enter(data.PhaseBefore)
+	if f.state.Before == nil {
+		before, err := f.scores(ctx, "before")
+		if err != nil {
+			return nil, err
+		}
+		f.state.Before = before
+	}
+	if f.state.Ended != nil { // only the scores after were missing
+		return f.state.Ended, f.put(saved)
+	}
+	if f.method.Scratch {
+		return f.retrain(ctx, saved)
+	}
+	task := &unlearn.Task{
+		Net: f.net, Classes: len(f.train.Classes), Forget: f.wanted, Meter: f.meter, EvalBatch: f.eval.BatchSize, Resume: f.state.Loop,
+	}
+	if f.state.Loop != nil {
+		f.state.Loop.Tensors = saved
+	} else if met, err := f.goalHolds(ctx); err != nil {
+		return nil, err
+	} else if met { // nothing to attack, nothing to learn
+		return &unlearn.Result{Outcome: unlearn.Already}, nil
+	}
+	if err := f.drive(ctx, task, saved); err != nil {
+		return nil, err
+	}
+	if err := f.anchor(ctx, task); err != nil {
+		return nil, err
+	}
+	return f.unlearn(ctx, task)
+}
+
+// goalHolds tests the goal before anything is done.
+func (f *forgetting) goalHolds(ctx context.Context) (bool, error) {
+	left := f.meter.Enter(data.PhaseStopCheck)
+	defer f.meter.Enter(left)
+	s, err := metrics.Evaluate(ctx, f.net, f.wanted, f.eval.BatchSize, nil)
+	return f.loop.Goal.Met(s.Hits, s.N), err
+}
+
+// drive gives the task the images that drive it.
+func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.Named) error {
+	switch f.method.Driver {
+	case unlearn.ByRetain:
+		task.Driver = f.residents[0].View(data.PartRetain, f.rest, f.meter)
+	case unlearn.ByAdversarial:
+		f.meter.Enter(data.PhaseAttack)
+		began := time.Now()
+		if err := f.meter.Read(data.PartForget, f.images.Len()); err != nil {
+			return err
+		}
+		set, err := f.desk.adversarial(ctx, f.attackJob(f.attack, f.set, f.images.X), f.set, f.folder, f.unfinished(saved), func(set *attack.Set) error {
+			f.state.Pairs, f.state.Made = set.Pairs, set.Done
+			f.state.Seconds.Attack += time.Since(began).Seconds()
+			began = time.Now()
+			f.state.Reads = f.meter.Reads()
+			return f.saver.save(0, ctx.Err() != nil, madeTensors(set), &f.state)
+		})
+		if err != nil {
+			return err
+		}
+		f.state.Seconds.Attack += time.Since(began).Seconds()
+		f.state.Pairs, f.state.Made = set.Pairs, 0 // all of it is in a file of its own
+		x := set.X.Clone()
+		task.Driver = &unlearn.Examples{X: x, Y: set.Targets()}
+		set.Free()
+	case unlearn.ByForget:
+	}
+	return nil
+}
+
+// unfinished is the part of the attack that an interrupted run had made, or nil.
+func (f *forgetting) unfinished(saved []nn.Named) *attack.Set {
+	x, ok := named(saved, "x_adv")
+	if !ok || f.state.Made == 0 {
+		return nil
+	}
+	return attack.Resumed(f.state.Pairs, x.Contiguous(f.format()))
+}
+
+const importanceSchema = "unlearn.importance/1"
+
+// anchor gives the task the weights Ω̄ of the penalty, from the run folder where they are there already.
+func (f *forgetting) anchor(ctx context.Context, task *unlearn.Task) error {
+	if !f.method.Anchored {
+		return nil
+	}
+	f.meter.Enter(data.PhaseImportance)
+	began := time.Now()
+	trained := unlearn.Trainable(f.net, f.loop.BN)
+	omega, err := f.importances(ctx, trained)
+	if err != nil {
+		return err
+	}
+	task.Anchors = importance.Anchors(omega)
+	f.state.Seconds.Importance += time.Since(began).Seconds()
+	return nil
+}
+
+// importances returns Ω of the trained parameters, and keeps it in the run folder, so that a resumed run reads no image twice.
+func (f *forgetting) importances(ctx context.Context, trained []nn.Named) ([]torch.Tensor, error) {
+	path := f.folder.Path("importance.safetensors")
+	if f.state.Loop != nil {
+		if file, err := ckpt.Load(path); err == nil && file.Metadata["weights"] == f.weights.Hash() {
+			if stored, err := nn.Unpack(file); err == nil {
+				omega := make([]torch.Tensor, 0, len(trained))
+				for _, p := range trained {
+					if t, ok := named(stored, p.Name); ok {
+						like := p.Tensor.Detach().EmptyLike() // the memory format of the parameter
+						like.CopyI(t)
+						omega = append(omega, like)
+					}
+				}
+				if len(omega) == len(trained) {
+					return omega, nil
+				}
+			}
+		}
+	}
+	omega, err := f.estimate(ctx, f.importance, trained, f.images, f.loop.ForgetBatch)
+	if err != nil {
+		return nil, err
+	}
+	return omega, saveImportance(path, trained, omega, f.importance.Kind, f.weights.Hash())
+}
+
+// saveImportance writes Ω under the names of the parameters.
+func saveImportance(path string, params []nn.Named, omega []torch.Tensor, kind, weights string) error {
+	tensors := make([]nn.Named, len(omega))
+	for i, o := range omega {
+		tensors[i] = nn.Named{Name: params[i].Name, Tensor: o}
+	}
+	file := nn.Pack(tensors)
+	file.Metadata = map[string]string{"schema": importanceSchema, "estimator": kind, "weights": weights}
+	return ckpt.Save(path, file)
+}
+
+// unlearn runs the loop.
+func (f *forgetting) unlearn(ctx context.Context, task *unlearn.Task) (*unlearn.Result, error) {
+	progress := f.Console.Progress("unlearn", "steps", 0)
+	defer progress.Done()
+	task.Observe = func(r unlearn.Record) {
+		progress.Set(int64(r.Step))
+		if r.Hits >= 0 {
+			progress.Note(fmt.Sprintf("loss %.4g, %d of %d still known", r.Loss, r.Hits, f.images.Len()))
+		}
+		values := map[string]Number{"loss": Number(r.Loss), "forget_loss": Number(r.ForgetLoss), "n_forget": Number(r.NForget)}
+		if r.NDriver > 0 {
+			values["driver_loss"], values["n_driver"] = Number(r.DriverLoss), Number(r.NDriver)
+		}
+		if r.Hits >= 0 {
+			values["hits"] = Number(r.Hits)
+		}
+		f.Console.Emit(Metric{Phase: "unlearn", Step: int64(r.Step), Values: values})
+	}
+	task.Save = func(s *unlearn.State, force bool) error {
+		f.state.Loop, f.state.Seconds.Unlearn, f.state.Reads = s, s.Seconds, f.meter.Reads()
+		return f.saver.save(int64(s.Step), force, s.Tensors, &f.state)
+	}
+	if f.state.Loop != nil {
+		progress.Set(int64(f.state.Loop.Step))
+	}
+	res, err := unlearn.Forget(ctx, f.method, task, &f.loop)
+	if err != nil {
+		return nil, err
+	}
+	f.state.Seconds.Unlearn = res.Seconds
+	if res.Outcome == unlearn.Interrupted {
+		return nil, context.Cause(ctx)
+	}
+	return res, nil
+}
+
+// retrain trains a fresh network on D_r.
+func (f *forgetting) retrain(ctx context.Context, saved []nn.Named) (*unlearn.Result, error) {
+	f.net.Root().Free()
+	if err := f.fresh(); err != nil {
+		return nil, err
+	}
+	f.meter.Enter(data.PhaseUnlearn)
+	job := f.trainJob(f.recipe, f.rest, data.PartRetain, f.meter)
+	if f.state.Train != nil {
+		f.state.Train.Tensors = saved
+		job.Resume = f.state.Train
+	}
+	job.Save = func(s *train.State, force bool) error {
+		f.state.Train, f.state.Seconds.Unlearn, f.state.Reads = s, s.Seconds, f.meter.Reads()
+		return f.saver.save(int64(s.Step), force, s.Tensors, &f.state)
+	}
+	began := time.Now()
+	if err := f.runTraining(ctx, job); err != nil {
+		return nil, err
+	}
+	res := &unlearn.Result{Outcome: unlearn.Reached, Steps: job.Steps(), Passes: f.recipe.Epochs, Seconds: time.Since(began).Seconds()}
+	if f.state.Train != nil {
+		res.Seconds = f.state.Train.Seconds
+	}
+	f.state.Seconds.Unlearn = res.Seconds
+	return res, nil
+}
+
+// put sets the network to saved tensors.
+func (f *forgetting) put(saved []nn.Named) error { return nn.Restore(f.net, nn.Pack(saved), false) }
+
+// scores measures the network on D_f, D_r and D_test.
+func (f *forgetting) scores(ctx context.Context, phase string) (*Scores, error) {
+	began := time.Now()
+	s := &Scores{}
+	var err error
+	if s.Forget, err = f.score(ctx, phase+": D_f", f.images); err != nil {
+		return nil, err
+	}
+	if f.retain != nil {
+		retain, err := f.score(ctx, phase+": D_r", f.retain)
+		if err != nil {
+			return nil, err
+		}
+		s.Retain = &retain
+	}
+	test, err := f.score(ctx, phase+": D_test", f.test)
+	if err != nil {
+		return nil, err
+	}
+	s.Test = &test
+	f.state.Seconds.Eval += time.Since(began).Seconds()
+	return s, nil
+}
+
+// finish measures, writes the weights and the result, and turns an outcome that is no success into an error.
+func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, error) {
+	f.meter.Enter(data.PhaseAfter)
+	f.state.Ended, f.state.Reads = res, f.meter.Reads()
+	after := f.state.Before
+	if res.Outcome != unlearn.Already {
+		var err error
+		if after, err = f.scores(ctx, "after"); err != nil {
+			if StopCause(ctx, "") != nil { // nothing but this was left to do
+				err = errors.Join(f.saver.save(int64(res.Steps), true, f.net.Root().StateDict(), &f.state))
+				if err == nil {
+					err = StopCause(ctx, f.saver.last)
+				}
+			}
+			return nil, err
+		}
+	}
+	name, file := "model.safetensors", nn.Snapshot(f.net)
+	if res.Outcome == unlearn.Diverged {
+		name = "model-last-finite.safetensors"
+	} else if f.o.SaveFormat == "same" && f.weights.Format.Container == ckpt.PT {
+		name, file.Format = "model.pt", f.weights.Format
+	}
+	if err := ckpt.Save(f.folder.Path(name), file); err != nil {
+		return nil, err
+	}
+	result := f.result(res, after)
+	if err := f.conclude(f.folder, result, res.Outcome); err != nil {
+		return nil, err
+	}
+	switch res.Outcome {
+	case unlearn.Diverged:
+		return result, fmt.Errorf("diverged: %s", res.Reason)
+	case unlearn.Capped:
+		return result, NotReachedf("the goal was not reached: %d of %d images keep their label after %d steps; the weights are written",
+			after.Forget.Hits, after.Forget.N, res.Steps)
+	default:
+		return result, nil
+	}
+}
+
+func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
+	penalty, distance := Number(res.Penalty), Number(res.Distance)
+	reads := f.meter.Reads()
+	r := &Result{
+		Schema: ResultSchema, Name: f.o.Name, Tags: f.o.Tags, Model: f.model.Model, Dataset: f.train.Dataset,
+		Method: f.method.Name, Goal: string(f.loop.Goal), Outcome: res.Outcome, Reached: f.met(after, res),
+		Steps: int64(res.Steps), Passes: int64(res.Passes), Seconds: f.state.Seconds, Before: f.state.Before, After: after,
+		Forget:     identify(f.set),
+		Hashes:     f.hashes(f.folder),
+		DataAccess: DataAccess{Reads: reads},
+		Penalty:    &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: torch.CPU.String(), Precision: "fp32",
+		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Versions: CurrentVersions(),
+	}
+	for phase, parts := range reads {
+		if phase != data.PhaseBefore && phase != data.PhaseAfter && parts[data.PartRetain] > 0 {
+			r.DataAccess.RetainDuringUnlearning = true
+		}
+	}
+	if f.method.Driver == unlearn.ByAdversarial && len(f.state.Pairs) > 0 {
+		set := attack.Set{Pairs: f.state.Pairs, Done: len(f.state.Pairs)}
+		sum := set.Summary(f.set.Labels)
+		r.Attack = &AttackSummary{Pairs: int64(sum.Pairs), Success: sum.Success}
+	}
+	r.Seconds.Total = math.Max(time.Since(f.began).Seconds(), r.Seconds.Attack+r.Seconds.Importance+r.Seconds.Unlearn+r.Seconds.Eval)
+	return r
+}
+
+// met reports whether the goal holds at the end.
+func (f *forgetting) met(after *Scores, res *unlearn.Result) bool {
+	if f.loop.Goal == unlearn.Relabel {
+		return res.Outcome == unlearn.Reached || res.Outcome == unlearn.Already
+	}
+	return after.Forget.Hits == 0
+}

@@ -1,0 +1,334 @@
+package run
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"l2ul/torch"
+	"l2ul/torch/ckpt"
+	"l2ul/torch/models"
+	"l2ul/torch/nn"
+	"l2ul/unlearn/data"
+	"l2ul/unlearn/kernels"
+	"l2ul/unlearn/metrics"
+	"l2ul/unlearn/run/config"
+)
+
+// Invocation is one command line, resolved.
+type Invocation struct {
+	Catalog config.Catalog
+	Config  *config.Config
+	Argv    []string
+	Console *Console
+}
+
+// desk is what a job works with: device, data, network. It exists inside torch.Run, whose scope owns what it holds.
+type desk struct {
+	Invocation
+	model   ModelOptions
+	source  DataOptions
+	compute ComputeOptions
+	eval    EvalOptions
+
+	train, test *data.Set
+	residents   []*data.Resident
+	net         models.Classifier
+	weights     *ckpt.File // as read; nil for a fresh network
+}
+
+// onDevice runs fn as a job on the device that the options ask for.
+func onDevice(o ComputeOptions, fn func() error) error {
+	device, err := findDevice(o.Device)
+	if err != nil {
+		return err
+	}
+	if o.Threads > 0 {
+		torch.SetNumThreads(o.Threads)
+	}
+	torch.SetDeterministic(o.Deterministic)
+	if err := kernels.Load(); err != nil {
+		return err
+	}
+	return torch.Run(device, fn)
+}
+
+// findDevice resolves --device. This build computes on the CPU only.
+func findDevice(name string) (torch.Device, error) {
+	if name == "auto" {
+		return torch.CPU, nil
+	}
+	device, err := torch.NewDevice(name)
+	if err != nil {
+		return device, Usagef("--device: %w", err)
+	}
+	if device.Type != torch.CPUType {
+		return device, Devicef("--device %s: this build of unlearn has no CUDA libraries; use --device cpu", name)
+	}
+	return device, nil
+}
+
+func (d *desk) format() torch.MemoryFormat {
+	if d.compute.ChannelsLast {
+		return torch.ChannelsLast
+	}
+	return torch.Contiguous
+}
+
+// openData reads the training and the test split.
+func (d *desk) openData(ctx context.Context) error {
+	if d.source.Dataset == "" {
+		return Usagef("name the data with --dataset, and where it is with --data-dir")
+	}
+	sets, err := data.Open(ctx, d.source.Dataset, data.Source{Dir: d.source.DataDir, Seed: d.compute.Seed}, "train", "test")
+	if err != nil {
+		return err
+	}
+	d.train, d.test = sets[0], sets[1]
+	return nil
+}
+
+// forgetSet resolves what --forget or -k says.
+func (d *desk) forgetSet(text string) (*data.ForgetSet, error) {
+	if text == "" {
+		return nil, Usagef("say what to forget: -k 16 for 16 random training images, or --forget with class:3, ids:1,5,9 or @forget.json")
+	}
+	spec, err := data.ParseSpec(text)
+	if err != nil {
+		return nil, err
+	}
+	return spec.Resolve(d.train, d.compute.Seed)
+}
+
+// resident puts a split on the device; close gives it back.
+func (d *desk) resident(set *data.Set) *data.Resident {
+	r := data.NewResident(set, torch.CPU, d.format())
+	d.residents = append(d.residents, r)
+	return r
+}
+
+// close gives back what no scope owns.
+func (d *desk) close() {
+	for _, r := range d.residents {
+		r.Free()
+	}
+	if d.net != nil {
+		d.net.Root().Free()
+	}
+}
+
+// classes is the number of classes of the data, which the network must have.
+func (d *desk) classes() (int, error) {
+	n := len(d.train.Classes)
+	if asked := d.model.NumClasses; asked != 0 && asked != n {
+		return 0, Inputf("--num-classes %d: %s has %d classes", asked, d.source.Dataset, n)
+	}
+	return n, nil
+}
+
+// build makes the network with fresh weights.
+func (d *desk) build() error {
+	if d.model.Model == "" {
+		return Usagef("name the network with --model; `unlearn ls models` lists them")
+	}
+	classes, err := d.classes()
+	if err != nil {
+		return err
+	}
+	d.net, err = models.New(d.model.Model, models.Options{Classes: classes, Mean: d.model.Mean, Std: d.model.Std})
+	if err != nil {
+		return Usagef("--model: %w", err)
+	}
+	nn.ToMemoryFormat(d.net, d.format())
+	return nil
+}
+
+// load makes the network and gives it the weights of --weights.
+func (d *desk) load() error {
+	if d.model.Weights == "" {
+		return Usagef("name the checkpoint with --weights; `unlearn train` makes one")
+	}
+	file, err := readWeights(d.model.Weights)
+	if err != nil {
+		return err
+	}
+	if err := d.build(); err != nil {
+		return err
+	}
+	if prefix := file.Format.Prefix; prefix != "" {
+		d.Console.Log().Info().Str("prefix", prefix).Msg("stripped a prefix from the checkpoint's keys")
+	}
+	if err := d.restore(file); err != nil {
+		return err
+	}
+	d.weights = file
+	return nil
+}
+
+// restore sets the network to the weights of a file.
+func (d *desk) restore(file *ckpt.File) error {
+	if err := nn.Restore(d.net, file, true); err != nil {
+		return Inputf("%s as %s with %d classes: %w", d.model.Weights, d.model.Model, len(d.train.Classes), err)
+	}
+	return nil
+}
+
+func readWeights(path string) (*ckpt.File, error) {
+	file, err := ckpt.Load(path)
+	var pathError *fs.PathError
+	if errors.Is(err, ckpt.ErrCorrupt) || errors.As(err, &pathError) {
+		return nil, Inputf("--weights: %w", err)
+	}
+	return file, err
+}
+
+// score evaluates the network on images, with progress under the name of a phase.
+func (d *desk) score(ctx context.Context, phase string, images metrics.Images) (Score, error) {
+	progress := d.Console.Progress(phase, "images", int64(images.Len()))
+	defer progress.Done()
+	s, err := metrics.Evaluate(ctx, d.net, images, d.eval.BatchSize, func(done int) { progress.Set(int64(done)) })
+	if err != nil {
+		return Score{}, err
+	}
+	return scoreOf(s), nil
+}
+
+func scoreOf(s metrics.Score) Score {
+	loss := Number(s.Loss)
+	return Score{Accuracy: s.Accuracy(), Loss: &loss, Hits: s.Hits, N: s.N}
+}
+
+// limited cuts a list of samples as --limit says.
+func (d *desk) limited(indices []int) []int {
+	limit, err := data.ParseLimit(d.eval.Limit)
+	if err != nil {
+		return indices // Validate has refused it
+	}
+	return limit.Of(indices)
+}
+
+func count(n int) []int {
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
+// open makes or finds the run folder and says that the job begins.
+func (inv *Invocation) open(o FolderOptions) (*Folder, *Checkpoint, error) {
+	folder, checkpoint, err := OpenFolder(Opening{Catalog: inv.Catalog, Config: inv.Config, Options: o, Argv: inv.Argv, Now: time.Now()})
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := inv.Console.Attach(folder); err != nil {
+		return nil, nil, errors.Join(err, folder.Close())
+	}
+	if err := WriteJSON(folder.Path("env.json"), CurrentEnvironment()); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("cannot write into the run folder: %w", err), folder.Close())
+	}
+	start := Start{Verb: inv.Config.Spec.Verb, Folder: folder.Path(), ConfigHash: folder.ConfigHash()}
+	if checkpoint != nil {
+		start.Resumed = checkpoint.Step
+		inv.Console.Log().Info().Int64("step", checkpoint.Step).Msg("going on from " + checkpoint.TensorFile())
+	}
+	inv.Console.Emit(start)
+	return folder, checkpoint, nil
+}
+
+// saver saves checkpoints at the cadence of --save-every.
+type saver struct {
+	inv     *Invocation
+	folder  *Folder
+	keep    int
+	cadence Cadence
+	inputs  map[string]string
+
+	savedStep int64
+	savedAt   time.Time
+	last      string // manifest of the newest checkpoint, "" for none
+}
+
+func (inv *Invocation) newSaver(f *Folder, o FolderOptions, inputs map[string]string, resumed *Checkpoint) (*saver, error) {
+	cadence, err := ParseCadence(o.SaveEvery)
+	if err != nil {
+		return nil, err
+	}
+	s := &saver{inv: inv, folder: f, keep: o.Keep, cadence: cadence, inputs: inputs, savedAt: time.Now()}
+	if resumed != nil {
+		s.savedStep = resumed.Step
+		s.last = strings.TrimSuffix(resumed.TensorFile(), ".safetensors") + ".json"
+	}
+	return s, nil
+}
+
+// save writes a checkpoint if it is due or forced.
+func (s *saver) save(step int64, force bool, tensors []nn.Named, state any) error {
+	if !force && !s.cadence.Due(step, s.savedStep, time.Now(), s.savedAt) {
+		return nil
+	}
+	manifest, err := s.folder.SaveCheckpoint(step, s.keep, func(path string) error { return ckpt.Save(path, nn.Pack(tensors)) }, s.inputs, state)
+	if err != nil {
+		return err
+	}
+	s.savedStep, s.savedAt, s.last = step, time.Now(), manifest
+	s.inv.Console.Emit(CheckpointEvent{Step: step, Path: manifest})
+	return nil
+}
+
+// tensorsOf reads the tensors of a checkpoint into the current scope.
+func tensorsOf(c *Checkpoint) ([]nn.Named, error) {
+	file, err := ckpt.Load(c.TensorFile())
+	if err != nil {
+		return nil, Inputf("checkpoint: %w", err)
+	}
+	return nn.Unpack(file)
+}
+
+// interrupted returns the error of a job that a signal stopped, or err itself.
+func interrupted(ctx context.Context, checkpoint string, err error) error {
+	if stop := StopCause(ctx, checkpoint); stop != nil && (err == nil || errors.Is(err, context.Cause(ctx))) {
+		return stop
+	}
+	return err
+}
+
+// peakMemory is the largest resident size of the process in bytes, 0 where the system does not tell.
+func peakMemory() int64 {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			var kilobytes int64
+			if _, err := fmt.Sscanf(rest, "%d kB", &kilobytes); err == nil {
+				return kilobytes << 10
+			}
+		}
+	}
+	return 0
+}
+
+// canonical is the JSON of v, the text that hashes are taken of. v holds nothing that JSON cannot.
+func canonical(v any) []byte {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return text
+}
+
+func named(tensors []nn.Named, name string) (torch.Tensor, bool) {
+	i := slices.IndexFunc(tensors, func(t nn.Named) bool { return t.Name == name })
+	if i < 0 {
+		return torch.Tensor{}, false
+	}
+	return tensors[i].Tensor, true
+}

@@ -1,0 +1,179 @@
+package run
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"l2ul/torch"
+	"l2ul/torch/ckpt"
+	"l2ul/torch/nn"
+	"l2ul/unlearn"
+	"l2ul/unlearn/data"
+	"l2ul/unlearn/seed"
+	"l2ul/unlearn/train"
+)
+
+// TrainSchema is the schema name of TrainResult.
+const TrainSchema = "unlearn.train/1"
+
+// TrainResult is result.json of `unlearn train`.
+type TrainResult struct {
+	Schema   string   `json:"schema"`
+	Name     string   `json:"name,omitempty"`
+	Tags     []string `json:"tags,omitempty"`
+	Model    string   `json:"model"`
+	Dataset  string   `json:"dataset"`
+	Outcome  string   `json:"outcome"` // always "trained"
+	Steps    int64    `json:"steps"`
+	Epochs   int64    `json:"epochs"`
+	Train    Score    `json:"train"`
+	Test     Score    `json:"test"`
+	Hashes   Hashes   `json:"hashes"` // weights: of the trained network
+	Seconds  Seconds  `json:"seconds"`
+	Device   string   `json:"device"`
+	Seed     int64    `json:"seed"`
+	Limited  bool     `json:"limited"`
+	Versions Versions `json:"versions"`
+}
+
+// trainState is the job's own part of a checkpoint.
+type trainState struct {
+	Loop *train.State `json:"loop"`
+}
+
+// Train trains a network, from --weights or from scratch, and writes the run folder. The result is nil for a dry run.
+func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error) {
+	d := &desk{Invocation: inv}
+	var o TrainOptions
+	var recipe train.Options
+	if err := inv.Config.Decode(&o); err != nil {
+		return nil, err
+	}
+	if err := inv.Config.Decode(&recipe); err != nil {
+		return nil, err
+	}
+	d.model, d.source, d.compute, d.eval = o.ModelOptions, o.DataOptions, o.ComputeOptions, o.EvalOptions
+	err = onDevice(o.ComputeOptions, func() error {
+		defer d.close()
+		if err := d.openData(ctx); err != nil {
+			return err
+		}
+		if err := d.begin(); err != nil {
+			return err
+		}
+		if o.DryRun {
+			d.Console.Log().Info().Msgf("%s on %d images of %s, %d epochs", d.model.Model, d.train.Len(), d.train.Dataset, recipe.Epochs)
+			return nil
+		}
+		result, err = d.trainRun(ctx, o, recipe)
+		return err
+	})
+	return result, err
+}
+
+// begin makes the network that training starts from.
+func (d *desk) begin() error {
+	if d.model.Weights != "" {
+		return d.load()
+	}
+	return d.fresh()
+}
+
+// fresh makes the network with weights drawn from the seed.
+func (d *desk) fresh() (err error) {
+	torch.Scope(func() {
+		torch.Seeded(torch.NewGenerator(seed.For(d.compute.Seed, "train/init", 0)), func() { err = d.build() })
+	})
+	return err
+}
+
+func (d *desk) trainRun(ctx context.Context, o TrainOptions, recipe train.Options) (*TrainResult, error) {
+	began := time.Now()
+	folder, checkpoint, err := d.open(o.FolderOptions)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	inputs := map[string]string{"data": d.train.Fingerprint()}
+	if d.weights != nil {
+		inputs["weights"] = d.weights.Hash()
+	}
+	saver, err := d.newSaver(folder, o.FolderOptions, inputs, checkpoint)
+	if err != nil {
+		return nil, err
+	}
+	job := d.trainJob(recipe, count(d.train.Len()), "", nil)
+	if checkpoint != nil {
+		var state trainState
+		if err := checkpoint.CheckInputs(inputs); err != nil {
+			return nil, err
+		}
+		if err := checkpoint.Decode(&state); err != nil {
+			return nil, err
+		}
+		if state.Loop.Tensors, err = tensorsOf(checkpoint); err != nil {
+			return nil, err
+		}
+		job.Resume = state.Loop
+	}
+	job.Save = func(s *train.State, force bool) error {
+		return saver.save(int64(s.Step), force, s.Tensors, trainState{s})
+	}
+	if err := d.runTraining(ctx, job); err != nil {
+		return nil, interrupted(ctx, saver.last, err)
+	}
+	trained := time.Now()
+	result := &TrainResult{
+		Schema: TrainSchema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: "trained",
+		Steps: int64(job.Steps()), Epochs: int64(recipe.Epochs), Device: torch.CPU.String(), Seed: d.compute.Seed,
+		Limited: o.Limit != "", Versions: CurrentVersions(),
+	}
+	for _, part := range []struct {
+		set   *data.Set
+		name  string
+		score *Score
+	}{{d.train, "train", &result.Train}, {d.test, "test", &result.Test}} {
+		view := d.resident(part.set).View("", d.limited(count(part.set.Len())), nil)
+		if *part.score, err = d.score(ctx, part.name, view); err != nil {
+			return nil, interrupted(ctx, saver.last, err)
+		}
+	}
+	file := nn.Snapshot(d.net)
+	file.Metadata = map[string]string{"model": d.model.Model, "dataset": d.train.Dataset, "classes": fmt.Sprint(len(d.train.Classes))}
+	if err := ckpt.Save(folder.Path("model.safetensors"), file); err != nil {
+		return nil, err
+	}
+	result.Hashes = Hashes{Weights: file.Hash(), Data: d.train.Fingerprint(), Config: folder.ConfigHash()}
+	result.Seconds = Seconds{Total: time.Since(began).Seconds(), Eval: time.Since(trained).Seconds()}
+	return result, d.conclude(folder, result, unlearn.Outcome(result.Outcome))
+}
+
+// trainJob sets up training on some of the training images.
+func (d *desk) trainJob(recipe train.Options, indices []int, part data.Part, meter *data.Meter) *train.Job {
+	return &train.Job{
+		Net: d.net, Set: d.train, Indices: indices, Part: part, Meter: meter, Format: d.format(), Options: recipe, Seed: d.compute.Seed,
+	}
+}
+
+// runTraining runs a training job with progress and metrics.
+func (d *desk) runTraining(ctx context.Context, job *train.Job) error {
+	progress := d.Console.Progress("train", "steps", int64(job.Steps()))
+	defer progress.Done()
+	if job.Resume != nil {
+		progress.Set(int64(job.Resume.Step))
+	}
+	var right, seen int64
+	job.Observe = func(r train.Record) {
+		right, seen = right+r.Hits, seen+int64(r.N)
+		progress.Note(fmt.Sprintf("epoch %d, loss %.3f, accuracy %.3f", r.Epoch, r.Loss, float64(right)/float64(seen)))
+		progress.Set(int64(r.Step))
+		d.Console.Emit(Metric{Phase: "train", Step: int64(r.Step), Values: map[string]Number{
+			"loss": Number(r.Loss), "accuracy": Number(float64(r.Hits) / float64(r.N)), "lr": Number(r.LR), "epoch": Number(r.Epoch),
+		}})
+		if r.Step*job.Options.Epochs%r.Steps == 0 {
+			right, seen = 0, 0
+		}
+	}
+	return job.Run(ctx)
+}
