@@ -13,10 +13,10 @@ import (
 	"pgregory.net/rapid"
 )
 
-// smallSet has n images of 1x1 pixels, labels i mod 3, and names "train/<class>/<i/3>.png".
-func smallSet(n int) *Set {
+// smallSet has 12 images of 1x1 pixels, labels i mod 3, and names "train/<class>/<i/3>.png".
+func smallSet() *Set {
 	s := &Set{Dataset: "small", Split: "train", Classes: []string{"ant", "bee", "c:d"}, C: 3, H: 1, W: 1}
-	for i := range n {
+	for i := range 12 {
 		s.Pixels = append(s.Pixels, byte(i), byte(i>>8), 7)
 		s.Labels = append(s.Labels, i%3)
 		s.Names = append(s.Names, fmt.Sprintf("train/%s/%d.png", s.Classes[i%3], i/3))
@@ -46,7 +46,7 @@ func writeFile(t *testing.T, content string) string {
 }
 
 func TestResolve(t *testing.T) {
-	set := smallSet(12)
+	set := smallSet()
 	names := writeFile(t, "# what to forget\ntrain/bee/0.png\n\n  c:d/1.png\r\n./ant/3.png")
 	for _, tc := range []struct {
 		spec string
@@ -85,8 +85,8 @@ func TestResolve(t *testing.T) {
 }
 
 func TestResolveErrors(t *testing.T) {
-	set := smallSet(12)
-	unnamed := smallSet(12)
+	set := smallSet()
+	unnamed := smallSet()
 	unnamed.Names = nil
 	for _, tc := range []struct {
 		spec  string
@@ -136,7 +136,7 @@ func TestResolveErrors(t *testing.T) {
 }
 
 func TestForgetSetFile(t *testing.T) {
-	set := smallSet(12)
+	set := smallSet()
 	made, err := resolve(t, "random:4", set, 3)
 	if err != nil {
 		t.Fatal(err)
@@ -172,7 +172,7 @@ func TestForgetSetFile(t *testing.T) {
 }
 
 func TestForgetSetByHand(t *testing.T) {
-	set := smallSet(12)
+	set := smallSet()
 	path := writeFile(t, `{"schema":"unlearn.forget/1","indices":[7,2],"note":"unknown fields are for later versions"}`)
 	f, err := resolve(t, "@"+path, set, 0)
 	if err != nil {
@@ -184,7 +184,7 @@ func TestForgetSetByHand(t *testing.T) {
 }
 
 func TestForgetSetErrors(t *testing.T) {
-	set := smallSet(12)
+	set := smallSet()
 	for _, tc := range []struct{ content, says string }{
 		{`{`, "not JSON"},
 		{`{"schema":"unlearn.forget/1","indices":[1]} {}`, "more than one"},
@@ -230,7 +230,7 @@ func FuzzSpec(f *testing.F) {
 	for _, spec := range []string{"random:3", "class:1:2", "class:c:d", "ids:1,5,9", "ids:-1", "random:99999999999999999999", "class:"} {
 		f.Add(spec, int64(1))
 	}
-	set := smallSet(12)
+	set := smallSet()
 	f.Fuzz(func(t *testing.T, text string, seed int64) {
 		spec, err := ParseSpec(text)
 		if err != nil || spec.kind == specFile {
@@ -247,7 +247,7 @@ func FuzzSpec(f *testing.F) {
 }
 
 func FuzzForgetSet(f *testing.F) {
-	set := smallSet(12)
+	set := smallSet()
 	f.Add([]byte(`{"schema":"unlearn.forget/1","indices":[7,2],"labels":[1,2],"targets":[0,0],"n":12,"split":"train"}`))
 	f.Add([]byte(`{"schema":"unlearn.forget/1","indices":[7,2],"data_hash":"` + set.Fingerprint() + `"}`))
 	f.Fuzz(func(t *testing.T, content []byte) {
