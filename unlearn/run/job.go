@@ -86,7 +86,7 @@ func (d *desk) openData(ctx context.Context) error {
 	if d.source.Dataset == "" {
 		return Usagef("name the data with --dataset, and where it is with --data-dir")
 	}
-	sets, err := data.Open(ctx, d.source.Dataset, data.Source{Dir: d.source.DataDir, Seed: d.compute.Seed}, "train", "test")
+	sets, err := data.Open(ctx, d.source.Dataset, data.Source{Dir: d.source.DataDir}, "train", "test")
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,35 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"l2ul/unlearn/run"
+)
+
+func (p *program) forget() *cli.Command {
+	return p.work("forget", "unlearn chosen training images from a checkpoint",
+		"Changes a trained network until it misclassifies (or relabels) every image to forget, and measures what that did to the rest.",
+		func(ctx context.Context, inv run.Invocation) error {
+			result, err := run.Forget(ctx, inv)
+			if result == nil || inv.Console.JSON() {
+				return err
+			}
+			t := newTable("", "to forget", "retained", "test")
+			for _, row := range []struct {
+				name   string
+				scores *run.Scores
+			}{{"before", result.Before}, {"after", result.After}} {
+				if row.scores != nil {
+					t.AppendRow([]any{row.name, percent(&row.scores.Forget), percent(row.scores.Retain), percent(row.scores.Test)})
+				}
+			}
+			if printErr := printLines(p.stdout, t.Render(), "", fmt.Sprintf("%s: %s after %d steps, %.1f s; of %d images to forget %d keep their label",
+				result.Method, result.Outcome, result.Steps, result.Seconds.Total, result.After.Forget.N, result.After.Forget.Hits)); printErr != nil {
+				return printErr
+			}
+			return err
+		})
+}

@@ -1,0 +1,24 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"l2ul/unlearn/run"
+)
+
+func (p *program) importance() *cli.Command {
+	return p.work("importance", "estimate how much each parameter matters for chosen images",
+		"Writes importance.safetensors into the run folder, under the names of the parameters.",
+		func(ctx context.Context, inv run.Invocation) error {
+			result, err := run.Importance(ctx, inv)
+			if err != nil || result == nil || inv.Console.JSON() {
+				return err
+			}
+			q := result.Quantiles
+			return printLines(p.stdout, fmt.Sprintf("%s over %d images in %.1f s; anchor weights: least %.3f, quartiles %.3f %.3f %.3f, greatest %.3f",
+				result.Estimator, len(result.Forget.Indices), result.Seconds, q[0], q[1], q[2], q[3], q[4]))
+		})
+}

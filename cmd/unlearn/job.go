@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"strings"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/urfave/cli/v2"
+
+	"l2ul/unlearn/run"
+)
+
+// work is a verb that runs a job. do prints for people unless the console speaks JSON.
+func (p *program) work(verb, usage, description string, do func(context.Context, run.Invocation) error) *cli.Command {
+	spec := p.catalog.Find(verb)
+	return &cli.Command{
+		Name: verb, Usage: usage, Description: description, Flags: optionFlags(spec.Fields()),
+		Action: func(c *cli.Context) error {
+			if err := noArguments(c); err != nil {
+				return err
+			}
+			cfg, err := p.resolve(c, verb)
+			if err != nil {
+				return err
+			}
+			var terminal run.TerminalOptions
+			if err := cfg.Decode(&terminal); err != nil {
+				return err
+			}
+			var folder run.FolderOptions
+			if err := cfg.Decode(&folder); err != nil {
+				return err
+			}
+			ctx, release := run.Signals(c.Context, folder.Grace, os.Exit)
+			defer release()
+			console := run.NewConsole(terminal, p.stdout, p.stderr)
+			for _, name := range cfg.Unused {
+				console.Warn(fmt.Sprintf("--%s has no effect here", name))
+			}
+			err = do(ctx, run.Invocation{Catalog: p.catalog, Config: cfg, Argv: os.Args, Console: console})
+			return errors.Join(err, console.Close())
+		},
+	}
+}
+
+// percent writes a fraction as people read it; the files hold fractions.
+func percent(s *run.Score) string {
+	if s == nil || math.IsNaN(s.Accuracy) {
+		return "-"
+	}
+	return fmt.Sprintf("%.2f %%", 100*s.Accuracy)
+}
+
+// newTable is the look of every table.
+func newTable(header ...any) table.Writer {
+	t := table.NewWriter()
+	t.SetStyle(table.StyleLight)
+	t.Style().Options = table.OptionsNoBordersAndSeparators
+	t.AppendHeader(header)
+	return t
+}
+
+func printLines(w io.Writer, lines ...string) error {
+	_, err := fmt.Fprintln(w, strings.Join(lines, "\n"))
+	return err
+}
