@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
@@ -32,11 +33,13 @@ func (p *program) work(verb, usage, description string, do func(context.Context,
 			if err := cfg.Decode(&terminal); err != nil {
 				return err
 			}
-			var folder run.FolderOptions
-			if err := cfg.Decode(&folder); err != nil {
+			var bound struct { // verbs that save nothing have no --grace
+				Grace time.Duration `flag:"grace"`
+			}
+			if err := cfg.Decode(&bound); err != nil {
 				return err
 			}
-			ctx, release := run.Signals(c.Context, folder.Grace, os.Exit)
+			ctx, release := run.Signals(c.Context, bound.Grace, os.Exit)
 			defer release()
 			console := run.NewConsole(terminal, p.stdout, p.stderr)
 			for _, name := range cfg.Unused {
