@@ -10,9 +10,9 @@ import (
 	"slices"
 	"testing"
 
+	"l2ul/internal/reference"
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
-	"l2ul/torch/internal/reference"
 	"l2ul/torch/nn"
 	F "l2ul/torch/nn/functional"
 	"l2ul/torch/optim"

@@ -8,9 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"l2ul/internal/reference"
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
-	"l2ul/torch/internal/reference"
 	"l2ul/torch/nn"
 )
 
