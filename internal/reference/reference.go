@@ -117,8 +117,23 @@ func Equal(t *testing.T, want *ckpt.File, name string, got torch.Tensor) {
 	t.Errorf("%s: %d of %d elements have other bits than PyTorch's, the first is %d", name, different, len(data)/size, first)
 }
 
+// CPU is the processor's name as the system gives it, or "unknown". Which loops oneDNN and MKL choose depends on more than
+// the instruction set.
+func CPU() string {
+	info, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return "unknown"
+	}
+	for line := range strings.Lines(string(info)) {
+		if name, ok := strings.CutPrefix(line, "model name"); ok {
+			return strings.TrimLeft(strings.TrimSpace(name), ": \t")
+		}
+	}
+	return "unknown"
+}
+
 // Golden is the path of a checked-in reference, a file of scripts/golden (its README says what they hold).
-func Golden(t *testing.T, name string) string {
+func Golden(t testing.TB, name string) string {
 	t.Helper()
 	root, err := repository()
 	if err != nil {

@@ -353,6 +353,14 @@ def init(_):
     return out
 
 
+def cpu():
+    """The processor's name: MKL and oneDNN choose by more than the instruction set."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return "unknown"
+
+
 def lines(rows):
     """JSON with one line per network and one per entry of its state."""
     text = json.dumps(rows)
@@ -371,6 +379,7 @@ def main():
     torch.set_num_threads(a.threads)
     about = {
         "torch": torch.__version__,
+        "cpu": cpu(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": str(a.threads),
         "format": a.format,

@@ -113,7 +113,10 @@ type Summary struct {
 // Summary sums up the finished pairs; labels are those of the images.
 func (s *Set) Summary(labels []int) Summary {
 	n := s.Done
-	sum := Summary{Pairs: n, NormMin: math.Inf(1)}
+	if n == 0 {
+		return Summary{}
+	}
+	sum := Summary{Pairs: n, NormMin: s.Pairs[0].Norm}
 	for _, p := range s.Pairs[:n] {
 		if p.Success {
 			sum.Success += 1 / float64(n)
@@ -130,19 +133,19 @@ func (s *Set) Summary(labels []int) Summary {
 
 // Job is an attack on k images.
 type Job struct {
-	Net     nn.Module    // put into evaluation mode; its parameters are frozen meanwhile
+	Net     nn.Module    // put and left in evaluation mode; its parameters are frozen meanwhile
 	X       torch.Tensor // Float [k, C, H, W] in [0, 1]
 	Labels  []int        // of the images
 	Classes int
 	Options Options
 	Seed    int64
-	Chunk   int // pairs attacked at once; does not change the stream of targets and starts
+	Chunk   int // pairs attacked at once, at least 1; does not change the stream of targets and starts
 }
 
 // Run attacks all pairs of the job, beginning behind those that set has finished, and adds them to set. After each chunk
 // it calls saved, which may be nil. When ctx ends it returns the context's cause; set then holds all finished chunks.
 func (j *Job) Run(ctx context.Context, set *Set, saved func() error) (err error) {
-	defer freeze(j.Net)()
+	defer Freeze(j.Net)()
 	torch.Scope(func() {
 		starts := j.newStarts(set.Done)
 		for set.Done < len(set.Pairs) && err == nil {
@@ -168,20 +171,18 @@ func (j *Job) chunk(set *Set, starts *starts) (err error) {
 		}
 		x := j.X.IndexSelect(0, torch.FromSlice(source).To(j.X.Device(), torch.Long)).Contiguous(formatOf(j.X))
 		y := torch.FromSlice(target).To(j.X.Device(), torch.Long)
-		delta := kernels.PGDStart(x, starts.next(n), j.Options.Eps, j.Options.Norm)
+		start := starts.next(n)
 		before, _ := j.predict(x, y)
-		_, lossStart := j.predict(x.Add(delta, 1), y)
-		for range j.Options.Iters {
-			torch.Scope(func() { j.step(x, delta, y) })
-		}
+		_, lossStart := j.predict(x.Add(kernels.PGDStart(x, start, j.Options.Eps, j.Options.Norm), 1), y)
+		delta := Perturb(j.Net, x, start, y, &j.Options)
 		adv := x.Add(delta, 1).Clamp(0, 1)
 		after, lossEnd := j.predict(adv, y)
 		norms := torch.ToSlice[float64](delta.CastTo(torch.Double).Square().SumDim([]int64{1, 2, 3}, false).Sqrt())
 		for i := range pairs {
 			p := &pairs[i]
 			// Whatever was not finite on the way, a gradient or a logit, is not finite here.
-			if math.IsNaN(norms[i]) || math.IsInf(norms[i], 0) || math.IsNaN(lossEnd[i]) {
-				err = fmt.Errorf("attack: a gradient of pair %d (image %d toward class %d) is not finite; check the weights", set.Done+i, p.Source, p.Target)
+			if !finite(norms[i]) || !finite(lossStart[i]) || !finite(lossEnd[i]) {
+				err = fmt.Errorf("attack: a gradient or logit of pair %d (image %d toward class %d) is not finite; check the weights", set.Done+i, p.Source, p.Target)
 				return
 			}
 			p.Log = Log{
@@ -194,19 +195,25 @@ func (j *Job) chunk(set *Set, starts *starts) (err error) {
 	return err
 }
 
-// step is one iteration of spec/l2ul.md section 3.1: ascent on -CE to the target (untargeted: on CE of the label).
-func (j *Job) step(x, delta, y torch.Tensor) {
-	input := x.Add(delta, 1).SetRequiresGrad(true)
-	gain := j.Net.Forward(input).CrossEntropy(y, torch.Tensor{}, torch.ReduceSum, -100)
-	if j.Options.Targeted {
-		gain = gain.Neg()
+// Perturb returns the perturbation of a batch of images x, Float [n, C, H, W] in [0, 1], after exactly o.Iters steps of
+// projected gradient descent (spec/l2ul.md section 3.1): ascent on -CE to the classes y, Long [n]; untargeted, on CE of the
+// labels y. It begins at the images start, like x, projected to the ball. net must be frozen, see [Freeze].
+func Perturb(net nn.Module, x, start, y torch.Tensor, o *Options) torch.Tensor {
+	delta, step := kernels.PGDStart(x, start, o.Eps, o.Norm), kernels.PGDL2Step
+	if o.Norm == "linf" {
+		step = kernels.PGDLinfStep
 	}
-	grad := torch.Grad([]torch.Tensor{gain}, []torch.Tensor{input})[0]
-	if j.Options.Norm == "linf" {
-		kernels.PGDLinfStep(delta, grad, x, j.Options.Step, j.Options.Eps)
-	} else {
-		kernels.PGDL2Step(delta, grad, x, j.Options.Step, j.Options.Eps)
+	for range o.Iters {
+		torch.Scope(func() {
+			input := x.Add(delta, 1).SetRequiresGrad(true)
+			gain := net.Forward(input).CrossEntropy(y, torch.Tensor{}, torch.ReduceSum, -100)
+			if o.Targeted {
+				gain = gain.Neg()
+			}
+			step(delta, torch.Grad([]torch.Tensor{gain}, []torch.Tensor{input})[0], x, o.Step, o.Eps)
+		})
 	}
+	return delta
 }
 
 // predict returns the class and the cross-entropy to y of each image.
@@ -220,6 +227,8 @@ func (j *Job) predict(x, y torch.Tensor) (classes []int64, losses []float64) {
 	})
 	return classes, losses
 }
+
+func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 var opEmpty = torch.Define("aten::empty.memory_format(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor")
 
@@ -236,8 +245,8 @@ func (s *Set) add(x torch.Tensor) {
 	s.Done += int(n)
 }
 
-// freeze puts net into evaluation mode with no parameter tracked, and returns what tracks them again.
-func freeze(net nn.Module) (thaw func()) {
+// Freeze puts net into evaluation mode with no parameter tracked by autograd, and returns what tracks them again.
+func Freeze(net nn.Module) (thaw func()) {
 	net.Root().Eval()
 	var tracked []torch.Tensor
 	for _, p := range net.Root().Parameters() {
