@@ -26,8 +26,8 @@ func (e *Examples) Batch(from, to int) (x, y torch.Tensor, err error) {
 	return e.X.Narrow(0, int64(from), int64(to-from)), e.Y.Narrow(0, int64(from), int64(to-from)), nil
 }
 
-// Trainable returns the parameters that unlearning moves, with their names, in registration order: all of them, or under
-// BNFrozen all but those of batch normalisation. The mode of the driver's forward has no say.
+// Trainable returns the parameters that unlearning moves, with their names, in registration order: all that require
+// gradients, under BNFrozen without those of batch normalisation. The mode of the driver's forward has no say.
 func Trainable(net nn.Module, mode BNMode) []nn.Named {
 	frozen := map[torch.Tensor]bool{}
 	if mode == BNFrozen {
@@ -41,7 +41,7 @@ func Trainable(net nn.Module, mode BNMode) []nn.Named {
 	}
 	var out []nn.Named
 	for _, p := range net.Root().NamedParameters() {
-		if !frozen[p.Tensor] {
+		if !frozen[p.Tensor] && p.Tensor.RequiresGrad() {
 			out = append(out, p)
 		}
 	}

@@ -64,6 +64,7 @@ type State struct {
 	Seconds float64 `json:"seconds"` // spent in the loop
 	Right   int64   `json:"right"`   // driver's images classified rightly in this pass, for the collapse test
 	Seen    int64   `json:"seen"`    // driver's images seen in this pass
+	Hits    int64   `json:"hits"`    // on D_f when last tested
 	// Tensors are parameters and buffers under their names, and "momentum." before the name of each trained one.
 	Tensors []nn.Named `json:"-"`
 }
@@ -74,7 +75,7 @@ type Result struct {
 	Reason   string // of Diverged
 	Steps    int
 	Passes   int     // begun
-	Hits     int64   // on D_f at the end
+	Hits     int64   // on D_f when last tested: at the end, unless the run diverged or was interrupted
 	Seconds  float64 // in the loop
 	Penalty  float64 // λR at the end; 0 without one
 	Distance float64 // ‖θ - θ⁰‖ over the trained parameters
@@ -109,7 +110,6 @@ type loop struct {
 	momenta   []torch.Tensor
 	live      []torch.Tensor // all parameters and buffers,
 	good      []torch.Tensor // and what they were when last known to be finite
-	last      Record
 }
 
 func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
@@ -123,6 +123,7 @@ func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
 		l.momenta = append(l.momenta, p.Tensor.Detach().ZerosLike())
 	}
 	if err := l.checkSlices(); err != nil {
+		task.Net.Root().Eval()
 		return nil, err
 	}
 	if task.Resume != nil {
@@ -139,12 +140,12 @@ func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
 }
 
 func (l *loop) run(ctx context.Context) (*Result, error) {
-	if l.state.Step == 0 {
+	if l.state.Step == 0 && l.task.Resume == nil {
 		hits, err := l.hits(ctx)
 		if err != nil {
 			return nil, err
 		}
-		l.last.Hits = hits
+		l.state.Hits = hits
 		if l.goalMet(hits) {
 			return l.finish(Already, ""), nil
 		}
@@ -196,8 +197,8 @@ func (l *loop) step(ctx context.Context) (outcome Outcome, reason string, err er
 		if rec.Hits, err = l.hits(ctx); err != nil {
 			return "", "", err
 		}
+		l.state.Hits = rec.Hits
 	}
-	l.last = rec
 	if l.task.Observe != nil {
 		l.task.Observe(rec)
 	}
@@ -208,10 +209,10 @@ func (l *loop) step(ctx context.Context) (outcome Outcome, reason string, err er
 		return Diverged, fmt.Sprintf("pass %d: %d of %d driving images are classified rightly, below chance for %d classes", rec.Pass, l.state.Right, l.state.Seen, l.task.Classes), nil
 	case l.o.MaxSteps > 0 && l.state.Step >= l.o.MaxSteps, l.o.MaxSeconds > 0 && l.state.Seconds >= l.o.MaxSeconds:
 		if rec.Hits < 0 { // a result must say how it ended
-			if l.last.Hits, err = l.hits(ctx); err != nil {
+			if l.state.Hits, err = l.hits(ctx); err != nil {
 				return "", "", err
 			}
-			if l.goalMet(l.last.Hits) {
+			if l.goalMet(l.state.Hits) {
 				return Reached, "", nil
 			}
 		}
@@ -316,7 +317,7 @@ func slice(i, b, n int) (from, to int) { return i * b, min((i+1)*b, n) }
 func (l *loop) finish(outcome Outcome, reason string) *Result {
 	l.task.Net.Root().Eval()
 	res := &Result{
-		Outcome: outcome, Reason: reason, Steps: l.state.Step, Passes: l.state.Pass, Hits: l.last.Hits, Seconds: time.Since(l.began).Seconds(),
+		Outcome: outcome, Reason: reason, Steps: l.state.Step, Passes: l.state.Pass, Hits: l.state.Hits, Seconds: time.Since(l.began).Seconds(),
 	}
 	if l.state.Slice > 0 {
 		res.Passes++
@@ -384,7 +385,10 @@ func (l *loop) restore(s *State) error {
 func (l *loop) checkSlices() error {
 	alone := func(images metrics.Images, batch int, mode BNMode) error {
 		n := images.Len()
-		if n == 0 || (mode != BNTrain && mode != BNFrozenStats) || (batch > 1 && n%batch != 1) {
+		if n == 0 {
+			return usagef("there are no images to learn from")
+		}
+		if (mode != BNTrain && mode != BNFrozenStats) || (batch > 1 && n%batch != 1) {
 			return nil
 		}
 		var err error

@@ -100,7 +100,8 @@ func (j *Job) accumulate(ctx context.Context, omega []torch.Tensor, progress fun
 func (j *Job) perSample(omega []torch.Tensor, logits, y torch.Tensor) {
 	k := float64(j.Images.Len())
 	if j.Options.Kind == "mas" {
-		kernels.AccumulateAbs(omega, torch.Grad([]torch.Tensor{norm(logits, j.Options.Norm != "plain")}, j.Params), 1, k)
+		grads := torch.Grad([]torch.Tensor{norm(logits, j.Options.Norm != "plain")}, j.Params)
+		kernels.AccumulateAbs(omega, j.zeroed(grads), 1, k)
 		return
 	}
 	logp := logits.LogSoftmax(1).Select(0, 0)
@@ -113,9 +114,19 @@ func (j *Job) perSample(omega []torch.Tensor, logits, y torch.Tensor) {
 		torch.Scope(func() {
 			output := logp.Select(0, int64(c))
 			grads := torch.VectorJacobian([]torch.Tensor{output}, []torch.Tensor{one}, j.Params, true)
-			kernels.AccumulateSquare(omega, grads, w, k)
+			kernels.AccumulateSquare(omega, j.zeroed(grads), w, k)
 		})
 	}
+}
+
+// zeroed puts zeros where the logits do not depend on a parameter.
+func (j *Job) zeroed(grads []torch.Tensor) []torch.Tensor {
+	for i, g := range grads {
+		if !g.Defined() {
+			grads[i] = j.Params[i].Detach().ZerosLike()
+		}
+	}
+	return grads
 }
 
 var opMultinomial = torch.Define("aten::multinomial(Tensor self, SymInt num_samples, bool replacement=False, *, Generator? generator=None) -> Tensor")
@@ -154,13 +165,11 @@ func (j *Job) newBatch() func(omega []torch.Tensor, logits, y torch.Tensor) {
 	return func(omega []torch.Tensor, logits, _ torch.Tensor) {
 		n := logits.Size(0)
 		mean := rowNorms(logits, j.Options.Norm == "squared").Mean()
-		for i, g := range torch.Grad([]torch.Tensor{mean}, j.Params) {
+		for i, g := range j.zeroed(torch.Grad([]torch.Tensor{mean}, j.Params)) {
 			if !j.Options.Accumulate {
 				sum[i].ZeroI()
 			}
-			if g.Defined() {
-				sum[i].AddI(g, 1)
-			}
+			sum[i].AddI(g, 1)
 		}
 		kernels.AccumulateAbs(omega, sum, float64(n), count)
 	}
