@@ -1,0 +1,335 @@
+// Command ours is contestant U of `make bench`: a row of scripts/bench/README.md, done with this project's engine.
+//
+//	ours ROW INPUTS_DIR [THREADS]
+//
+// It sets up, warms up, prints "ready", and answers every line "run" on stdin with a line of JSON. With ROW C8 a third
+// argument names the file that takes x_adv.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"l2ul/torch"
+	"l2ul/torch/ckpt"
+	"l2ul/torch/models"
+	"l2ul/torch/nn"
+	"l2ul/unlearn"
+	"l2ul/unlearn/attack"
+	"l2ul/unlearn/data"
+	"l2ul/unlearn/kernels"
+	_ "l2ul/unlearn/methods"
+	"l2ul/unlearn/metrics"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "ours:", err)
+		os.Exit(1)
+	}
+}
+
+// repeat does the work of a row once: the seconds of what counts, and a number that proves the work.
+type repeat func() (seconds, check float64)
+
+var rows = map[string]func(*inputs) repeat{
+	"C1": func(in *inputs) repeat { return pgd(in, in.network()) },
+	"C1-bf16": func(in *inputs) repeat {
+		return pgd(in, &half{body: in.network()})
+	},
+	"C2": evaluation, "C3": step, "C4": batches, "C6": update, "C8": parity,
+}
+
+func run(args []string) error {
+	if len(args) < 2 || rows[args[0]] == nil {
+		return fmt.Errorf("usage: ours C1|C1-bf16|C2|C3|C4|C6|C8 INPUTS_DIR [THREADS [SAVE]]")
+	}
+	threads := 2
+	if len(args) > 2 {
+		n, err := strconv.Atoi(args[2])
+		if err != nil {
+			return err
+		}
+		threads = n
+	}
+	torch.SetNumThreads(threads)
+	return torch.Run(torch.CPU, func() error {
+		file, err := ckpt.Load(filepath.Join(args[1], "inputs.safetensors"))
+		if err != nil {
+			return err
+		}
+		in := &inputs{file: file}
+		if len(args) > 3 {
+			in.save = args[3]
+		}
+		once := rows[args[0]](in)
+		once()
+		once()
+		fmt.Println("ready")
+		lines := bufio.NewScanner(os.Stdin)
+		for lines.Scan() {
+			seconds, check := once()
+			line, err := json.Marshal(map[string]any{"seconds": seconds, "check": check, "variant": "engine"})
+			if err != nil {
+				return err
+			}
+			fmt.Println(string(line))
+		}
+		return lines.Err()
+	})
+}
+
+// inputs are the tensors that all contestants read.
+type inputs struct {
+	file *ckpt.File
+	save string
+}
+
+func (in *inputs) tensor(name string) torch.Tensor {
+	t, ok := in.file.Lookup(name)
+	if !ok {
+		panic("inputs.safetensors has no " + name)
+	}
+	named, err := nn.Unpack(&ckpt.File{Tensors: []ckpt.Tensor{*t}})
+	if err != nil {
+		panic(err)
+	}
+	if named[0].Tensor.Dim() == 4 {
+		return named[0].Tensor.Contiguous(torch.ChannelsLast)
+	}
+	return named[0].Tensor
+}
+
+func (in *inputs) network() models.Classifier {
+	net, err := models.New("l2ul-resnet18", models.Options{})
+	if err != nil {
+		panic(err)
+	}
+	in.reset(net)
+	nn.ToMemoryFormat(net, torch.ChannelsLast)
+	return net
+}
+
+// reset sets a network to the prepared weights.
+func (in *inputs) reset(net nn.Module) {
+	weights := &ckpt.File{}
+	for _, t := range in.file.Tensors {
+		if len(t.Name) > 8 && t.Name[:8] == "weights." {
+			t.Name = t.Name[8:]
+			weights.Tensors = append(weights.Tensors, t)
+		}
+	}
+	if err := nn.Restore(net, weights, true); err != nil {
+		panic(err)
+	}
+}
+
+// set is the prepared images as a split in host memory.
+func (in *inputs) set(pixels string, labels []int64) *data.Set {
+	t, _ := in.file.Lookup(pixels)
+	set := &data.Set{Split: "train", Classes: make([]string, 10), C: 3, H: 32, W: 32, Pixels: t.Data}
+	for _, y := range labels {
+		set.Labels = append(set.Labels, int(y))
+	}
+	return set
+}
+
+func (in *inputs) forget() *data.Set {
+	return in.set("forget.pixels", torch.ToSlice[int64](in.tensor("forget.labels")))
+}
+
+func all(set *data.Set) (x, y torch.Tensor) {
+	resident := data.NewResident(set, torch.CPU, torch.ChannelsLast)
+	defer resident.Free()
+	x, y, err := resident.View("", nil, nil).Batch(0, set.Len())
+	if err != nil {
+		panic(err)
+	}
+	return x, y
+}
+
+// pairs are the first n prepared pairs: images, starting images, targets.
+func (in *inputs) pairs(n int64) (x, start, y torch.Tensor) {
+	images, _ := all(in.forget())
+	repeated := torch.Cat([]torch.Tensor{images, images, images, images}, 0)
+	return repeated.Narrow(0, 0, n).Contiguous(torch.ChannelsLast), in.tensor("pair.start").Narrow(0, 0, n), in.tensor("pair.target").Narrow(0, 0, n)
+}
+
+func timed(work func()) float64 {
+	began := time.Now()
+	work()
+	return time.Since(began).Seconds()
+}
+
+func sum(t torch.Tensor) float64 { return t.CastTo(torch.Double).Sum().Item() }
+
+// half computes the body of a network in bfloat16 by autocast.
+type half struct {
+	nn.Base
+	body nn.Module
+}
+
+func (h *half) Forward(x torch.Tensor) (y torch.Tensor) {
+	torch.Autocast(torch.BFloat16, func() { y = h.body.Forward(x) })
+	return y.CastTo(torch.Float)
+}
+
+// C1: 16 images x 2 targets x 5 iterations.
+func pgd(in *inputs, net nn.Module) repeat {
+	x, start, y := in.pairs(32)
+	o := &attack.Options{Eps: 4, Step: 0.1, Iters: 5, Norm: "l2", Targeted: true}
+	if h, ok := net.(*half); ok {
+		attack.Freeze(h.body)
+	}
+	attack.Freeze(net)
+	return func() (seconds, check float64) {
+		torch.Scope(func() {
+			var adv torch.Tensor
+			seconds = timed(func() { adv = x.Add(attack.Perturb(net, x, start, y, o), 1).Clamp(0, 1) })
+			check = sum(adv)
+		})
+		return seconds, check
+	}
+}
+
+// C2: 1,024 images.
+func evaluation(in *inputs) repeat {
+	labels := torch.ToSlice[int64](in.tensor("test.labels"))
+	resident := data.NewResident(in.set("test.pixels", labels), torch.CPU, torch.ChannelsLast)
+	first := make([]int, 1024)
+	for i := range first {
+		first[i] = i
+	}
+	view, net := resident.View("", first, nil), in.network()
+	return func() (seconds, check float64) {
+		seconds = timed(func() {
+			score, err := metrics.Evaluate(context.Background(), net, view, 64, nil)
+			if err != nil {
+				panic(err)
+			}
+			check = score.Loss
+		})
+		return seconds, check
+	}
+}
+
+// C3: the second step of a run, from the end of the first to its own: two forwards, backward, penalty, update, stop test.
+func step(in *inputs) repeat {
+	method, err := unlearn.FindMethod("adv-imp")
+	if err != nil {
+		panic(err)
+	}
+	net := in.network()
+	x, y := all(in.forget())
+	task := &unlearn.Task{
+		Net: net, Classes: 10, Forget: &unlearn.Examples{X: x, Y: y},
+		Driver: &unlearn.Examples{X: in.tensor("adv.images"), Y: in.tensor("adv.labels")}, EvalBatch: 256,
+	}
+	for _, p := range net.Root().NamedParameters() {
+		task.Anchors = append(task.Anchors, in.tensor("anchor."+p.Name))
+	}
+	o := &unlearn.Options{
+		Goal: unlearn.Misclassify, LR: 0.001, Momentum: 0.9, WeightDecay: 1e-4, Lambda: 1, ForgetBatch: 32, AdvBatch: 256, RetainBatch: 256,
+		LossWeights: unlearn.BySample, BN: unlearn.BNTrain, StopCheck: "step", MaxPasses: 10, MaxSteps: 2,
+	}
+	return func() (seconds, check float64) {
+		in.reset(net)
+		var began time.Time
+		task.Observe = func(r unlearn.Record) {
+			if r.Step == 1 {
+				began, check = time.Now(), r.Loss
+			} else {
+				seconds = time.Since(began).Seconds()
+			}
+		}
+		if _, err := unlearn.Forget(context.Background(), method, task, o); err != nil {
+			panic(err)
+		}
+		return seconds, check
+	}
+}
+
+// C4: 6,144 images in batches of 256, in a given order.
+func batches(in *inputs) repeat {
+	labels := torch.ToSlice[int64](in.tensor("test.labels"))
+	resident := data.NewResident(in.set("test.pixels", labels), torch.CPU, torch.ChannelsLast)
+	var order []int
+	for _, i := range torch.ToSlice[int64](in.tensor("test.order")) {
+		order = append(order, int(i))
+	}
+	view := resident.View("", order, nil)
+	return func() (seconds, check float64) {
+		for from := 0; from < len(order); from += 256 {
+			torch.Scope(func() {
+				began := time.Now()
+				x, _, err := view.Batch(from, min(from+256, len(order)))
+				seconds += time.Since(began).Seconds()
+				if err != nil {
+					panic(err)
+				}
+				if from+256 >= len(order) {
+					check = sum(x)
+				}
+			})
+		}
+		return seconds, check
+	}
+}
+
+// C6: penalty, weight decay, momentum and step over the parameters of ResNet-18.
+func update(in *inputs) repeat {
+	net := in.network()
+	lists := map[string][]torch.Tensor{}
+	for _, p := range net.Root().NamedParameters() {
+		for _, prefix := range []string{"moved.", "momentum.", "grad.", "anchor.", "weights."} {
+			lists[prefix] = append(lists[prefix], in.tensor(prefix+p.Name))
+		}
+	}
+	net.Root().Free()
+	var params, momenta []torch.Tensor
+	for i := range lists["moved."] {
+		params, momenta = append(params, lists["moved."][i].Clone()), append(momenta, lists["momentum."][i].Clone())
+	}
+	return func() (seconds, check float64) {
+		torch.Scope(func() {
+			for i := range params {
+				params[i].CopyI(lists["moved."][i])
+				momenta[i].CopyI(lists["momentum."][i])
+			}
+			seconds = timed(func() {
+				kernels.AnchoredSGD(params, lists["grad."], momenta, lists["anchor."], lists["weights."], 0.001, 0.9, 1e-4, 1, false)
+			})
+			for _, p := range params {
+				check += sum(p)
+			}
+		})
+		return seconds, check
+	}
+}
+
+// C8: 100 iterations on 12 pairs; the examples go to a file, to be compared bit for bit.
+func parity(in *inputs) repeat {
+	x, start, y := in.pairs(12)
+	net := in.network()
+	attack.Freeze(net)
+	o := &attack.Options{Eps: 4, Step: 0.1, Iters: 100, Norm: "l2", Targeted: true}
+	return func() (seconds, check float64) {
+		torch.Scope(func() {
+			var adv torch.Tensor
+			seconds = timed(func() { adv = x.Add(attack.Perturb(net, x, start, y, o), 1).Clamp(0, 1) })
+			check = sum(adv)
+			if in.save != "" {
+				if err := ckpt.Save(in.save, nn.Pack([]nn.Named{{Name: "x_adv", Tensor: adv}})); err != nil {
+					panic(err)
+				}
+			}
+		})
+		return seconds, check
+	}
+}
