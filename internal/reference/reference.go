@@ -59,19 +59,35 @@ save_file(result, sys.argv[1])
 // what it saved. It skips the test where there is no Python with the torch that is linked here.
 func Run(t *testing.T, script string) *ckpt.File {
 	t.Helper()
-	python, err := interpreter()
-	if err != nil {
-		t.Skipf("no live comparison with PyTorch: %v", err)
-	}
 	dir := t.TempDir()
 	source, out := filepath.Join(dir, "reference.py"), filepath.Join(dir, "reference.safetensors")
 	if err := os.WriteFile(source, []byte(prelude+script+epilogue), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), python, source, out, Golden(t, ""), fmt.Sprint(Threads))
+	return python(t, out, source, out, Golden(t, ""), fmt.Sprint(Threads))
+}
+
+// Live reports whether `make parity` asks for values of a Python that runs on this machine now.
+func Live() bool { return os.Getenv("L2UL_PYTHON") != "" }
+
+// Remake makes a checked-in reference again, the file of scripts/golden with that name and ".safetensors".
+func Remake(t testing.TB, name string) *ckpt.File {
+	t.Helper()
+	dir := t.TempDir()
+	return python(t, filepath.Join(dir, name+".safetensors"), Golden(t, "make.py"), "--out", dir, "--threads", fmt.Sprint(Threads), name)
+}
+
+// python runs Python and returns the file that it writes to out.
+func python(t testing.TB, out string, args ...string) *ckpt.File {
+	t.Helper()
+	program, err := interpreter()
+	if err != nil {
+		t.Skipf("no live comparison with PyTorch: %v", err)
+	}
+	cmd := exec.CommandContext(t.Context(), program, args...)
 	cmd.Env = append(os.Environ(), "OMP_WAIT_POLICY=passive", "PYTHONDONTWRITEBYTECODE=1")
 	if text, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("the reference script failed: %v\n%s", err, text)
+		t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, text)
 	}
 	f, err := ckpt.Load(out)
 	if err != nil {

@@ -1,0 +1,139 @@
+package methods_test
+
+import (
+	"fmt"
+	"testing"
+
+	"l2ul/internal/reference"
+	"l2ul/torch"
+	"l2ul/torch/ckpt"
+	"l2ul/torch/models"
+	"l2ul/torch/nn"
+	"l2ul/unlearn"
+	"l2ul/unlearn/attack"
+	"l2ul/unlearn/data"
+	"l2ul/unlearn/importance"
+)
+
+// script forgets 4 images with a network of full size: 2 examples each, 3 iterations, 2 steps.
+const script = `
+import l2ul, nets
+torch.manual_seed(0)
+base = nets.new("l2ul-resnet18").to(memory_format=torch.channels_last).eval()
+g = torch.Generator().manual_seed(1)
+x = torch.rand(4, 3, 32, 32, generator=g).contiguous(memory_format=torch.channels_last)
+with torch.no_grad():
+    y = base(x).argmax(1)
+pairs = l2ul.draw_pairs(y, (3, 32, 32), 10, 2, seed=5)
+adversarial = l2ul.attack(base, x, pairs, 4.0, 0.1, 3)
+anchor = l2ul.anchors(l2ul.importance(base, x, y))
+save("x", x), save("y", y), save("x_adv", adversarial.x_adv), save("target", adversarial.target)
+for i, a in enumerate(anchor):
+    save(f"anchor.{i}", a)
+import copy
+for method in ("neggrad", "adv", "imp", "adv-imp", "oracle"):
+    model = copy.deepcopy(base)
+    settings = l2ul.Settings(method=method, b_f=3, b_a=5, lr=1e-5, passes=2, max_steps=2, check="step")
+    out = l2ul.unlearn(model, x, y, settings, adversarial, anchor, (x.flip(3).contiguous(memory_format=torch.channels_last), y))
+    save(f"{method}.loss", torch.tensor(out.loss, dtype=torch.float64))
+    save(f"{method}.hits", torch.tensor(out.hits, dtype=torch.int64))
+    for n, t in model.net.state_dict().items():
+        save(f"{method}.{n}", t)
+`
+
+// The whole job on a network of full size has the bits of the reference, which runs beside it.
+func TestResNetIsTheReferences(t *testing.T) {
+	want := reference.Run(t, script)
+	torch.Scope(func() {
+		torch.ManualSeed(0)
+		base, err := models.New("l2ul-resnet18", models.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer base.Root().Free()
+		nn.ToMemoryFormat(base, torch.ChannelsLast)
+		start := nn.Snapshot(base)
+		g := torch.NewGenerator(1)
+		var x torch.Tensor
+		torch.Seeded(g, func() { x = torch.Rand([]int64{4, 3, 32, 32}, false) })
+		x = x.Contiguous(torch.ChannelsLast)
+		base.Root().Eval()
+		y := base.Forward(x).ArgMax(1, false)
+		reference.Equal(t, want, "x", rowMajor(x))
+		reference.Equal(t, want, "y", y)
+
+		labels := make([]int, 0, 4)
+		for _, v := range torch.ToSlice[int64](y) {
+			labels = append(labels, int(v))
+		}
+		job := &attack.Job{Net: base, X: x, Labels: labels, Classes: 10, Seed: 5, Chunk: 64, Options: attack.Options{Eps: 4, Step: 0.1, Iters: 3, Num: "2", Norm: "l2", Targeted: true}}
+		set, err := job.Plan()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer set.Free()
+		if err := job.Run(t.Context(), set, nil); err != nil {
+			t.Fatal(err)
+		}
+		reference.Equal(t, want, "x_adv", rowMajor(set.X))
+		reference.Equal(t, want, "target", set.Targets())
+
+		forget := &unlearn.Examples{X: x, Y: y, Part: data.PartForget}
+		omega, err := (&importance.Job{Net: base, Params: base.Root().Parameters(), Images: forget, Options: importance.Options{Kind: "mas"}}).Run(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		anchors := importance.Anchors(omega)
+		for i, a := range anchors {
+			reference.Equal(t, want, fmt.Sprintf("anchor.%d", i), rowMajor(a))
+		}
+		for _, m := range unlearn.Methods() {
+			if m.Scratch {
+				continue
+			}
+			task := &unlearn.Task{Net: base, Classes: 10, Forget: forget, EvalBatch: 1024}
+			switch m.Driver {
+			case unlearn.ByForget:
+			case unlearn.ByAdversarial:
+				task.Driver = &unlearn.Examples{X: set.X, Y: set.Targets()}
+			case unlearn.ByRetain:
+				task.Driver = &unlearn.Examples{X: flipped(x), Y: y}
+			}
+			if m.Anchored {
+				task.Anchors = anchors
+			}
+			torch.Scope(func() { compareMethod(t, want, m, task, start) })
+		}
+	})
+}
+
+func compareMethod(t *testing.T, want *ckpt.File, m *unlearn.Method, task *unlearn.Task, start *ckpt.File) {
+	if err := nn.Restore(task.Net, start, true); err != nil {
+		t.Fatal(err)
+	}
+	var losses []float64
+	var hits []int64
+	task.Observe = func(r unlearn.Record) { losses, hits = append(losses, r.Loss), append(hits, r.Hits) }
+	if _, err := unlearn.Forget(t.Context(), m, task, &unlearn.Options{
+		Goal: unlearn.Misclassify, LR: 1e-5, Momentum: 0.9, WeightDecay: 1e-4, Lambda: 1, ForgetBatch: 3, AdvBatch: 5, RetainBatch: 5,
+		LossWeights: unlearn.BySample, BN: unlearn.BNTrain, StopCheck: "step", MaxPasses: 2, MaxSteps: 2,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	reference.Equal(t, want, m.Name+".loss", torch.FromSlice(losses))
+	reference.Equal(t, want, m.Name+".hits", torch.FromSlice(hits))
+	for _, tensor := range task.Net.Root().StateDict() {
+		reference.Equal(t, want, m.Name+"."+tensor.Name, rowMajor(tensor.Tensor))
+	}
+}
+
+func rowMajor(t torch.Tensor) torch.Tensor { return t.Detach().Contiguous(torch.Contiguous) }
+
+func flipped(x torch.Tensor) torch.Tensor {
+	w := x.Size(3)
+	order := make([]int64, w)
+	for i := range order {
+		order[i] = w - 1 - int64(i)
+	}
+	return x.IndexSelect(3, torch.FromSlice(order)).Contiguous(torch.ChannelsLast)
+}
