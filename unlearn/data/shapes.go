@@ -99,7 +99,7 @@ func drawShapes(ctx context.Context, dataSeed int64, split string, n int) (*Set,
 	for start := 0; start < n; start += chunk {
 		group.Go(func() error {
 			for i := start; i < min(start+chunk, n) && ctx.Err() == nil; i++ {
-				s.Labels[i] = i % len(figures)
+				s.Labels[i] = figureOf(i)
 				draw(s.Image(i), s.Labels[i], newDice(seed.For(dataSeed, "shapes/"+split, i)))
 			}
 			return ctx.Err()
@@ -109,6 +109,16 @@ func drawShapes(ctx context.Context, dataSeed int64, split string, n int) (*Set,
 		return nil, fmt.Errorf("drawing shapes: %w", err)
 	}
 	return s, nil
+}
+
+// figureOf is the class of image i: the sum of the decimal digits, modulo 10. Any ten images from a multiple of ten on are
+// of ten classes, and so are evenly spaced ones, every tenth, say, where i itself modulo 10 would give but one class.
+func figureOf(i int) int {
+	sum := 0
+	for ; i > 0; i /= 10 {
+		sum += i % 10
+	}
+	return sum % len(figures)
 }
 
 // dice draws integers. PCG's stream is fixed by its definition; the methods of rand.Rand may change between Go

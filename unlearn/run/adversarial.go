@@ -148,6 +148,9 @@ func (d *desk) adversarial(ctx context.Context, job *attack.Job, forget *data.Fo
 	}
 	for _, path := range []string{own, cached} {
 		if set := d.readAdversarial(path, key); set != nil {
+			if unfinished != nil {
+				unfinished.Free()
+			}
 			if path == cached {
 				d.Console.Log().Info().Str("file", path).Msg("adversarial examples taken from the cache")
 				return set, ckpt.Save(own, packAdversarial(set, forget, key))

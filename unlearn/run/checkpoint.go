@@ -80,11 +80,11 @@ func (f *Folder) saveCheckpoint(step int64, write func(path string) error, input
 	if err != nil {
 		return "", err
 	}
-	name := fmt.Sprintf("step-%09d", step)
-	tensors, manifest := f.Path("checkpoints", name+".safetensors"), f.Path("checkpoints", name+".json")
-	if err := os.Remove(manifest); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	name, err := f.checkpointName(step)
+	if err != nil {
 		return "", err
 	}
+	tensors, manifest := f.Path("checkpoints", name+".safetensors"), f.Path("checkpoints", name+".json")
 	if err := write(tensors); err != nil {
 		return "", errors.Join(err, removeIfThere(tensors))
 	}
@@ -99,6 +99,28 @@ func (f *Folder) saveCheckpoint(step int64, write func(path string) error, input
 		return "", errors.Join(err, removeIfThere(tensors))
 	}
 	return manifest, WriteFile(f.Path("checkpoints", "last"), []byte(name+"\n"))
+}
+
+// checkpointName is a name that sorts behind those of all checkpoints up to this step, and is not taken: a stage before the
+// first step saves several times, and each time the one before must stay valid until the new one is.
+func (f *Folder) checkpointName(step int64) (string, error) {
+	names, err := f.checkpointNames()
+	if err != nil {
+		return "", err
+	}
+	base := fmt.Sprintf("step-%09d", step)
+	for _, name := range names { // newest first
+		if rest, ok := strings.CutPrefix(name, base); ok {
+			last := 0
+			if rest != "" {
+				if _, err := fmt.Sscanf(rest, "-%06d", &last); err != nil {
+					return "", fmt.Errorf("a checkpoint named %s: %w", name, err)
+				}
+			}
+			return fmt.Sprintf("%s-%06d", base, last+1), nil
+		}
+	}
+	return base, nil
 }
 
 func removeIfThere(path string) error {

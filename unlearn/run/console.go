@@ -105,7 +105,8 @@ func (c *Console) fail(err error) {
 	}
 }
 
-// Attach copies everything from now on into log.jsonl and metrics.jsonl of the folder.
+// Attach copies everything from now on into log.jsonl and metrics.jsonl of the folder, and no longer into those of the
+// folder before.
 func (c *Console) Attach(f *Folder) error {
 	open := func(name string) (*os.File, error) {
 		return os.OpenFile(f.Path(name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -121,8 +122,22 @@ func (c *Console) Attach(f *Folder) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.detach()
 	c.logFile, c.metrics = log, metrics
 	return nil
+}
+
+// detach closes the files of the run folder; c.mu is held.
+func (c *Console) detach() {
+	for _, f := range []*os.File{c.logFile, c.metrics} {
+		if f == nil {
+			continue
+		}
+		if err := f.Close(); err != nil {
+			c.fail(err)
+		}
+	}
+	c.logFile, c.metrics = nil, nil
 }
 
 // Close ends the bars and closes the files. It returns the first error of any write, so that a full disk is not
@@ -137,15 +152,7 @@ func (c *Console) Close() error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, f := range []*os.File{c.logFile, c.metrics} {
-		if f == nil {
-			continue
-		}
-		if err := f.Close(); err != nil {
-			c.fail(err)
-		}
-	}
-	c.logFile, c.metrics = nil, nil
+	c.detach()
 	return c.failed
 }
 

@@ -24,6 +24,8 @@ type forgetState struct {
 	Seconds Seconds         `json:"seconds"`
 	Reads   data.Reads      `json:"reads"`
 	Before  *Scores         `json:"before,omitempty"`
+	Tested  bool            `json:"tested"`          // the goal has been tested on θ⁰, and does not hold
+	Read    bool            `json:"read"`            // the attack has read D_f
 	Pairs   []attack.Pair   `json:"pairs,omitempty"` // of an unfinished attack,
 	Made    int             `json:"made,omitempty"`  // whose first so many are in the tensor file
 	Loop    *unlearn.State  `json:"loop,omitempty"`
@@ -180,12 +182,22 @@ func (f *forgetting) run(ctx context.Context) (*Result, error) {
 	f.openViews()
 	res, err := f.stages(ctx, saved)
 	if err != nil {
-		if stop := interrupted(ctx, f.saver.last, err); stop != err {
-			return nil, stop
-		}
-		return nil, err
+		return nil, f.interrupted(ctx, err)
 	}
 	return f.finish(ctx, res)
+}
+
+// interrupted saves what was done if a signal stopped a stage that does not save by itself, and returns the error of the
+// job. Before the first scores are taken there is nothing to save.
+func (f *forgetting) interrupted(ctx context.Context, err error) error {
+	stop := interrupted(ctx, f.saver.last, err)
+	if stop == err || f.saver.last != "" || f.state.Before == nil {
+		return stop
+	}
+	if err := f.saver.save(0, true, nil, &f.state); err != nil {
+		return err
+	}
+	return interrupted(ctx, f.saver.last, err)
 }
 
 // openViews puts the data on the device.
@@ -216,7 +228,7 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 		if err != nil {
 			return nil, err
 		}
-		f.state.Before = before
+		f.state.Before, f.state.Reads = before, f.meter.Reads()
 	}
 	if f.state.Ended != nil { // only the scores after were missing
 		return f.state.Ended, f.put(saved)
@@ -229,10 +241,16 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 	}
 	if f.state.Loop != nil {
 		f.state.Loop.Tensors = saved
-	} else if met, err := f.goalHolds(ctx); err != nil {
-		return nil, err
-	} else if met { // nothing to attack, nothing to learn
-		return &unlearn.Result{Outcome: unlearn.Already}, nil
+	}
+	if !f.state.Tested {
+		met, err := f.goalHolds(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if met { // nothing to attack, nothing to learn
+			return &unlearn.Result{Outcome: unlearn.Already}, nil
+		}
+		f.state.Tested, f.state.Reads = true, f.meter.Reads()
 	}
 	if err := f.drive(ctx, task, saved); err != nil {
 		return nil, err
@@ -259,15 +277,19 @@ func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.N
 	case unlearn.ByAdversarial:
 		f.meter.Enter(data.PhaseAttack)
 		began := time.Now()
-		if err := f.meter.Read(data.PartForget, f.images.Len()); err != nil {
-			return err
+		if !f.state.Read { // the images of an attack that goes on were counted when it began
+			if err := f.meter.Read(data.PartForget, f.images.Len()); err != nil {
+				return err
+			}
+			f.state.Read, f.state.Reads = true, f.meter.Reads()
 		}
 		set, err := f.desk.adversarial(ctx, f.attackJob(f.attack, f.set, f.images.X), f.set, f.folder, f.unfinished(saved), func(set *attack.Set) error {
 			f.state.Pairs, f.state.Made = set.Pairs, set.Done
 			f.state.Seconds.Attack += time.Since(began).Seconds()
 			began = time.Now()
 			f.state.Reads = f.meter.Reads()
-			return f.saver.save(0, ctx.Err() != nil, madeTensors(set), &f.state)
+			// A cadence in steps counts each chunk as one.
+			return f.saver.save(0, ctx.Err() != nil || f.saver.cadence.Steps > 0, madeTensors(set), &f.state)
 		})
 		if err != nil {
 			return err

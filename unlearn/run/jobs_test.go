@@ -1,0 +1,344 @@
+package run
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"l2ul/torch"
+	"l2ul/unlearn/run/config"
+)
+
+// material is what the jobs of these tests work on: 48 images of 4 classes and a resnet20 trained on them for a moment.
+var material = sync.OnceValues(func() (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "unlearn-run"); err != nil {
+		return "", err
+	}
+	os.Setenv("UNLEARN_CACHE", filepath.Join(dir, "cache"))
+	random := rand.New(rand.NewPCG(1, 2))
+	for split, n := range map[string]int{"train": 12, "test": 5} {
+		for class := range 4 {
+			folder := filepath.Join(dir, "images", split, fmt.Sprintf("class%d", class))
+			if err := os.MkdirAll(folder, 0o755); err != nil {
+				return "", err
+			}
+			for i := range n {
+				if err := writeImage(filepath.Join(folder, fmt.Sprintf("%02d.png", i)), class, random); err != nil {
+					return "", err
+				}
+			}
+		}
+	}
+	trained := job{verb: "train", dir: filepath.Join(dir, "trained"), flags: flags("epochs", "8", "train-batch", "8", "augment", "false")}
+	return dir, trained.run(context.Background(), dir, nil).err
+})
+
+// writeImage draws an 8x8 image: noise, and a bright quarter that tells the class.
+func writeImage(path string, class int, random *rand.Rand) error {
+	m := image.NewRGBA(image.Rect(0, 0, 8, 8))
+	for y := range 8 {
+		for x := range 8 {
+			v := uint8(random.IntN(100))
+			if x/4+2*(y/4) == class {
+				v += 130
+			}
+			m.Set(x, y, color.RGBA{v, uint8(random.IntN(200)), 255 - v, 255})
+		}
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(png.Encode(f, m), f.Close())
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if dir, err := material(); err == nil {
+		os.RemoveAll(dir)
+	}
+	if n := torch.Live(); n != 0 && code == 0 {
+		fmt.Fprintf(os.Stderr, "%d tensors or generators were never freed\n", n)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// job is one command line in this process.
+type job struct {
+	verb  string
+	dir   string // run folder
+	flags map[string][]string
+}
+
+// outcome is what a job did.
+type outcome struct {
+	err    error
+	events []map[string]any
+}
+
+// run runs the job. on is told the number of each event as it is written, in the job's own thread.
+func (j job) run(ctx context.Context, material string, on func(i int, event map[string]any)) outcome {
+	var out outcome
+	catalog, err := Catalog()
+	if err != nil {
+		return outcome{err: err}
+	}
+	all := flags("dataset", "imagefolder", "data-dir", filepath.Join(material, "images"), "model", "resnet20", "threads", "1")
+	if j.verb != "split" && j.verb != "eval" {
+		all["output"] = []string{j.dir}
+	}
+	if j.verb == "split" {
+		delete(all, "model")
+		delete(all, "threads")
+	} else if j.verb != "train" {
+		all["weights"] = []string{filepath.Join(material, "trained", "model.safetensors")}
+	}
+	for name, texts := range j.flags {
+		all[name] = texts
+	}
+	cfg, err := catalog.Resolve(j.verb, config.Sources{Flags: all})
+	if err != nil {
+		return outcome{err: err}
+	}
+	lines := lineWriter(func(line []byte) {
+		var event map[string]any
+		if err := json.Unmarshal(line, &event); err != nil {
+			panic(fmt.Sprintf("not JSON on stdout: %s", line))
+		}
+		out.events = append(out.events, event)
+		if on != nil {
+			on(len(out.events)-1, event)
+		}
+	})
+	console := NewConsole(TerminalOptions{JSON: true, Quiet: true}, lines, &bytes.Buffer{})
+	console.now = func() time.Time { return time.Unix(0, 0) } // progress is told at the end of each phase only
+	inv := Invocation{Catalog: catalog, Config: cfg, Argv: []string{"unlearn", j.verb}, Console: console}
+	switch j.verb {
+	case "train":
+		_, err = Train(ctx, inv)
+	case "forget":
+		_, err = Forget(ctx, inv)
+	case "attack":
+		_, err = Attack(ctx, inv)
+	case "importance":
+		_, err = Importance(ctx, inv)
+	case "eval":
+		_, err = Evaluate(ctx, inv)
+	case "split":
+		_, err = Split(ctx, inv)
+	}
+	out.err = errors.Join(err, console.Close())
+	return out
+}
+
+// lineWriter is called with each line; the console writes whole ones.
+type lineWriter func(line []byte)
+
+func (w lineWriter) Write(p []byte) (int, error) {
+	for line := range bytes.Lines(p) {
+		w(line)
+	}
+	return len(p), nil
+}
+
+// left is what a run leaves behind, without what differs from run to run.
+func left(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	for _, name := range []string{"model.safetensors", "adversarial.safetensors", "importance.safetensors", "forget.json"} {
+		if text, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
+			files[name] = string(text)
+		}
+	}
+	var result map[string]any
+	readJSON(t, filepath.Join(dir, "result.json"), &result)
+	delete(result, "seconds")
+	delete(result, "peak_memory_bytes")
+	text, err := json.MarshalIndent(result, "", " ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files["result.json"] = string(text)
+	metrics, err := os.ReadFile(filepath.Join(dir, "metrics.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range bytes.Lines(metrics) {
+		var m map[string]any
+		if err := json.Unmarshal(line, &m); err != nil {
+			t.Fatal(err)
+		}
+		delete(m, "time")
+		text, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files["metrics.jsonl"] += string(text) + "\n"
+	}
+	return files
+}
+
+func readJSON(t *testing.T, path string, v any) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, v); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+}
+
+// resumable are the jobs that must go on to the same bits, with settings that visit every stage several times.
+var resumable = map[string]job{
+	"train":   {verb: "train", flags: flags("epochs", "2", "train-batch", "16", "save-every", "2")},
+	"attack":  {verb: "attack", flags: flags("k", "4", "num-adv", "5", "iters", "2", "batch-size", "8", "save-every", "1")},
+	"adv-imp": {verb: "forget", flags: flags("method", "adv-imp", "k", "4", "num-adv", "5", "iters", "2", "batch-size", "8", "adv-batch", "8", "lr", "0.0003", "max-steps", "4", "limit", "8", "save-every", "2")},
+	"neggrad": {verb: "forget", flags: flags("method", "neggrad", "k", "10", "forget-batch", "4", "lr", "0.0001", "max-steps", "3", "limit", "8", "save-every", "1")},
+	"retrain": {verb: "forget", flags: flags("method", "retrain", "k", "4", "epochs", "2", "train-batch", "16", "limit", "8", "save-every", "2")},
+}
+
+// A job that is stopped at any event, by a signal or by a power cut, goes on to the bits of one that is not: weights,
+// result, metrics. By default one event of each kind is tried;
+// L2UL_LONG=1 tries them all.
+func TestInterruptAndResume(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, j := range resumable {
+		t.Run(name, func(t *testing.T) {
+			os.RemoveAll(filepath.Join(dir, "cache")) // or there would be nothing to attack
+			j.dir = filepath.Join(t.TempDir(), "whole")
+			whole := j.run(t.Context(), dir, nil)
+			if code := ExitCode(whole.err); code != ExitOK && code != ExitNotReached {
+				t.Fatal(whole.err)
+			}
+			want := left(t, j.dir)
+			for _, i := range sample(whole.events) {
+				interrupt(t, dir, j, i, whole, want)
+				if event := whole.events[i]["event"]; long() || event == "checkpoint" || event == "metric" {
+					powerCut(t, dir, j, i, whole, want)
+				}
+			}
+		})
+	}
+}
+
+func long() bool { return os.Getenv("L2UL_LONG") != "" }
+
+// sample chooses the events to stop at: one of each kind and phase.
+func sample(events []map[string]any) []int {
+	kinds := map[string][]int{}
+	for i, e := range events[:len(events)-1] { // behind the summary nothing is left to stop
+		kind := fmt.Sprint(e["event"], e["phase"])
+		kinds[kind] = append(kinds[kind], i)
+	}
+	var chosen []int
+	for _, at := range kinds {
+		if !long() {
+			at = []int{at[len(at)/2]}
+		}
+		chosen = append(chosen, at...)
+	}
+	slices.Sort(chosen)
+	return slices.Compact(chosen)
+}
+
+// interrupt stops the job with a signal at event i, resumes it and compares.
+func interrupt(t *testing.T, material string, j job, i int, whole outcome, want map[string]string) {
+	t.Helper()
+	os.RemoveAll(filepath.Join(material, "cache"))
+	j.dir = filepath.Join(t.TempDir(), "run")
+	ctx, stop := context.WithCancelCause(t.Context())
+	defer stop(nil)
+	cut := j.run(ctx, material, func(at int, _ map[string]any) {
+		if at == i {
+			stop(&Stopped{Signal: syscall.SIGTERM})
+		}
+	})
+	what := fmt.Sprintf("SIGTERM at event %d, %v", i, describe(whole.events[i]))
+	switch code := ExitCode(cut.err); code {
+	case ExitCode(whole.err): // it came too late to stop anything
+	case ExitResumable:
+		if _, err := os.Stat(filepath.Join(j.dir, "result.json")); err == nil {
+			t.Errorf("%s: the stopped run has a result", what)
+		}
+		j.flags = with(j.flags, "resume", "auto")
+		if again := j.run(t.Context(), material, nil); ExitCode(again.err) != ExitCode(whole.err) {
+			t.Fatalf("%s: resumed: %v", what, again.err)
+		}
+	case ExitTerminated:
+		if names, _ := filepath.Glob(filepath.Join(j.dir, "checkpoints", "step-*")); names != nil {
+			t.Errorf("%s: says that nothing was saved, but %v was", what, names)
+		}
+		if again := j.run(t.Context(), material, nil); ExitCode(again.err) != ExitCode(whole.err) {
+			t.Fatalf("%s: started again: %v", what, again.err)
+		}
+	default:
+		t.Fatalf("%s: exit code %d: %v", what, code, cut.err)
+	}
+	if d := cmp.Diff(want, left(t, j.dir)); d != "" {
+		t.Errorf("%s: another result:\n%.3000s", what, d)
+	}
+}
+
+// powerCut takes the run folder as it is at event i, which is what a process leaves that ends there at once, goes on in
+// the copy and compares.
+func powerCut(t *testing.T, material string, j job, i int, whole outcome, want map[string]string) {
+	t.Helper()
+	os.RemoveAll(filepath.Join(material, "cache"))
+	first := j
+	first.dir = filepath.Join(t.TempDir(), "run")
+	j.dir = filepath.Join(t.TempDir(), "copy")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	first.run(ctx, material, func(at int, _ map[string]any) {
+		if at == i {
+			if _, err := os.Stat(first.dir); err != nil {
+				return // before there is a folder
+			}
+			if err := os.CopyFS(j.dir, os.DirFS(first.dir)); err != nil {
+				t.Error(err)
+			}
+			stop()
+		}
+	})
+	os.RemoveAll(filepath.Join(material, "cache"))
+	j.flags = with(j.flags, "resume", "auto")
+	what := fmt.Sprintf("power cut at event %d, %v", i, describe(whole.events[i]))
+	if again := j.run(t.Context(), material, nil); ExitCode(again.err) != ExitCode(whole.err) {
+		t.Fatalf("%s: resumed: %v", what, again.err)
+	}
+	if d := cmp.Diff(want, left(t, j.dir)); d != "" {
+		t.Errorf("%s: another result:\n%.3000s", what, d)
+	}
+}
+
+func describe(event map[string]any) string {
+	return fmt.Sprint(event["event"], " ", event["phase"], " ", event["step"])
+}
+
+func with(f map[string][]string, pairs ...string) map[string][]string {
+	out := flags(pairs...)
+	for name, texts := range f {
+		out[name] = texts
+	}
+	return out
+}
