@@ -1,0 +1,205 @@
+"""Runs `make bench`: contestants O, P and U side by side, row by row, and writes results/NAME.json and results/NAME.md.
+
+    python run.py [--rows C1,C2,…] [--repeats 5] [--threads 2] [--name cpu]
+
+Each contestant of a row is a process of its own that sets up, warms up and then waits; repeats alternate between them, so
+that a machine that slows down slows all. Ratios are of medians. README.md says what the rows and the contestants are.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+WORK = ROOT / "build" / "bench"
+
+# Counted GFLOP of a repeat (forward + input gradient, with weight gradients in C3), and the goals: U/O and U/P.
+ROWS = {
+    "C1": ("PGD, 16 images x 2 targets x 5 iterations, fp32", 32 * 5 * 0.56, 2.5, 1.1),
+    "C1-bf16": ("the same in bf16", 32 * 5 * 0.56, None, 1.15),
+    "C2": ("evaluation, 1,024 images", 1024 * 0.28, 1.5, 1.05),
+    "C3": ("unlearning step, 256 + 16 images", 272 * 0.84 + 16 * 0.28, 1.3, 1.05),
+    "C4": ("6,144 images from the resident set", None, 30, 1.0),
+    "C6": ("penalty, weight decay and momentum", None, 3, 1.5),
+    "C7": ("end to end: k = 16, N = 4, 20 iterations, 512 + 256 images scored", None, 2.5, 1.5),
+    "C8": ("parity: 100 iterations, 12 pairs", None, None, None),
+}
+
+
+class Contestant:
+    """A process that answers "run" with a line of JSON."""
+
+    def __init__(self, name, command):
+        self.name = name
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.answers = []
+
+    def ready(self):
+        if self.process.stdout.readline().strip() != "ready":
+            sys.exit(f"contestant {self.name} did not start")
+
+    def run(self):
+        self.process.stdin.write("run\n")
+        self.process.stdin.flush()
+        self.answers.append(json.loads(self.process.stdout.readline()))
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def command(name, row, a, *more):
+    if name == "U":
+        return [str(WORK / "ours"), row, str(WORK / "inputs"), str(a.threads), *more]
+    save = ["--save", *more] if more else []
+    return [sys.executable, str(HERE / "contestants.py"), name, row, "--inputs", str(WORK / "inputs"), "--threads", str(a.threads), *save]
+
+
+def alternate(row, a):
+    """Starts the contestants one after the other, so that none sets up beside another, and lets them take turns."""
+    contestants = []
+    for name in ("O", "P", "U"):
+        if row == "C1-bf16" and name == "O":
+            continue  # what was published has no bf16
+        contestants.append(Contestant(name, command(name, row, a)))
+        contestants[-1].ready()
+    for _ in range(a.repeats):
+        for c in contestants:
+            c.run()
+    for c in contestants:
+        c.end()
+    return {c.name: c.answers for c in contestants}
+
+
+def job(a):
+    """C7 of U: the program itself, from start to finish."""
+    c7 = WORK / "inputs" / "c7"
+    j = json.loads((c7 / "job.json").read_text())
+    with tempfile.TemporaryDirectory() as out:
+        argv = [
+            ROOT / "bin/unlearn", "forget", "-m", "l2ul-resnet18", "--weights", c7 / "weights.safetensors", "--dataset", "imagefolder",
+            "--data-dir", c7, "--forget", "ids:" + ",".join(map(str, j["forget"])), "--method", j["method"], "--importance", j["importance"],
+            "--num-adv", j["num_adv"], "--eps", j["eps"], "--step", j["alpha"], "--iters", j["iterations"], "--lr", f"{j['lr']:f}",
+            "--reg-lambda", j["reg_lambda"], "--bn", j["bn"], "--forget-batch", j["forget_batch"], "--adv-batch", j["adv_batch"],
+            "--max-steps", j["max_steps"], "--seed", j["seed"], "--threads", a.threads, "-o", Path(out) / "run", "--progress", "none", "-q",
+        ]  # fmt: skip
+        env = os.environ | {"UNLEARN_CACHE": str(Path(out) / "cache")}
+        done = subprocess.run([str(x) for x in argv], env=env, capture_output=True, text=True)
+        if done.returncode not in (0, 3):
+            sys.exit(f"unlearn forget: {done.stderr}")
+        result = json.loads((Path(out) / "run" / "result.json").read_text())
+        return {"steps": result["steps"], "check": result["after"]["test"]["loss"]}
+
+
+def whole(a):
+    """C7: processes timed from outside."""
+    answers = {"O": [], "P": [], "U": []}
+    for _ in range(a.repeats):
+        for name in answers:
+            began = time.perf_counter()
+            if name == "U":
+                answer = job(a)
+            else:
+                answer = json.loads(subprocess.run(command(name, "C7", a), check=True, capture_output=True, text=True).stdout)
+            answers[name].append({"seconds": time.perf_counter() - began} | answer)
+    return answers
+
+
+def parity(a):
+    """C8: U's examples against P's, which are the reference's: bits."""
+    with tempfile.TemporaryDirectory() as out:
+        files = {}
+        for name in ("P", "U"):
+            files[name] = Path(out) / f"{name}.safetensors"
+            c = Contestant(name, command(name, "C8", a, str(files[name])))
+            c.ready()
+            c.run()
+            c.end()
+        p, u = (load_file(f)["x_adv"] for f in (files["P"], files["U"]))
+        return {"equal": torch.equal(p, u), "max_l2": (p - u).flatten(1).norm(dim=1).max().item()}
+
+
+def summarise(row, answers, peak):
+    what, gflop, goal_o, goal_p = ROWS[row]
+    median = {n: statistics.median(x["seconds"] for x in v) for n, v in answers.items()}
+    spread = {n: [min(x["seconds"] for x in v), max(x["seconds"] for x in v)] for n, v in answers.items()}
+    checks = {n: v[-1]["check"] for n, v in answers.items()}
+    return {
+        "row": row, "what": what, "median": median, "spread": spread, "check": checks, "variant": {n: v[-1].get("variant") for n, v in answers.items()},
+        "U/O": median["O"] / median["U"] if "O" in median else None, "U/P": median["P"] / median["U"], "goal U/O": goal_o, "goal U/P": goal_p,
+        "physical": gflop / median["U"] / peak if gflop else None, "seconds": answers,
+    }  # fmt: skip
+
+
+def markdown(report):
+    m = report["machine"]
+    lines = [
+        f"# CPU rows, {m['processor']}, {m['threads']} threads, torch {m['torch']} ({m['capability']}), {report['date']}", "",
+        f"Medians of {report['repeats']} alternating repeats in seconds [least, greatest]; U/O and U/P are speed ratios, the goal behind each. "
+        f"Physical: counted FLOPs over time over the GEMM rate of the same run ({report['gemm']:.0f} GFLOP/s).", "",
+        "| row | workload | O | P (its best variant) | U | U/O | U/P | physical |", "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]  # fmt: skip
+
+    def cell(r, n):
+        if n not in r["median"]:
+            return "-"
+        low, high = r["spread"][n]
+        variant = f" {r['variant'][n]}" if n == "P" and r["variant"][n] else ""
+        return f"{r['median'][n]:.3g} [{low:.3g}, {high:.3g}]{variant}"
+
+    for r in report["rows"]:
+        ratios = [f"{r[k]:.2f} ({r['goal ' + k] or '-'})" if r[k] else "-" for k in ("U/O", "U/P")]
+        physical = f"{100 * r['physical']:.0f} %" if r["physical"] else "-"
+        lines.append("| " + " | ".join([r["row"], r["what"], *(cell(r, n) for n in "OPU"), *ratios, physical]) + " |")
+    if "parity" in report:
+        p = report["parity"]
+        lines += ["", f"C8, parity after 100 iterations: {'equal to the bit' if p['equal'] else 'NOT equal'}, largest L2 difference {p['max_l2']:.3g}."]
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--rows", default=",".join(ROWS))
+    p.add_argument("--repeats", type=int, default=5)
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--name", default="cpu")
+    a = p.parse_args()
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    subprocess.run([sys.executable, str(HERE / "prepare.py"), str(WORK / "inputs")], check=True)
+    gemm = Contestant("gemm", [sys.executable, str(HERE / "contestants.py"), "P", "gemm", "--inputs", str(WORK / "inputs"), "--threads", str(a.threads)])
+    gemm.ready()
+    for _ in range(a.repeats):
+        gemm.run()
+    gemm.end()
+    peak = statistics.median(x["check"] for x in gemm.answers)
+    processor = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    report = {
+        "date": time.strftime("%Y-%m-%d"), "repeats": a.repeats, "gemm": peak, "rows": [],
+        "machine": {"processor": processor, "threads": a.threads, "torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability()},
+    }  # fmt: skip
+    results = HERE / "results"
+    results.mkdir(exist_ok=True)
+    for row in a.rows.split(","):
+        print(row, ROWS[row][0], file=sys.stderr, flush=True)
+        if row == "C8":
+            report["parity"] = parity(a)
+        else:
+            report["rows"].append(summarise(row, whole(a) if row == "C7" else alternate(row, a), peak))
+        (results / f"{a.name}.json").write_text(json.dumps(report, indent=1) + "\n")
+        (results / f"{a.name}.md").write_text(markdown(report))
+    print(markdown(report))
+
+
+if __name__ == "__main__":
+    main()
