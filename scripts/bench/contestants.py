@@ -1,0 +1,129 @@
+"""One contestant of `make bench` on one row, in one process. README.md defines rows, inputs and the protocol.
+
+    python contestants.py O|P ROW --inputs DIR [--threads N] [--variant NAME|auto] [--save FILE]
+
+Rows: C1 C1-bf16 C2 C3 C4 C6 C7 C8, and P's `gemm`. Sets up, warms up, prints `ready`; then every line `run` on stdin is
+answered by one JSON line. C7 runs its job at once, prints one JSON line and ends: the caller times the process.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "golden"))
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+class Data(dict):
+    """The prepared tensors, with the weights as a state dict."""
+
+    def __init__(self, folder):
+        super().__init__(load_file(folder / "inputs.safetensors"))
+        self.weights = {n.removeprefix("weights."): t for n, t in self.items() if n.startswith("weights.")}
+
+
+def timed(run):
+    """Seconds of one repeat, and its check. What is restored before and computed for the check is not timed."""
+    state = run.restore() if hasattr(run, "restore") else None
+    start = time.perf_counter()
+    check = run(state) if hasattr(run, "restore") else run()
+    seconds = time.perf_counter() - start
+    return seconds, check()
+
+
+def fastest(variants):
+    """Builds every variant, warms it twice, takes the best of three runs; returns the winner and everybody's seconds."""
+    best, seconds, failed = None, {}, {}
+    for name, build in variants.items():
+        try:
+            run = build()
+            timed(run), timed(run)
+            seconds[name] = min(timed(run)[0] for _ in range(3))
+        except Exception as e:  # a variant that does not work here (no compiler, say) is no contestant
+            failed[name] = str(e).splitlines()[0] if str(e) else type(e).__name__
+            continue
+        if best is None or seconds[name] < seconds[best[0]]:
+            best = name, run
+    if best is None:
+        sys.exit(f"no variant works here: {failed}")
+    return *best, seconds, failed
+
+
+def gemm(_):
+    """The machine's float32 peak: 2048x2048x2048 through MKL, in GFLOP/s."""
+    a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
+    out = torch.empty(2048, 2048)
+
+    def run():
+        start = time.perf_counter()
+        torch.mm(a, b, out=out)
+        rate = 2 * 2048**3 / (time.perf_counter() - start) / 1e9
+        return lambda: rate
+
+    return {"mkl": lambda: run}
+
+
+def job(folder):
+    """The job of C7: settings, weights, sorted file lists."""
+    folder = folder / "c7"
+
+    def files(split):
+        classes = sorted(p.name for p in (folder / split).iterdir())
+        return [(str(path), i) for i, c in enumerate(classes) for path in sorted((folder / split / c).iterdir())]
+
+    return json.loads((folder / "job.json").read_text()), load_file(folder / "weights.safetensors"), files("train"), files("test")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("contestant", choices=("O", "P"))
+    p.add_argument("row", choices=("C1", "C1-bf16", "C2", "C3", "C4", "C6", "C7", "C8", "gemm"))
+    p.add_argument("--inputs", type=Path, required=True)
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--variant", default="auto")
+    p.add_argument("--save", type=Path, help="C8: write x_adv [12,3,32,32] to this safetensors file after every run")
+    a = p.parse_args()
+    torch.set_num_threads(a.threads)
+    if a.contestant == "O":
+        import official as rows
+    else:
+        import expert as rows
+
+    if a.row == "C7":
+        print(json.dumps(rows.c7(*job(a.inputs))), flush=True)
+        return
+
+    if a.row == "gemm":
+        variants = gemm(None)
+    else:
+        data, name = Data(a.inputs), a.row.lower()
+        variants = rows.c1(data, name == "c1-bf16") if name.startswith("c1") else getattr(rows, name)(data)
+    if callable(variants):
+        run, variant, seconds, failed = variants, "published", {}, {}
+        timed(run)
+    elif a.variant != "auto":
+        run, variant, seconds, failed = variants[a.variant](), a.variant, {}, {}
+        timed(run), timed(run)
+    else:
+        variant, run, seconds, failed = fastest(variants)
+    print(json.dumps({"variant": variant, "variants": seconds, "failed": failed}), file=sys.stderr, flush=True)
+
+    print("ready", flush=True)
+    for line in sys.stdin:
+        if line.strip() != "run":
+            sys.exit(f'unknown request {line.strip()!r}; the only one is "run"')
+        elapsed, check = timed(run)
+        if a.save:
+            save_file({"x_adv": run.result.contiguous()}, a.save)
+        answer = {"seconds": elapsed, "check": check, "variant": variant}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,335 @@
+"""Contestant P: what someone who knows PyTorch well would write for the same work.
+
+All pairs in one batch, frozen parameters and gradients of the input alone in the attack, channels_last, pixels resident
+as uint8, inference mode, foreach updates. Every row offers its plausible variants (torch.compile, folded weights, batch sizes); the
+fastest on the machine at hand is the contestant.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import l2ul
+import nets
+
+LAST = torch.channels_last
+
+
+def network(weights):
+    model = nets.new("l2ul-resnet18")
+    model.net.load_state_dict(weights)
+    return model.to(memory_format=LAST)
+
+
+def frozen(weights):
+    return network(weights).eval().requires_grad_(False)
+
+
+def pixels(batch):
+    return batch.float().div_(255).contiguous(memory_format=LAST)
+
+
+def norms(v):
+    """float32(sqrt(sum of float64 squares)) of each image, whatever the memory format."""
+    return torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True, dtype=torch.float64).float()
+
+
+def pgd_step(delta, grad, x, alpha, eps):
+    delta = delta + alpha * (grad * norms(grad).clamp_(min=1e-6).reciprocal_())
+    delta = delta.add_(x).clamp_(0, 1).sub_(x)
+    return delta.mul_((norms(delta).reciprocal_() * eps).clamp_(max=1))
+
+
+def pgd(loss_of, x, start, target, eps, alpha, iterations):
+    delta = l2ul.pgd_start(x, start, eps)
+    for _ in range(iterations):
+        delta.requires_grad_()
+        (grad,) = torch.autograd.grad(loss_of(x + delta, target), delta)
+        delta = pgd_step(delta.detach(), grad, x, alpha, eps)
+    return (x + delta).clamp_(0, 1)
+
+
+def attack_loss(model):
+    return lambda x, target: -F.cross_entropy(model(x), target, reduction="sum")
+
+
+def compiled(function):
+    return torch.compile(function, dynamic=False)  # every shape gets kernels of its own
+
+
+def laid_out(data, prefix, names):
+    """The named tensors, those of convolutions in channels_last like the network's."""
+    return [data[prefix + n].contiguous(memory_format=LAST) if data[prefix + n].dim() == 4 else data[prefix + n] for n in names]
+
+
+# --- rows: dictionaries of variants ---------------------------------------------------------------------------------
+
+
+def c1(data, bf16):
+    x = pixels(data["forget.pixels"]).repeat(2, 1, 1, 1).contiguous(memory_format=LAST)
+    target, start = data["pair.target"][:32], data["pair.start"][:32].contiguous(memory_format=LAST)
+
+    def variant(loss_of):
+        def run():
+            x_adv = pgd(loss_of, x, start, target, 4.0, 0.1, 5)
+            return lambda: x_adv.double().sum().item()
+
+        return run
+
+    if not bf16:
+        return {
+            "eager": lambda: variant(attack_loss(frozen(data.weights))),
+            "compile": lambda: variant(compiled(attack_loss(frozen(data.weights)))),
+        }
+
+    def autocast():
+        model = frozen(data.weights)
+
+        def loss_of(x, target):
+            with torch.autocast("cpu", torch.bfloat16):
+                out = model(x)
+            return -F.cross_entropy(out.float(), target, reduction="sum")
+
+        return loss_of
+
+    def half():
+        model = frozen(data.weights)
+        body = model.net.bfloat16()
+
+        def loss_of(x, target):
+            out = body(((x - model.mean) / model.std).bfloat16())
+            return -F.cross_entropy(out.float(), target, reduction="sum")
+
+        return loss_of
+
+    return {
+        "autocast": lambda: variant(autocast()),
+        "bf16": lambda: variant(half()),
+        "bf16-compile": lambda: variant(compiled(half())),
+    }
+
+
+def c2(data):
+    images, labels = data["test.pixels"][:1024], data["test.labels"][:1024]
+
+    def variant(model, size):
+        def run():
+            total = torch.zeros((), dtype=torch.float64)
+            hits = torch.zeros((), dtype=torch.int64)
+            with torch.inference_mode():
+                for i in range(0, len(images), size):
+                    out, y = model(pixels(images[i : i + size])), labels[i : i + size]
+                    hits += (out.argmax(1) == y).sum()
+                    total += F.cross_entropy(out, y, reduction="sum")
+            return lambda: total.item() / len(images)
+
+        return run
+
+    def folded():
+        """BN folded into the convolutions, oneDNN's fused ones underneath (inductor's freezing)."""
+        import torch._inductor.config as config
+
+        config.freezing = True
+        return compiled(frozen(data.weights))
+
+    def traced(size):
+        example = torch.rand(size, 3, 32, 32).contiguous(memory_format=LAST)
+        with torch.no_grad():
+            return torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(frozen(data.weights), example)))
+
+    return {
+        "eager-64": lambda: variant(frozen(data.weights), 64),
+        "eager-256": lambda: variant(frozen(data.weights), 256),
+        "jit-64": lambda: variant(traced(64), 64),
+        "jit-256": lambda: variant(traced(256), 256),
+        "freezing-64": lambda: variant(folded(), 64),
+        "freezing-256": lambda: variant(folded(), 256),
+    }
+
+
+@torch.no_grad()
+def update(params, grads, momenta, anchors, reference, lr, momentum, weight_decay, lam):
+    """Penalty, weight decay, momentum and step over all tensors at once."""
+    drift = torch._foreach_sub(params, reference)
+    torch._foreach_mul_(drift, anchors)
+    grads = torch._foreach_add(grads, drift, alpha=lam)
+    torch._foreach_add_(grads, params, alpha=weight_decay)
+    torch._foreach_mul_(momenta, momentum)
+    torch._foreach_add_(momenta, grads)
+    torch._foreach_add_(params, momenta, alpha=-lr)
+
+
+@torch.no_grad()
+def update_each(params, grads, momenta, anchors, reference, lr, momentum, weight_decay, lam):
+    """The same, a tensor at a time: temporaries stay in the cache."""
+    for p, g, v, a, r in zip(params, grads, momenta, anchors, reference):
+        v.mul_(momentum).add_(g).addcmul_(a, p - r, value=lam).add_(p, alpha=weight_decay)
+        p.sub_(v, alpha=lr)
+
+
+@torch.no_grad()
+def update_fused(params, grads, momenta, anchors, reference, lr, momentum, weight_decay, lam):
+    """Plain expressions for inductor to fuse into one pass a tensor."""
+    for p, g, v, a, r in zip(params, grads, momenta, anchors, reference):
+        v.copy_(v * momentum + (g + lam * a * (p - r) + weight_decay * p))
+        p.copy_(p - lr * v)
+
+
+def c3(data):
+    xa, ya = data["adv.images"].contiguous(memory_format=LAST), data["adv.labels"]
+    xf, yf = pixels(data["forget.pixels"]), data["forget.labels"]
+
+    def variant(compile_forward, step):
+        model = network(data.weights)
+        params = list(model.parameters())
+        names = [n for n, _ in model.net.named_parameters()]
+        state = {n: v.clone(memory_format=torch.preserve_format) for n, v in model.net.state_dict().items()}
+        reference, anchors = laid_out(data, "moved.", names), laid_out(data, "anchor.", names)
+        forward = compiled(model) if compile_forward else model
+
+        def restore():
+            model.net.load_state_dict(state)
+            return [torch.zeros_like(p) for p in params]
+
+        def run(momenta):
+            model.train()
+            n = len(xa) + len(xf)
+            loss = F.cross_entropy(forward(xa), ya) * (len(xa) / n) - F.cross_entropy(forward(xf), yf) * (len(xf) / n)
+            grads = torch.autograd.grad(loss, params)
+            step(params, list(grads), momenta, anchors, reference, 0.001, 0.9, 1e-4, 1.0)
+            model.eval()
+            with torch.inference_mode():
+                hits = (model(xf).argmax(1) == yf).sum().item()
+            return lambda: loss.item()
+
+        run.restore = restore
+        return run
+
+    return {
+        "eager-foreach": lambda: variant(False, update),
+        "eager-each": lambda: variant(False, update_each),
+        "compile-each": lambda: variant(True, update_each),
+    }
+
+
+def c4(data):
+    resident, order = data["test.pixels"], data["test.order"]
+    last = resident.contiguous(memory_format=LAST)
+
+    def convert(source, index):
+        return source[index].float().div_(255)
+
+    def variant(source, function):
+        def run():
+            for i in range(0, len(order), 256):
+                batch = function(source, order[i : i + 256])
+            return lambda: batch.double().sum().item()
+
+        return run
+
+    return {
+        "planar": lambda: variant(resident, convert),
+        "channels-last": lambda: variant(last, convert),
+        "compile": lambda: variant(resident, compiled(lambda s, i: s[i].float() / 255)),
+        "compile-channels-last": lambda: variant(last, compiled(lambda s, i: s[i].float() / 255)),
+    }
+
+
+def c6(data):
+    names = [n for n in data.weights if "moved." + n in data]
+
+    first, speed, grads, anchors, reference = (
+        laid_out(data, prefix, names) for prefix in ("moved.", "momentum.", "grad.", "anchor.", "weights.")
+    )
+    params, momenta = [torch.empty_like(t) for t in first], [torch.empty_like(t) for t in speed]
+
+    def variant(step):
+        def restore():
+            torch._foreach_copy_(params, first)
+            torch._foreach_copy_(momenta, speed)
+
+        def run(_):
+            step(params, grads, momenta, anchors, reference, 0.001, 0.9, 1e-4, 1.0)
+            return lambda: sum(p.double().sum().item() for p in params)
+
+        run.restore = restore
+        return run
+
+    return {
+        "foreach": lambda: variant(update),
+        "each": lambda: variant(update_each),
+        "compile": lambda: variant(compiled(update_fused)),
+    }
+
+
+def c7(job, weights, train, tests):
+    """The whole job; the process is timed from outside, so compiling would not pay."""
+    import numpy as np
+    from PIL import Image
+
+    def load(rows):
+        images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path, _ in rows])
+        return torch.from_numpy(images).permute(0, 3, 1, 2), torch.tensor([label for _, label in rows])
+
+    x, y = load(train)
+    kept = torch.ones(len(y), dtype=torch.bool)
+    kept[job["forget"]] = False
+    xf, yf = pixels(x[job["forget"]]), y[job["forget"]]
+    splits = [(pixels(x[kept]), y[kept]), (xf, yf), (lambda t: (pixels(t[0]), t[1]))(load(tests))]
+    model = network(weights)
+
+    def measure():
+        model.eval()
+        out = []
+        with torch.inference_mode():
+            for images, labels in splits:
+                logits = torch.cat([model(images[i : i + 256]) for i in range(0, len(images), 256)])
+                out.append(((logits.argmax(1) == labels).sum().item(), F.cross_entropy(logits, labels).item()))
+        return out
+
+    measure()
+    pairs = l2ul.draw_pairs(yf, (3, 32, 32), 10, job["num_adv"], job["seed"], job["forget_batch"])
+    model.requires_grad_(False)
+    source = xf[pairs.source].contiguous(memory_format=LAST)
+    start = pairs.start.contiguous(memory_format=LAST)
+    x_adv = pgd(attack_loss(model), source, start, pairs.target, job["eps"], job["alpha"], job["iterations"])
+    model.requires_grad_(True)
+
+    params = list(model.parameters())
+    anchors = l2ul.anchors(l2ul.importance_batch(model, xf, job["forget_batch"]))
+    reference = [p.detach().clone(memory_format=torch.preserve_format) for p in params]
+    momenta = [torch.zeros_like(p) for p in params]
+    batches = [slice(i, i + job["adv_batch"]) for i in range(0, len(x_adv), job["adv_batch"])]
+    steps = 0
+    while steps < job["max_steps"]:
+        xa, ya = x_adv[batches[steps % len(batches)]], pairs.target[batches[steps % len(batches)]]
+        l2ul.set_bn(model, job["bn"])
+        n = len(xa) + len(xf)
+        loss = F.cross_entropy(model(xa), ya) * (len(xa) / n) - F.cross_entropy(model(xf), yf) * (len(xf) / n)
+        grads = torch.autograd.grad(loss, params)
+        update_each(params, grads, momenta, anchors, reference, job["lr"], 0.9, 1e-4, job["reg_lambda"])
+        l2ul.eval_mode(model)
+        steps += 1
+        with torch.inference_mode():
+            if not (model(xf).argmax(1) == yf).any():
+                break
+    after = measure()
+    return {"steps": steps, "check": after[2][1], "hits": [a[0] for a in after]}
+
+
+def c8(data):
+    x = pixels(data["forget.pixels"][:12])
+    target, start = data["pair.target"][:12], data["pair.start"][:12].contiguous(memory_format=LAST)
+
+    def variant():
+        model = frozen(data.weights)
+
+        def run():
+            # The reference's own step: this row compares bits, not speed.
+            delta = l2ul.pgd(model, x, start, target, 4.0, 0.1, 100)
+            run.result = x.add(delta).clamp(0, 1)
+            return lambda: run.result.double().sum().item()
+
+        return run
+
+    return {"eager": variant}
