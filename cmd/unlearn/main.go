@@ -6,12 +6,13 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -26,6 +27,7 @@ var version string
 
 func main() {
 	run.Version = version
+	signal.Ignore(syscall.SIGXFSZ) // a file size limit (ulimit -f) is an error of the write, as a full disk is
 	code := start(os.Args, os.Stdout, os.Stderr)
 	torch.Shutdown()
 	os.Exit(code)
@@ -47,11 +49,7 @@ func start(args []string, stdout, stderr io.Writer) int {
 func report(err error, asJSON bool, stdout, stderr io.Writer) {
 	fmt.Fprintf(stderr, "unlearn: %v\n", err)
 	if asJSON {
-		line, _ := json.Marshal(struct { // strings and a number always marshal
-			Event string `json:"event"`
-			run.Failure
-		}{"error", run.Failure{Message: err.Error(), Code: run.ExitCode(err)}})
-		fmt.Fprintf(stdout, "%s\n", line)
+		run.NewConsole(run.TerminalOptions{JSON: true}, stdout, stderr).Emit(run.Failure{Message: err.Error(), Code: run.ExitCode(err)})
 	}
 }
 

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"sync"
@@ -93,6 +94,25 @@ func (c *Console) Emit(e Event) {
 	}
 	if _, metric := e.(Metric); metric && c.metrics != nil {
 		if _, err := c.metrics.Write(line); err != nil {
+			c.fail(err)
+		}
+	}
+}
+
+// Plan tells what a job would do, in rows of a heading and a sentence: on stdout for people, as the summary under --json.
+func (c *Console) Plan(verb string, rows [][2]string) {
+	if c.json {
+		plan := Plan{Schema: "unlearn.plan/1", Verb: verb, Plan: map[string]string{}}
+		for _, r := range rows {
+			plan.Plan[r[0]] = r[1]
+		}
+		c.Emit(Summary{Result: plan})
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range rows {
+		if _, err := fmt.Fprintf(c.stdout, "%-10s %s\n", r[0], r[1]); err != nil {
 			c.fail(err)
 		}
 	}

@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"l2ul/torch"
@@ -50,7 +51,7 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) (*EvalResult, er
 		return nil, err
 	}
 	if o.DryRun {
-		d.Console.Log().Info().Msgf("score %s on %v of %s", d.model.Model, o.Splits, d.source.Dataset)
+		d.plan(FolderOptions{Output: o.Output}, [2]string{"scores", strings.Join(o.Splits, ", ")})
 		return nil, nil
 	}
 	result := &EvalResult{

@@ -71,6 +71,13 @@ type Summary struct {
 	Result any    `json:"result"`
 }
 
+// Plan is the summary of a dry run.
+type Plan struct {
+	Schema string            `json:"schema"` // unlearn.plan/1
+	Verb   string            `json:"verb"`
+	Plan   map[string]string `json:"plan"`
+}
+
 func (Start) eventName() string           { return "start" }
 func (ProgressEvent) eventName() string   { return "progress" }
 func (Metric) eventName() string          { return "metric" }

@@ -127,7 +127,7 @@ func (f *forgetting) prepare(ctx context.Context) error {
 		}
 	}
 	if f.o.DryRun {
-		f.plan()
+		return f.tellPlan()
 	}
 	return nil
 }
@@ -141,16 +141,36 @@ func (f *forgetting) drawTargets() error {
 	return f.set.SetTargets(targets, len(f.train.Classes))
 }
 
-// plan prints what a run would do.
-func (f *forgetting) plan() {
-	log := f.Console.Log()
-	log.Info().Msgf("%s: %d images of %s to forget, %d retained, %d test images", f.method.Name, len(f.set.Indices), f.train.Dataset, len(f.rest), f.desk.test.Len())
-	log.Info().Msgf("network %s, %d classes, weights sha256 %.12s", f.model.Model, len(f.train.Classes), f.weights.Hash())
-	if f.method.Driver == unlearn.ByAdversarial {
-		if n, err := f.attack.Repeats(len(f.set.Indices)); err == nil {
-			log.Info().Msgf("attack: %d pairs, %d iterations", n*len(f.set.Indices), f.attack.Iters)
+// tellPlan says what a run would do.
+func (f *forgetting) tellPlan() error {
+	k := len(f.set.Indices)
+	rows := [][2]string{{"method", fmt.Sprintf("%s: %s", f.method.Name, f.method.Summary)}}
+	driving, batch := k, f.loop.ForgetBatch
+	switch f.method.Driver {
+	case unlearn.ByAdversarial:
+		n, err := f.attack.Repeats(k)
+		if err != nil {
+			return err
 		}
+		driving, batch = n*k, f.loop.AdvBatch
+		rows = append(rows, [2]string{"attack", fmt.Sprintf("%d pairs, %d iterations each", driving, f.attack.Iters)})
+	case unlearn.ByRetain:
+		driving, batch = len(f.rest), f.loop.RetainBatch
+	case unlearn.ByForget:
 	}
+	steps := fmt.Sprintf("at most %d passes of %d steps", f.loop.MaxPasses, (driving+batch-1)/max(batch, 1))
+	if f.loop.MaxSteps > 0 {
+		steps += fmt.Sprintf(", and at most %d steps", f.loop.MaxSteps)
+	}
+	if f.method.Scratch {
+		steps = planned(f.trainJob(f.recipe, f.rest, data.PartRetain, nil))
+	}
+	f.plan(f.o.FolderOptions, append(rows,
+		[2]string{"forget", fmt.Sprintf("%d images, goal %s", k, f.loop.Goal)},
+		[2]string{"steps", steps},
+		[2]string{"scores", fmt.Sprintf("%d images to forget, %d retained, %d test images, before and after",
+			k, len(f.limited(f.rest)), len(f.limited(count(f.desk.test.Len()))))})...)
+	return nil
 }
 
 func (f *forgetting) run(ctx context.Context) (*Result, error) {

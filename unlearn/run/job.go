@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -85,6 +86,11 @@ func (d *desk) format() torch.MemoryFormat {
 func (d *desk) openData(ctx context.Context) error {
 	if d.source.Dataset == "" {
 		return Usagef("name the data with --dataset, and where it is with --data-dir")
+	}
+	if dir := d.source.DataDir; dir != "" {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			return Inputf("--data-dir %s: no such file or directory", dir)
+		}
 	}
 	sets, err := data.Open(ctx, d.source.Dataset, data.Source{Dir: d.source.DataDir}, "train", "test")
 	if err != nil {
@@ -181,11 +187,10 @@ func (d *desk) restore(file *ckpt.File) error {
 
 func readWeights(path string) (*ckpt.File, error) {
 	file, err := ckpt.Load(path)
-	var pathError *fs.PathError
-	if errors.Is(err, ckpt.ErrCorrupt) || errors.As(err, &pathError) {
+	if err != nil {
 		return nil, Inputf("--weights: %w", err)
 	}
-	return file, err
+	return file, nil
 }
 
 // score evaluates the network on images, with progress under the name of a phase.
@@ -280,6 +285,36 @@ func (s *saver) save(step int64, force bool, tensors []nn.Named, state any) erro
 	s.savedStep, s.savedAt, s.last = step, time.Now(), manifest
 	s.inv.Console.Emit(CheckpointEvent{Step: step, Path: manifest})
 	return nil
+}
+
+// plan tells what a job would do, for --dry-run: data, network, what the verb adds, and where it would write.
+func (d *desk) plan(o FolderOptions, rows ...[2]string) {
+	network := d.model.Model + ", fresh weights"
+	if d.weights != nil {
+		network = fmt.Sprintf("%s, weights %s (sha256 %.12s)", d.model.Model, d.model.Weights, d.weights.Hash())
+	}
+	all := [][2]string{
+		{"data", fmt.Sprintf("%s: %d training images of %d classes, %d test images", d.train.Dataset, d.train.Len(), len(d.train.Classes), d.test.Len())},
+		{"network", network},
+	}
+	all = append(all, rows...)
+	if folder := d.destination(o); folder != "" {
+		all = append(all, [2]string{"folder", folder})
+	}
+	d.Console.Plan(d.Config.Spec.Verb, all)
+}
+
+// destination is the folder that a run would write into; "" for a verb without one.
+func (inv *Invocation) destination(o FolderOptions) string {
+	switch {
+	case o.Output != "":
+		return o.Output
+	case o.Resume != "" && o.Resume != "auto":
+		return o.Resume
+	case o.SaveEvery == "":
+		return ""
+	}
+	return filepath.Join("runs", "DATE-"+inv.Config.Spec.Verb+"-"+inv.Config.Hash()[:8])
 }
 
 // tensorsOf reads the tensors of a checkpoint into the current scope.

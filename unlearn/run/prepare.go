@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"l2ul/torch"
@@ -58,8 +59,11 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 		}
 		if o.DryRun {
 			n, err := settings.Repeats(len(forget.Indices))
-			d.Console.Log().Info().Msgf("attack: %d pairs, %d iterations", n*len(forget.Indices), settings.Iters)
-			return err
+			if err != nil {
+				return err
+			}
+			d.plan(o.FolderOptions, [2]string{"attack", fmt.Sprintf("%d pairs of %d images, %d iterations each", n*len(forget.Indices), len(forget.Indices), settings.Iters)})
+			return nil
 		}
 		result, err = d.attackRun(ctx, o, settings, forget)
 		return err
@@ -165,7 +169,7 @@ func Importance(ctx context.Context, inv Invocation) (result *ImportanceResult, 
 			return err
 		}
 		if o.DryRun {
-			d.Console.Log().Info().Msgf("importance: %s over %d images", settings.Kind, len(forget.Indices))
+			d.plan(o.FolderOptions, [2]string{"importance", fmt.Sprintf("%s over %d images", settings.Kind, len(forget.Indices))})
 			return nil
 		}
 		result, err = d.importanceRun(ctx, o, settings, forget)

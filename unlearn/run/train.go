@@ -63,7 +63,7 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 			return err
 		}
 		if o.DryRun {
-			d.Console.Log().Info().Msgf("%s on %d images of %s, %d epochs", d.model.Model, d.train.Len(), d.train.Dataset, recipe.Epochs)
+			d.plan(o.FolderOptions, [2]string{"steps", planned(d.trainJob(recipe, count(d.train.Len()), "", nil))})
 			return nil
 		}
 		result, err = d.trainRun(ctx, o, recipe)
@@ -154,6 +154,11 @@ func (d *desk) trainJob(recipe train.Options, indices []int, part data.Part, met
 	return &train.Job{
 		Net: d.net, Set: d.train, Indices: indices, Part: part, Meter: meter, Format: d.format(), Options: recipe, Seed: d.compute.Seed,
 	}
+}
+
+// planned says how long a training job is.
+func planned(job *train.Job) string {
+	return fmt.Sprintf("%d: %d epochs of %d images, %d at a time", job.Steps(), job.Options.Epochs, len(job.Indices), job.Options.Batch)
 }
 
 // runTraining runs a training job with progress and metrics.

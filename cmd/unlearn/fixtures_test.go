@@ -1,0 +1,116 @@
+package main
+
+import (
+	"archive/zip"
+	"encoding/binary"
+	"fmt"
+	"image"
+	"image/color"
+	"image/png"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"l2ul/torch/ckpt"
+)
+
+// images DIR CLASSES makes an image folder: 8x8 PNGs, 12 of each class to train on and 5 to test with. A bright quarter
+// tells the class.
+func images(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: images DIR CLASSES")
+	}
+	classes, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	random := rand.New(rand.NewPCG(1, 2))
+	for _, split := range []string{"test", "train"} {
+		for class := range classes {
+			dir := filepath.Join(ts.MkAbs(args[0]), split, fmt.Sprintf("class%d", class))
+			ts.Check(os.MkdirAll(dir, 0o755))
+			for i := range map[string]int{"train": 12, "test": 5}[split] {
+				ts.Check(writeImage(filepath.Join(dir, fmt.Sprintf("%02d.png", i)), class, random))
+			}
+		}
+	}
+}
+
+func writeImage(path string, class int, random *rand.Rand) error {
+	m := image.NewRGBA(image.Rect(0, 0, 8, 8))
+	for y := range 8 {
+		for x := range 8 {
+			v := uint8(random.IntN(100))
+			if x/4+2*(y/4) == class {
+				v += 130
+			}
+			m.Set(x, y, color.RGBA{v, uint8(random.IntN(200)), 255 - v, 255})
+		}
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := png.Encode(f, m); err != nil {
+		f.Close()
+		return err
+	}
+	return f.Close()
+}
+
+// weights HOW FROM TO writes a checkpoint anew: as it is (the suffix of TO decides the container), with its keys under
+// module., or with a NaN in it.
+func weights(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: weights as-is|module|nan FROM TO")
+	}
+	file, err := ckpt.Load(ts.MkAbs(args[1]))
+	ts.Check(err)
+	switch args[0] {
+	case "module":
+		for i := range file.Tensors {
+			file.Tensors[i].Name = "module." + file.Tensors[i].Name
+		}
+	case "nan":
+		i := slices.IndexFunc(file.Tensors, func(t ckpt.Tensor) bool { return strings.HasSuffix(t.Name, "conv1.weight") })
+		binary.LittleEndian.PutUint32(file.Tensors[i].Data[8:], math.Float32bits(float32(math.NaN())))
+	}
+	ts.Check(ckpt.Save(ts.MkAbs(args[2]), file))
+}
+
+// truncated FROM TO BYTES writes the first so many bytes.
+func truncated(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: truncated FROM TO BYTES")
+	}
+	n, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	text, err := os.ReadFile(ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), text[:n], 0o644))
+}
+
+// hostile TO COMMAND writes a .pt whose pickle calls os.system(COMMAND), as a reader without restrictions would.
+func hostile(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: hostile TO COMMAND")
+	}
+	f, err := os.Create(ts.MkAbs(args[0]))
+	ts.Check(err)
+	z := zip.NewWriter(f)
+	for name, text := range map[string]string{
+		"archive/data.pkl": "\x80\x02cos\nsystem\nU" + string(rune(len(args[1]))) + args[1] + "\x85R.",
+		"archive/version":  "3\n",
+	} {
+		w, err := z.CreateHeader(&zip.FileHeader{Name: name, Method: zip.Store})
+		ts.Check(err)
+		_, err = w.Write([]byte(text))
+		ts.Check(err)
+	}
+	ts.Check(z.Close())
+	ts.Check(f.Close())
+}
