@@ -643,6 +643,8 @@ func TestUnusedParameter(t *testing.T) {
 
 // Steps leave nothing behind.
 func TestThousandSteps(t *testing.T) {
+	torch.SetNumThreads(1) // two would mostly wait for each other on images this small
+	defer torch.SetNumThreads(reference.Threads)
 	onTiny(t, func(g *smallnet.Golden) {
 		r := newTry(t, g, "adv-imp")
 		r.o.MaxPasses, r.o.MaxSteps, r.o.StopCheck = 1000, 1000, "pass"

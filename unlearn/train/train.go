@@ -70,7 +70,8 @@ type State struct {
 
 const optimizerPrefix = "optimizer."
 
-// Run trains. The network ends in evaluation mode. When ctx ends, it saves and returns the context's cause. A loss that is not finite ends the run with an error.
+// Run trains. The network ends in evaluation mode. When ctx ends, it saves and returns the context's cause. A loss, or at
+// the end a parameter, that is not finite ends the run with an error.
 func (j *Job) Run(ctx context.Context) (err error) {
 	torch.Scope(func() { err = j.run(ctx) })
 	return err
@@ -147,6 +148,11 @@ func (j *Job) run(ctx context.Context) error {
 		}
 	}
 	j.Net.Root().Eval()
+	for _, p := range j.Net.Root().NamedParameters() { // no loss has seen what the last step did
+		if p.Tensor.Detach().IsFinite().All().ItemInt() == 0 {
+			return fmt.Errorf("train: %s is not finite after the last step: training diverged; lower --lr (%g)", p.Name, o.LR)
+		}
+	}
 	return nil
 }
 

@@ -1,0 +1,144 @@
+package metrics_test
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+	"testing"
+
+	"l2ul/internal/reference"
+	"l2ul/torch"
+	"l2ul/torch/nn"
+	"l2ul/unlearn/metrics"
+)
+
+func TestMain(m *testing.M) { reference.TestMain(m) }
+
+// rows is a network whose logits are its input, so that tests choose them.
+type rows struct{ nn.Base }
+
+func (*rows) Forward(x torch.Tensor) torch.Tensor { return x.Flatten(1, -1) }
+
+// images have one channel and one row of pixels: the logits.
+type images struct {
+	x, y torch.Tensor
+	fail error
+	read [][2]int
+}
+
+func (m *images) Len() int { return int(m.y.Size(0)) }
+
+func (m *images) Batch(from, to int) (x, y torch.Tensor, err error) {
+	m.read = append(m.read, [2]int{from, to})
+	return m.x.Narrow(0, int64(from), int64(to-from)), m.y.Narrow(0, int64(from), int64(to-from)), m.fail
+}
+
+func newImages(logits [][]float32, labels []int64) *images {
+	var all []float32
+	for _, l := range logits {
+		all = append(all, l...)
+	}
+	width := int64(3)
+	if len(logits) > 0 {
+		width = int64(len(logits[0]))
+	}
+	return &images{x: torch.FromSlice(all, int64(len(logits)), 1, 1, width), y: torch.FromSlice(labels)}
+}
+
+func TestEvaluate(t *testing.T) {
+	nan := float32(math.NaN())
+	logits := [][]float32{{1, 2, 0}, {2, 2, 2}, {0, 3, 3}, {nan, nan, nan}, {-5, -4, -9}, {0, 0, 1}}
+	finite := [][]float32{logits[0], logits[1], logits[2], logits[4], logits[5]}
+	torch.Scope(func() {
+		// Of equal logits the first counts; of none the first too, so that NaN is never a hit by luck but on class 0.
+		for _, c := range []struct {
+			labels []int64
+			hits   int64
+		}{{[]int64{1, 0, 1, 0, 1, 2}, 6}, {[]int64{0, 1, 2, 1, 0, 0}, 0}, {[]int64{1, 2, 2, 2, 1, 2}, 3}} {
+			for batch := 1; batch <= 7; batch++ {
+				score, err := metrics.Evaluate(t.Context(), &rows{}, newImages(logits, c.labels), batch, nil)
+				if err != nil || score.Hits != c.hits || score.N != 6 || !math.IsNaN(score.Loss) || score.Accuracy() != float64(c.hits)/6 {
+					t.Errorf("labels %v, %d at a time: %+v, %v", c.labels, batch, score, err)
+				}
+			}
+		}
+		labels, want := []int64{1, 2, 0, 0, 2}, 0.0
+		for i, row := range finite {
+			sum := 0.0
+			for _, v := range row {
+				sum += math.Exp(float64(v))
+			}
+			want += (math.Log(sum) - float64(row[labels[i]])) / 5
+		}
+		set, told := newImages(finite, labels), []int{}
+		score, err := metrics.Evaluate(t.Context(), &rows{}, set, 2, func(done int) { told = append(told, done) })
+		if err != nil || math.Abs(score.Loss-want) > 1e-6 || score.N != 5 {
+			t.Errorf("%+v, want loss %g: %v", score, want, err)
+		}
+		if !slices.Equal(told, []int{2, 4, 5}) || !slices.Equal(set.read, [][2]int{{0, 2}, {2, 4}, {4, 5}}) {
+			t.Errorf("progress %v, reads %v", told, set.read)
+		}
+	})
+}
+
+// Ties go to the lowest index whatever the number of classes, so also where libtorch compares several at a time.
+func TestTies(t *testing.T) {
+	torch.Scope(func() {
+		for _, classes := range []int64{2, 3, 7, 8, 9, 16, 31, 100, 1000} {
+			for _, first := range []int64{0, 1, classes / 2, classes - 1} {
+				logits := torch.Zeros([]int64{1, classes}, false)
+				logits.Narrow(1, first, classes-first).FillI(1)
+				if metrics.Hits(logits, torch.FromSlice([]int64{first})) != 1 {
+					t.Errorf("%d classes, equal from %d on: the winner is %d", classes, first, logits.ArgMax(1, false).ItemInt())
+				}
+			}
+		}
+	})
+}
+
+func TestEmptySet(t *testing.T) {
+	torch.Scope(func() {
+		score, err := metrics.Evaluate(t.Context(), &rows{}, newImages(nil, nil), 4, nil)
+		if err != nil || score.Hits != 0 || score.N != 0 || !math.IsNaN(score.Loss) || !math.IsNaN(score.Accuracy()) {
+			t.Errorf("%+v, %v", score, err)
+		}
+	})
+}
+
+func TestModeErrorsAndInterruption(t *testing.T) {
+	torch.Scope(func() {
+		net := &rows{}
+		net.Train(true)
+		set := newImages([][]float32{{1, 0}, {0, 1}, {0, 2}}, []int64{0, 1, 1})
+		ctx, cancel := context.WithCancelCause(t.Context())
+		stop := errors.New("stopped by a test")
+		_, err := metrics.Evaluate(ctx, net, set, 1, func(int) { cancel(stop) })
+		if !errors.Is(err, stop) || len(set.read) != 1 || net.Training() {
+			t.Errorf("%v after %d reads, training mode %t", err, len(set.read), net.Training())
+		}
+		set.fail = errors.New("no such image")
+		if _, err := metrics.Evaluate(t.Context(), net, set, 1, nil); !errors.Is(err, set.fail) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// The mean that is trained on is that of the scores, and has its gradient.
+func TestCrossEntropy(t *testing.T) {
+	torch.Scope(func() {
+		logits := torch.FromSlice([]float32{0, 0, 1, 3}, 2, 2).SetRequiresGrad(true)
+		loss := metrics.CrossEntropy(logits, torch.FromSlice([]int64{0, 1}))
+		want := (math.Log(2) + math.Log(1+math.Exp(-2))) / 2
+		if math.Abs(loss.Item()-want) > 1e-6 {
+			t.Errorf("%g, want %g", loss.Item(), want)
+		}
+		grad := torch.ToSlice[float32](torch.Grad([]torch.Tensor{loss}, []torch.Tensor{logits})[0])
+		p := 1 / (1 + math.Exp(-2))
+		for i, w := range []float64{-0.25, 0.25, (1 - p) / 2, (p - 1) / 2} {
+			if math.Abs(float64(grad[i])-w) > 1e-6 {
+				t.Errorf("gradient %v", grad)
+			}
+		}
+	})
+}
