@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -436,7 +437,7 @@ func TestThreadsDoNotChangeBits(t *testing.T) {
 			params, delta := tensors(p, id), d.tensor()
 			AnchoredSGD(params, tensors(g, id), tensors(v, id), tensors(a, id), tensors(ref, id), 0.1, 0.9, 1e-4, 1, false)
 			PGDL2Step(delta, grad.tensor(), x.tensor(), 0.1, 1.5)
-			results := append(params, delta, AnchorPenalty(params, tensors(ref, id), tensors(a, id)), AnchorWeights(params[5]))
+			results := slices.Concat(params, []torch.Tensor{delta, AnchorPenalty(params, tensors(ref, id), tensors(a, id)), AnchorWeights(params[5])})
 			for i, result := range results {
 				if b := result.Bytes(); n == 1 {
 					first = append(first, b)

@@ -1,14 +1,12 @@
 #include "shim.h"
 
+#include <jerror.h>
+#include <jpeglib.h>
 #include <setjmp.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <jpeglib.h>
-
-#include <jerror.h>
 
 // A progressive file of a few kilobytes can ask for thousands of passes over a large image.
 enum { MAX_SCANS = 500 };
@@ -18,20 +16,20 @@ typedef struct {
   struct jpeg_error_mgr err;
   struct jpeg_progress_mgr progress;
   jmp_buf env;
-  const unsigned char *data;
+  const unsigned char* data;
   size_t size;
-  l2ul_jpeg_result *result;
-  unsigned char *row;
+  l2ul_jpeg_result* result;
+  unsigned char* row;
 } decoder;
 
-static decoder *owner(j_common_ptr cinfo) { return (decoder *)cinfo->client_data; }
+static decoder* owner(j_common_ptr cinfo) { return (decoder*)cinfo->client_data; }
 
 static void fail(j_common_ptr cinfo) {
-  decoder *d = owner(cinfo);
+  decoder* d = owner(cinfo);
   char text[JMSG_LENGTH_MAX];
   (*cinfo->err->format_message)(cinfo, text);
   snprintf(d->result->message, sizeof d->result->message, "%s", text);
-  const struct jpeg_source_mgr *src = d->cinfo.src;
+  const struct jpeg_source_mgr* src = d->cinfo.src;
   // After the last byte libjpeg reads a made-up end marker outside the data.
   uintptr_t at = src != NULL ? (uintptr_t)src->next_input_byte - (uintptr_t)d->data : 0;
   d->result->offset = at <= d->size ? at : d->size;
@@ -54,14 +52,14 @@ static void on_message(j_common_ptr cinfo, int level) {
 }
 
 static void on_progress(j_common_ptr cinfo) {
-  decoder *d = owner(cinfo);
+  decoder* d = owner(cinfo);
   if (d->cinfo.input_scan_number <= MAX_SCANS) return;
   snprintf(d->result->message, sizeof d->result->message, "more than %d scans", MAX_SCANS);
   d->result->offset = d->size - d->cinfo.src->bytes_in_buffer;
   longjmp(d->env, 1);
 }
 
-static void open_header(decoder *d) {
+static void open_header(decoder* d) {
   d->cinfo.err = jpeg_std_error(&d->err);
   d->err.error_exit = fail;
   d->err.emit_message = on_message;
@@ -81,8 +79,8 @@ static unsigned mul255(unsigned x, unsigned y) {
   return ((t >> 8) + t) >> 8;
 }
 
-static void split_row(const unsigned char *row, int components, int width, unsigned char *r, unsigned char *g,
-                      unsigned char *b) {
+static void split_row(const unsigned char* row, int components, int width, unsigned char* r, unsigned char* g,
+                      unsigned char* b) {
   if (components == 1) {
     memcpy(r, row, (size_t)width);
     memcpy(g, row, (size_t)width);
@@ -106,13 +104,19 @@ static void split_row(const unsigned char *row, int components, int width, unsig
   }
 }
 
-static void decode_rows(decoder *d, unsigned char *dst, int width, int height) {
-  struct jpeg_decompress_struct *cinfo = &d->cinfo;
+static void decode_rows(decoder* d, unsigned char* dst, int width, int height) {
+  struct jpeg_decompress_struct* cinfo = &d->cinfo;
   int components = cinfo->num_components;
   switch (components) {
-    case 1: cinfo->out_color_space = JCS_GRAYSCALE; break;
-    case 3: cinfo->out_color_space = JCS_RGB; break;
-    case 4: cinfo->out_color_space = JCS_CMYK; break;
+    case 1:
+      cinfo->out_color_space = JCS_GRAYSCALE;
+      break;
+    case 3:
+      cinfo->out_color_space = JCS_RGB;
+      break;
+    case 4:
+      cinfo->out_color_space = JCS_CMYK;
+      break;
     default:
       snprintf(d->result->message, sizeof d->result->message, "%d colour components, need 1, 3 or 4", components);
       longjmp(d->env, 1);
@@ -130,7 +134,7 @@ static void decode_rows(decoder *d, unsigned char *dst, int width, int height) {
 }
 
 // Runs with everything the handlers touch in *d, so that no local variable is read after longjmp.
-static int run(decoder *d, unsigned char *dst, int width, int height) {
+static int run(decoder* d, unsigned char* dst, int width, int height) {
   if (setjmp(d->env) != 0) {
     jpeg_destroy_decompress(&d->cinfo);
     free(d->row);
@@ -150,7 +154,7 @@ static int run(decoder *d, unsigned char *dst, int width, int height) {
   return 0;
 }
 
-int l2ul_jpeg_size(const unsigned char *data, size_t size, l2ul_jpeg_result *result) {
+int l2ul_jpeg_size(const unsigned char* data, size_t size, l2ul_jpeg_result* result) {
   decoder d;
   memset(&d, 0, sizeof d);
   d.cinfo.client_data = &d;
@@ -160,8 +164,8 @@ int l2ul_jpeg_size(const unsigned char *data, size_t size, l2ul_jpeg_result *res
   return run(&d, NULL, 0, 0);
 }
 
-int l2ul_jpeg_decode(const unsigned char *data, size_t size, unsigned char *dst, int width, int height,
-                     l2ul_jpeg_result *result) {
+int l2ul_jpeg_decode(const unsigned char* data, size_t size, unsigned char* dst, int width, int height,
+                     l2ul_jpeg_result* result) {
   decoder d;
   memset(&d, 0, sizeof d);
   d.cinfo.client_data = &d;

@@ -8,16 +8,16 @@ enum { L2UL_JPEG_MESSAGE = 256 };
 
 typedef struct {
   int width, height;
-  size_t offset;                  // bytes consumed when the error came
+  size_t offset;                    // bytes consumed when the error came
   char message[L2UL_JPEG_MESSAGE];  // the error, when the call returned non-zero
 } l2ul_jpeg_result;
 
 // Reads the header alone.
-int l2ul_jpeg_size(const unsigned char *data, size_t size, l2ul_jpeg_result *result);
+int l2ul_jpeg_size(const unsigned char* data, size_t size, l2ul_jpeg_result* result);
 
 // Decodes to three planes (red, green, blue) of width * height bytes each at dst. An image of another size than
 // width x height is an error before anything is decoded.
-int l2ul_jpeg_decode(const unsigned char *data, size_t size, unsigned char *dst, int width, int height,
-                     l2ul_jpeg_result *result);
+int l2ul_jpeg_decode(const unsigned char* data, size_t size, unsigned char* dst, int width, int height,
+                     l2ul_jpeg_result* result);
 
 #endif
