@@ -445,16 +445,9 @@ func TestSchedule(t *testing.T) {
 		t.Fatal(err)
 	}
 	torch.Scope(func() {
+		g := &smallnet.Golden{TB: t, File: file}
 		for _, name := range []string{"neggrad", "adv"} {
-			w, ok := file.Lookup("schedule." + name)
-			if !ok {
-				t.Fatal("the reference has no schedule")
-			}
-			named, err := nn.Unpack(&ckpt.File{Tensors: []ckpt.Tensor{*w}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			rows := torch.ToSlice[int64](named[0].Tensor)
+			rows := torch.ToSlice[int64](g.Tensor("schedule." + name))
 			method, err := unlearn.FindMethod(name)
 			if err != nil {
 				t.Fatal(err)

@@ -38,8 +38,7 @@ func (j *Job) Plan() (*Set, error) {
 	return set, nil
 }
 
-// OtherClasses draws, for each label, one of the other classes, all equally likely: with u uniform in [0, 1) as float32,
-// t = trunc(u·(C-1)) clamped to C-2, and the class is t, or t+1 from the label on (rule `other`, spec/l2ul.md section 3.2).
+// OtherClasses draws, for each label, one of the other classes, all equally likely (rule `other`, spec/l2ul.md section 3.2).
 func OtherClasses(labels []int, classes int, streamSeed int64) ([]int, error) {
 	if classes < 2 {
 		return nil, fmt.Errorf("a network with %d class has no other class to aim at", classes)
@@ -52,13 +51,19 @@ func OtherClasses(labels []int, classes int, streamSeed int64) ([]int, error) {
 	})
 	out := make([]int, len(labels))
 	for i, label := range labels {
-		t := min(int(u[i]*float32(classes-1)), classes-2)
-		if t >= label {
-			t++
-		}
-		out[i] = t
+		out[i] = otherClass(u[i], label, classes)
 	}
 	return out, nil
+}
+
+// otherClass turns u, uniform in [0, 1), into a class: t = trunc(u·(C-1)) in float32, clamped to C-2, and from the label on
+// one more.
+func otherClass(u float32, label, classes int) int {
+	t := min(int(u*float32(classes-1)), classes-2)
+	if t >= label {
+		t++
+	}
+	return t
 }
 
 // starts draws the starting images of the pairs one after the other, uniform in [0, 1). One value takes one output of the

@@ -272,17 +272,7 @@ func TestSchedules(t *testing.T) {
 		t.Fatal(err)
 	}
 	rates := func(name string) (out []float64) {
-		torch.Scope(func() {
-			w, ok := file.Lookup("rates." + name)
-			if !ok {
-				t.Fatalf("the reference has no rates of %s", name)
-			}
-			named, err := nn.Unpack(&ckpt.File{Tensors: []ckpt.Tensor{*w}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			out = torch.ToSlice[float64](named[0].Tensor)
-		})
+		torch.Scope(func() { out = torch.ToSlice[float64]((&smallnet.Golden{TB: t, File: file}).Tensor("rates." + name)) })
 		return out
 	}
 	near := func(got, want float64) bool { return math.Abs(got-want) <= 1e-7*want+1e-18 }
