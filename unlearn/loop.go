@@ -69,7 +69,7 @@ type State struct {
 	Tensors []nn.Named `json:"-"`
 }
 
-// Result is how a run ended. The network holds the last finite weights.
+// Result is how a run ended. The network holds the last weights, of a run that diverged the last good ones.
 type Result struct {
 	Outcome  Outcome
 	Reason   string // of Diverged
@@ -109,13 +109,16 @@ type loop struct {
 	reference []torch.Tensor // θ⁰ of the same
 	momenta   []torch.Tensor
 	live      []torch.Tensor // all parameters and buffers,
-	good      []torch.Tensor // and what they were when last known to be finite
+	good      []torch.Tensor // and what they were when last known to be good
 }
 
 func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
 	l := &loop{method: m, task: task, o: o, names: Trainable(task.Net, o.BN)}
 	if len(l.names) == 0 {
 		return nil, usagef("--bn %s leaves no parameter to train", o.BN)
+	}
+	if o.StopOnDrop && task.Driver == nil {
+		return nil, usagef("--stop-on-collapse: %s has no adversarial or retained images to judge by", m.Name)
 	}
 	for _, p := range l.names {
 		l.params = append(l.params, p.Tensor)
@@ -186,13 +189,16 @@ func (l *loop) step(ctx context.Context) (outcome Outcome, reason string, err er
 	}
 	if !finite {
 		l.rollBack()
-		return Diverged, fmt.Sprintf("step %d: loss %g, or a parameter, is not finite; the weights are those before the step. Lower --lr or --max-steps", rec.Step, rec.Loss), nil
+		return Diverged, fmt.Sprintf("step %d: loss %g, or a parameter, is not finite; the weights are the last good ones. Lower --lr or --max-steps", rec.Step, rec.Loss), nil
 	}
-	copyAll(l.good, l.live)
 	l.state.Step++
 	l.state.Slice++
 	l.state.Seconds = time.Since(l.began).Seconds()
 	passEnds := l.state.Slice == l.slices()
+	collapsed := passEnds && l.collapsed()
+	if !l.o.StopOnDrop || passEnds && !collapsed { // finite is good, or only what has stood the test
+		copyAll(l.good, l.live)
+	}
 	if l.o.check(l.method) == EachStep || passEnds {
 		if rec.Hits, err = l.hits(ctx); err != nil {
 			return "", "", err
@@ -205,8 +211,9 @@ func (l *loop) step(ctx context.Context) (outcome Outcome, reason string, err er
 	switch {
 	case rec.Hits >= 0 && l.goalMet(rec.Hits):
 		return Reached, "", nil
-	case passEnds && l.collapsed():
-		return Diverged, fmt.Sprintf("pass %d: %d of %d driving images are classified rightly, below chance for %d classes", rec.Pass, l.state.Right, l.state.Seen, l.task.Classes), nil
+	case collapsed:
+		l.rollBack()
+		return Diverged, fmt.Sprintf("pass %d: %d of %d driving images are classified rightly, below chance for %d classes; the weights are those of the last pass above it", rec.Pass, l.state.Right, l.state.Seen, l.task.Classes), nil
 	case l.o.MaxSteps > 0 && l.state.Step >= l.o.MaxSteps, l.o.MaxSeconds > 0 && l.state.Seconds >= l.o.MaxSeconds:
 		if rec.Hits < 0 { // a result must say how it ended
 			if l.state.Hits, err = l.hits(ctx); err != nil {

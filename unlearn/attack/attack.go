@@ -143,16 +143,15 @@ type Job struct {
 }
 
 // Run attacks all pairs of the job, beginning behind those that set has finished, and adds them to set. After each chunk
-// it calls saved, which may be nil. When ctx ends it returns the context's cause; set then holds all finished chunks.
+// it calls saved, which may be nil. When ctx ends, at most one iteration later it returns the context's cause; set then
+// holds all finished chunks.
 func (j *Job) Run(ctx context.Context, set *Set, saved func() error) (err error) {
 	defer Freeze(j.Net)()
 	torch.Scope(func() {
 		starts := j.newStarts(set.Done)
+		classes := j.classes()
 		for set.Done < len(set.Pairs) && err == nil {
-			if err = context.Cause(ctx); err != nil {
-				return
-			}
-			if err = j.chunk(set, starts); err == nil && saved != nil {
+			if err = j.chunk(ctx, set, starts, classes); err == nil && saved != nil {
 				err = saved()
 			}
 		}
@@ -160,8 +159,20 @@ func (j *Job) Run(ctx context.Context, set *Set, saved func() error) (err error)
 	return err
 }
 
-// chunk attacks the next pairs and adds them to the set.
-func (j *Job) chunk(set *Set, starts *starts) (err error) {
+// classes returns the class predicted for each image.
+func (j *Job) classes() []int64 {
+	var classes []int64
+	for from := 0; from < len(j.Labels); from += j.Chunk {
+		torch.Scope(func() {
+			x := j.X.Narrow(0, int64(from), int64(min(j.Chunk, len(j.Labels)-from)))
+			torch.NoGrad(func() { classes = append(classes, torch.ToSlice[int64](j.Net.Forward(x).ArgMax(1, false))...) })
+		})
+	}
+	return classes
+}
+
+// chunk attacks the next pairs and adds them to the set. before is the class predicted for each image.
+func (j *Job) chunk(ctx context.Context, set *Set, starts *starts, before []int64) (err error) {
 	pairs := set.Pairs[set.Done:min(set.Done+j.Chunk, len(set.Pairs))]
 	n := len(pairs)
 	torch.Scope(func() {
@@ -171,10 +182,11 @@ func (j *Job) chunk(set *Set, starts *starts) (err error) {
 		}
 		x := j.X.IndexSelect(0, torch.FromSlice(source).To(j.X.Device(), torch.Long)).Contiguous(formatOf(j.X))
 		y := torch.FromSlice(target).To(j.X.Device(), torch.Long)
-		start := starts.next(n)
-		before, _ := j.predict(x, y)
-		_, lossStart := j.predict(x.Add(kernels.PGDStart(x, start, j.Options.Eps, j.Options.Norm), 1), y)
-		delta := Perturb(j.Net, x, start, y, &j.Options)
+		delta := kernels.PGDStart(x, starts.next(n), j.Options.Eps, j.Options.Norm)
+		_, lossStart := j.predict(x.Add(delta, 1), y)
+		if err = perturb(ctx, j.Net, x, delta, y, &j.Options); err != nil {
+			return
+		}
 		adv := x.Add(delta, 1).Clamp(0, 1)
 		after, lossEnd := j.predict(adv, y)
 		norms := torch.ToSlice[float64](delta.CastTo(torch.Double).Square().SumDim([]int64{1, 2, 3}, false).Sqrt())
@@ -186,7 +198,7 @@ func (j *Job) chunk(set *Set, starts *starts) (err error) {
 				return
 			}
 			p.Log = Log{
-				Before: int(before[i]), After: int(after[i]), Success: (int(after[i]) == p.Target) == j.Options.Targeted,
+				Before: int(before[p.Source]), After: int(after[i]), Success: (int(after[i]) == p.Target) == j.Options.Targeted,
 				LossStart: lossStart[i], LossEnd: lossEnd[i], Norm: norms[i],
 			}
 		}
@@ -199,11 +211,21 @@ func (j *Job) chunk(set *Set, starts *starts) (err error) {
 // projected gradient descent (spec/l2ul.md section 3.1): ascent on -CE to the classes y, Long [n]; untargeted, on CE of the
 // labels y. It begins at the images start, like x, projected to the ball. net must be frozen, see [Freeze].
 func Perturb(net nn.Module, x, start, y torch.Tensor, o *Options) torch.Tensor {
-	delta, step := kernels.PGDStart(x, start, o.Eps, o.Norm), kernels.PGDL2Step
+	delta := kernels.PGDStart(x, start, o.Eps, o.Norm)
+	_ = perturb(context.Background(), net, x, delta, y, o) // fails only when its context ends
+	return delta
+}
+
+// perturb does the steps on delta, in place, until they are done or ctx ends.
+func perturb(ctx context.Context, net nn.Module, x, delta, y torch.Tensor, o *Options) error {
+	step := kernels.PGDL2Step
 	if o.Norm == "linf" {
 		step = kernels.PGDLinfStep
 	}
 	for range o.Iters {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		torch.Scope(func() {
 			input := x.Add(delta, 1).SetRequiresGrad(true)
 			gain := net.Forward(input).CrossEntropy(y, torch.Tensor{}, torch.ReduceSum, -100)
@@ -213,7 +235,7 @@ func Perturb(net nn.Module, x, start, y torch.Tensor, o *Options) torch.Tensor {
 			step(delta, torch.Grad([]torch.Tensor{gain}, []torch.Tensor{input})[0], x, o.Step, o.Eps)
 		})
 	}
-	return delta
+	return nil
 }
 
 // predict returns the class and the cross-entropy to y of each image.
