@@ -56,9 +56,10 @@ func TestEstimatesAreTheReferences(t *testing.T) {
 					t.Errorf("%s left the network in training mode", name)
 				}
 				want := []int{1, 2, 3, 4, 5, 6}
-				if o.Kind == "mas-batch" {
+				switch o.Kind {
+				case "mas-batch":
 					want = []int{4, 6}
-				} else if o.Kind == "uniform" {
+				case "uniform":
 					want = nil
 				}
 				if !slices.Equal(told, want) {

@@ -61,8 +61,12 @@ func TestIndependentAttack(t *testing.T) {
 			iters     int
 			atol      float64
 		}{
-			{"eps1.5.alpha0.1.delta0", 1.5, 0.1, 0, 1e-7}, {"eps1.5.alpha0.1.delta1", 1.5, 0.1, 1, 1e-6}, {"eps1.5.alpha0.1.delta10", 1.5, 0.1, 10, 1e-5},
-			{"eps1.5.alpha0.1.delta100", 1.5, 0.1, 100, 1e-2}, {"eps0.delta1", 0, 0.1, 1, 0}, {"alpha0.delta1", 1.5, 0, 1, 1e-6},
+			{"eps1.5.alpha0.1.delta0", 1.5, 0.1, 0, 1e-7},
+			{"eps1.5.alpha0.1.delta1", 1.5, 0.1, 1, 1e-6},
+			{"eps1.5.alpha0.1.delta10", 1.5, 0.1, 10, 1e-5},
+			{"eps1.5.alpha0.1.delta100", 1.5, 0.1, 100, 1e-2},
+			{"eps0.delta1", 0, 0.1, 1, 0},
+			{"alpha0.delta1", 1.5, 0, 1, 1e-6},
 		} {
 			o := attack.Options{Eps: c.eps, Step: c.step, Iters: c.iters, Norm: "l2", Targeted: true}
 			delta := attack.Perturb(net, x, g.Tensor("pair.start"), g.Tensor("pair.target"), &o)
