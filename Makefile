@@ -12,8 +12,8 @@ version := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: build ## build, then see a classifier forget 16 images (about 4 minutes the first time)
-	bin/unlearn forget -c preset:demo
+demo: build ## build, then see a classifier forget 16 images (under 4 minutes the first time)
+	bin/unlearn demo
 
 deps: ## check compilers and headers; install what is missing when possible, else print the line to type
 	@scripts/deps.sh

@@ -95,7 +95,7 @@ func firstScreen(app *cli.App) []string {
   unlearn eval -m resnet18 --weights runs/first/model.safetensors --dataset cifar10 --data-dir DATA \
       --forget @runs/first/forget.json
 
-Without data or weights at hand: unlearn train -c preset:demo -o runs/demo, and go on from there.
+Without data or weights at hand: unlearn demo.
 `}
 }
 

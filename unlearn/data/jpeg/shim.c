@@ -1,10 +1,12 @@
 #include "shim.h"
 
-#include <jerror.h>
+// clang-format off: jpeglib.h uses FILE and size_t without including what declares them
+#include <stdio.h>
 #include <jpeglib.h>
+#include <jerror.h>
+// clang-format on
 #include <setjmp.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
