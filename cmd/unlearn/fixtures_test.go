@@ -3,63 +3,26 @@ package main
 import (
 	"archive/zip"
 	"encoding/binary"
-	"fmt"
-	"image"
-	"image/color"
-	"image/png"
 	"math"
-	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"l2ul/internal/tinyimages"
 	"l2ul/torch/ckpt"
 )
 
-// images DIR CLASSES makes an image folder: 8x8 PNGs, 12 of each class to train on and 5 to test with. A bright quarter
-// tells the class.
+// images DIR CLASSES makes an image folder: 12 images of each class to train on and 5 to test with.
 func images(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: images DIR CLASSES")
 	}
 	classes, err := strconv.Atoi(args[1])
 	ts.Check(err)
-	random := rand.New(rand.NewPCG(1, 2))
-	for _, split := range []string{"test", "train"} {
-		for class := range classes {
-			dir := filepath.Join(ts.MkAbs(args[0]), split, fmt.Sprintf("class%d", class))
-			ts.Check(os.MkdirAll(dir, 0o755))
-			for i := range map[string]int{"train": 12, "test": 5}[split] {
-				ts.Check(writeImage(filepath.Join(dir, fmt.Sprintf("%02d.png", i)), class, random))
-			}
-		}
-	}
-}
-
-func writeImage(path string, class int, random *rand.Rand) error {
-	m := image.NewRGBA(image.Rect(0, 0, 8, 8))
-	for y := range 8 {
-		for x := range 8 {
-			v := uint8(random.IntN(100))
-			if x/4+2*(y/4) == class {
-				v += 130
-			}
-			m.Set(x, y, color.RGBA{v, uint8(random.IntN(200)), 255 - v, 255})
-		}
-	}
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	if err := png.Encode(f, m); err != nil {
-		f.Close()
-		return err
-	}
-	return f.Close()
+	ts.Check(tinyimages.Write(ts.MkAbs(args[0]), classes))
 }
 
 // weights HOW FROM TO writes a checkpoint anew: as it is (the suffix of TO decides the container), with its keys under

@@ -11,7 +11,11 @@ import (
 
 func (p *program) forget() *cli.Command {
 	return p.work("forget", "unlearn chosen training images from a checkpoint",
-		"Changes a trained network until it misclassifies (or relabels) every image to forget, and measures what that did to the rest.",
+		"Changes a trained network until it misclassifies (or relabels) every image to forget, and measures what that did to the\n"+
+			"rest. The default method reads no image that is kept. The run folder gets the new weights (model.safetensors), the\n"+
+			"numbers (result.json) and what was forgotten (forget.json). Interrupt it whenever you like; --resume auto goes on.\n\n"+
+			"  unlearn forget -m resnet18 --weights resnet18.pt --dataset cifar10 --data-dir DATA -k 16 -o runs/first\n"+
+			"  unlearn forget -c preset:l2ul/cifar10-resnet18 --weights r18.pt --data-dir DATA --forget @forget.json",
 		func(ctx context.Context, inv run.Invocation) error {
 			result, err := run.Forget(ctx, inv)
 			if result == nil || inv.Console.JSON() {

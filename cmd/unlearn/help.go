@@ -89,13 +89,18 @@ func firstScreen(app *cli.App) []string {
 	if app.Command("forget") == nil {
 		return nil
 	}
-	return []string{`Forget 16 images of a network of yours, then look at what is left:
+	return []string{`See it work first; it needs no data and takes a few minutes:
+
+  unlearn demo
+
+Forget 16 random training images of a network of yours, then look at what is left:
 
   unlearn forget -m resnet18 --weights resnet18.pt --dataset cifar10 --data-dir DATA -k 16 -o runs/first
   unlearn eval -m resnet18 --weights runs/first/model.safetensors --dataset cifar10 --data-dir DATA \
       --forget @runs/first/forget.json
 
-Without data or weights at hand: unlearn demo.
+Which images: -k 16, --forget class:3, --forget ids:1,5,9, or --forget @names.txt with a file name a line.
+How: --method (unlearn ls methods). Your own images: --dataset imagefolder --data-dir DIR (train/CLASS/*.jpg).
 `}
 }
 

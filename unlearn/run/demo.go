@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -52,7 +53,15 @@ type demo struct {
 // again, and a demo that was interrupted goes on. inv needs no Config.
 func Demo(ctx context.Context, inv Invocation, o DemoOptions) (*DemoResult, error) {
 	d := &demo{inv, o}
-	log := inv.Console.Log()
+	result, err := d.run(ctx)
+	if stopped := (*Stopped)(nil); errors.As(err, &stopped) {
+		stopped.Again = "unlearn demo -o " + o.Output
+	}
+	return result, err
+}
+
+func (d *demo) run(ctx context.Context) (*DemoResult, error) {
+	log := d.Console.Log()
 	out := &DemoResult{Schema: DemoSchema}
 	var err error
 	if out.Train, out.Reused, err = d.train(ctx); err != nil {
@@ -74,11 +83,11 @@ func Demo(ctx context.Context, inv Invocation, o DemoOptions) (*DemoResult, erro
 		}
 	}
 	for i, method := range demoMethods {
-		if done[i] != nil && interrupted && !o.Force {
+		if done[i] != nil && interrupted && !d.o.Force {
 			log.Info().Msgf("%s: done before the interruption", method)
 		} else {
 			log.Info().Msgf("forget with %s", method)
-			job := inv
+			job := d.Invocation
 			job.Config = configs[i]
 			if done[i], err = Forget(ctx, job); err != nil {
 				return nil, err
@@ -86,7 +95,7 @@ func Demo(ctx context.Context, inv Invocation, o DemoOptions) (*DemoResult, erro
 		}
 		out.Methods = append(out.Methods, done[i])
 	}
-	inv.Console.Emit(Summary{Folder: o.Output, Result: out})
+	d.Console.Emit(Summary{Folder: d.o.Output, Result: out})
 	return out, nil
 }
 

@@ -54,6 +54,7 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) (*EvalResult, er
 		d.plan(FolderOptions{Output: o.Output}, [2]string{"scores", strings.Join(o.Splits, ", ")})
 		return nil, nil
 	}
+	d.Console.Emit(Start{Verb: d.Config.Spec.Verb, ConfigHash: d.Config.Hash()})
 	result := &EvalResult{
 		Schema: EvalSchema, Model: d.model.Model, Dataset: d.train.Dataset, Device: torch.CPU.String(), Limited: o.Limit != "",
 		Hashes:   Hashes{Weights: d.weights.Hash(), Data: d.train.Fingerprint(), Config: d.Config.Hash()},
@@ -102,6 +103,7 @@ func Split(ctx context.Context, inv Invocation) (*data.ForgetSet, error) {
 		return nil, err
 	}
 	d.source, d.compute.Seed = o.DataOptions, o.Seed
+	d.Console.Emit(Start{Verb: inv.Config.Spec.Verb, ConfigHash: inv.Config.Hash()})
 	if err := d.openData(ctx); err != nil {
 		return nil, err
 	}

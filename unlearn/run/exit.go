@@ -59,9 +59,13 @@ func NotReachedf(format string, args ...any) error {
 type Stopped struct {
 	Signal     os.Signal
 	Checkpoint string // path of the checkpoint to resume from, "" when nothing was saved
+	Again      string // the command that goes on, where it is not the same one with --resume
 }
 
 func (e *Stopped) Error() string {
+	if e.Checkpoint != "" && e.Again != "" {
+		return fmt.Sprintf("stopped by %s; continue with %s", signalName(e.Signal), e.Again)
+	}
 	if e.Checkpoint != "" {
 		return fmt.Sprintf("stopped by %s; continue with --resume %s", signalName(e.Signal), e.Checkpoint)
 	}

@@ -6,10 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"image"
-	"image/color"
-	"image/png"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,57 +16,31 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"l2ul/internal/tinyimages"
 	"l2ul/torch"
 	"l2ul/unlearn/run/config"
 )
 
-// material is what the jobs of these tests work on: 48 images of 4 classes and a resnet20 trained on them for a moment.
+// material makes what the jobs of these tests work on, once: 48 images of 4 classes and a resnet20 trained on them.
 var material = sync.OnceValues(func() (dir string, err error) {
 	if dir, err = os.MkdirTemp("", "unlearn-run"); err != nil {
 		return "", err
 	}
+	materialDir = dir
 	os.Setenv("UNLEARN_CACHE", filepath.Join(dir, "cache"))
-	random := rand.New(rand.NewPCG(1, 2))
-	for split, n := range map[string]int{"train": 12, "test": 5} {
-		for class := range 4 {
-			folder := filepath.Join(dir, "images", split, fmt.Sprintf("class%d", class))
-			if err := os.MkdirAll(folder, 0o755); err != nil {
-				return "", err
-			}
-			for i := range n {
-				if err := writeImage(filepath.Join(folder, fmt.Sprintf("%02d.png", i)), class, random); err != nil {
-					return "", err
-				}
-			}
-		}
+	if err := tinyimages.Write(filepath.Join(dir, "images"), 4); err != nil {
+		return "", err
 	}
 	trained := job{verb: "train", dir: filepath.Join(dir, "trained"), flags: flags("epochs", "8", "train-batch", "8", "augment", "false")}
 	return dir, trained.run(context.Background(), dir, nil).err
 })
 
-// writeImage draws an 8x8 image: noise, and a bright quarter that tells the class.
-func writeImage(path string, class int, random *rand.Rand) error {
-	m := image.NewRGBA(image.Rect(0, 0, 8, 8))
-	for y := range 8 {
-		for x := range 8 {
-			v := uint8(random.IntN(100))
-			if x/4+2*(y/4) == class {
-				v += 130
-			}
-			m.Set(x, y, color.RGBA{v, uint8(random.IntN(200)), 255 - v, 255})
-		}
-	}
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(png.Encode(f, m), f.Close())
-}
+var materialDir string
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if dir, err := material(); err == nil {
-		os.RemoveAll(dir)
+	if materialDir != "" {
+		os.RemoveAll(materialDir)
 	}
 	if n := torch.Live(); n != 0 && code == 0 {
 		fmt.Fprintf(os.Stderr, "%d tensors or generators were never freed\n", n)
@@ -341,4 +311,69 @@ func with(f map[string][]string, pairs ...string) map[string][]string {
 		out[name] = texts
 	}
 	return out
+}
+
+// Every job tells its begin and its end as events, and what it writes fits the published schema.
+func TestEventsOfJobs(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, j := range map[string]job{
+		"train":      {verb: "train", flags: flags("epochs", "1", "train-batch", "16")},
+		"attack":     {verb: "attack", flags: flags("k", "2", "num-adv", "3", "iters", "2")},
+		"importance": {verb: "importance", flags: flags("k", "2", "importance", "fisher-emp")},
+		"eval":       {verb: "eval", flags: flags("k", "2", "output", filepath.Join(t.TempDir(), "eval.json"))},
+		"split":      {verb: "split", flags: flags("k", "2", "output", filepath.Join(t.TempDir(), "forget.json"))},
+		"adv-imp":    {verb: "forget", flags: flags("k", "2", "num-adv", "3", "iters", "2", "max-steps", "2", "importance", "mas-batch")},
+		"all":        {verb: "forget", flags: flags("k", "48", "method", "neggrad", "max-steps", "2")},
+		"relabel":    {verb: "forget", flags: flags("k", "2", "method", "imp", "goal", "relabel", "lr", "0.01")},
+		"oracle":     {verb: "forget", flags: flags("k", "2", "method", "oracle", "max-steps", "2")},
+		"retrain":    {verb: "forget", flags: flags("k", "2", "method", "retrain", "epochs", "1", "train-batch", "16")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j.dir = filepath.Join(t.TempDir(), "run")
+			out := j.run(t.Context(), dir, nil)
+			if code := ExitCode(out.err); code != ExitOK && code != ExitNotReached {
+				t.Fatal(out.err)
+			}
+			first, last := out.events[0], out.events[len(out.events)-1]
+			for first["event"] == "warning" {
+				out.events = out.events[1:]
+				first = out.events[0]
+			}
+			if first["event"] != "start" || first["verb"] != j.verb || len(first["config_hash"].(string)) != 64 {
+				t.Errorf("the first event is %v", first)
+			}
+			result, ok := last["result"].(map[string]any)
+			if last["event"] != "summary" || !ok {
+				t.Fatalf("the last event is %v", last)
+			}
+			for _, e := range out.events {
+				if _, err := time.Parse(time.RFC3339, e["time"].(string)); err != nil {
+					t.Error(err)
+				}
+			}
+			schema := map[string][]byte{"forget": ResultJSONSchema(), "eval": EvalJSONSchema()}[j.verb]
+			if schema != nil {
+				if err := compile(t, schema).Validate(result); err != nil {
+					t.Error(err)
+				}
+			}
+			if j.verb == "forget" {
+				reads := result["data_access"].(map[string]any)
+				reader := j.flags["method"] != nil && (j.flags["method"][0] == "oracle" || j.flags["method"][0] == "retrain")
+				if reads["retain_during_unlearning"] != reader {
+					t.Errorf("data_access: %v", reads)
+				}
+			}
+			if j.verb != "eval" && j.verb != "split" {
+				var stored map[string]any
+				readJSON(t, filepath.Join(j.dir, "result.json"), &stored)
+				if d := cmp.Diff(result, stored); d != "" {
+					t.Errorf("result.json is not the summary:\n%s", d)
+				}
+			}
+		})
+	}
 }

@@ -68,22 +68,24 @@ const promised = `{"schema":"unlearn.result/1","method":"adv-imp","goal":"miscla
  "data_access":{"retain_during_unlearning":false,"reads":{"unlearn":{"forget":0,"retain":0,"val":0,"test":0}}},
  "device":"cpu","precision":"fp32","seed":0,"limited":false,"versions":{"unlearn":"0.1.0","libtorch":"2.11.0"},"unknown":1}`
 
-func TestResultsFitTheirSchemas(t *testing.T) {
-	compile := func(text []byte) *jsonschema.Schema {
-		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := jsonschema.NewCompiler()
-		if err := c.AddResource("s.json", doc); err != nil {
-			t.Fatal(err)
-		}
-		s, err := c.Compile("s.json")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
+func compile(t *testing.T, text []byte) *jsonschema.Schema {
+	t.Helper()
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
 	}
+	c := jsonschema.NewCompiler()
+	if err := c.AddResource("s.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Compile("s.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestResultsFitTheirSchemas(t *testing.T) {
 	validate := func(s *jsonschema.Schema, text []byte) error {
 		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
 		if err != nil {
@@ -91,7 +93,7 @@ func TestResultsFitTheirSchemas(t *testing.T) {
 		}
 		return s.Validate(doc)
 	}
-	result, eval := compile(ResultJSONSchema()), compile(EvalJSONSchema())
+	result, eval := compile(t, ResultJSONSchema()), compile(t, EvalJSONSchema())
 	if err := validate(result, []byte(promised)); err != nil {
 		t.Error(err)
 	}

@@ -1,6 +1,10 @@
 package run
 
 import (
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -76,6 +80,43 @@ func TestPublishedValues(t *testing.T) {
 		for key, w := range map[string]string{"lr": "0.01", "weight-decay": "0.0005", "epochs": "200", "train-batch": "128", "sched": "cosine", "seed": "1"} {
 			if v, _, _ := cfg.Get(key); v.String() != w {
 				t.Errorf("%s: train: %s = %s, want %s", preset, key, v, w)
+			}
+		}
+	}
+}
+
+// What a run writes into config.yaml can be read back, for every preset, verb and method.
+func TestConfigYAML(t *testing.T) {
+	catalog, err := Catalog()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, preset := range config.Presets() {
+		for _, spec := range catalog {
+			methods := append(slices.Collect(maps.Keys(spec.Variants)), "")
+			for _, method := range methods {
+				flags := map[string][]string{"config": {"preset:" + preset}}
+				if method != "" {
+					flags["method"] = []string{method}
+				}
+				cfg, err := catalog.Resolve(spec.Verb, config.Sources{Flags: flags})
+				if err != nil {
+					t.Fatal(err)
+				}
+				text, err := cfg.YAML()
+				if err != nil {
+					t.Fatal(err)
+				}
+				path := filepath.Join(t.TempDir(), "config.yaml")
+				if err := os.WriteFile(path, text, 0o644); err != nil {
+					t.Fatal(err)
+				}
+				again, err := catalog.Resolve(spec.Verb, config.Sources{Flags: map[string][]string{"config": {path}}})
+				if err != nil {
+					t.Errorf("%s, %s %s: %v", preset, spec.Verb, method, err)
+				} else if again.Hash() != cfg.Hash() {
+					t.Errorf("%s, %s %s: %v", preset, spec.Verb, method, again.Differences(cfg))
+				}
 			}
 		}
 	}

@@ -531,8 +531,8 @@ func (c *Config) YAML() ([]byte, error) {
 	var doc yaml.MapSlice
 	for _, f := range c.order {
 		v := c.values[f.Name].value
-		if !f.Key || v.Equal(Value{kind: f.Kind}) && v.Equal(f.Default) && f.Kind != Bool && f.Kind != Int && f.Kind != Float {
-			continue // an empty text or list: not set
+		if !f.Key || v.Equal(f.Default) && f.unset(v) {
+			continue
 		}
 		doc = append(doc, yaml.MapItem{Key: f.Name, Value: v.Plain()})
 	}

@@ -379,6 +379,21 @@ func (f *Field) setDefault(text string, given bool) error {
 	return nil
 }
 
+// unset reports whether v is the zero value that means "not set": an empty text or list, or a number out of range.
+func (f *Field) unset(v Value) bool {
+	if !v.Equal(Value{kind: f.Kind}) {
+		return false
+	}
+	switch f.Kind {
+	case Bool, Count, Duration:
+		return false
+	case Int, Float:
+		return f.checkRange(0, "") != nil
+	default:
+		return true
+	}
+}
+
 // decode writes the values that lookup knows into the option fields of s, a settable struct.
 func decode(s reflect.Value, lookup func(name string) (Value, bool)) {
 	for sf := range structFields(s.Type()) {
