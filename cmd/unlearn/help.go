@@ -141,8 +141,10 @@ func printCommand(w io.Writer, c *cli.Command) {
 		byGroup[o.field.Group] = append(byGroup[o.field.Group], o.row())
 	}
 	// What the verb is about comes first, what all verbs share last.
-	if i := slices.Index(groups, ""); i >= 0 {
-		groups = append(slices.Delete(groups, i, i+1), "")
+	for _, shared := range []string{"computing", ""} {
+		if i := slices.Index(groups, shared); i >= 0 {
+			groups = append(slices.Delete(groups, i, i+1), shared)
+		}
 	}
 	for _, g := range groups {
 		heading := "General"

@@ -71,7 +71,9 @@ func TestKilled(t *testing.T) {
 	at := func(step float64, signal os.Signal) func(map[string]any, *os.Process) {
 		return func(e map[string]any, p *os.Process) {
 			if e["event"] == "metric" && e["step"] == step {
-				p.Signal(signal)
+				if err := p.Signal(signal); err != nil {
+					t.Error(err)
+				}
 			}
 		}
 	}

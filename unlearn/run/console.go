@@ -195,7 +195,7 @@ func (s sink) WriteLevel(level zerolog.Level, line []byte) (int, error) {
 		if s.c.pretty != nil {
 			_, err = s.c.pretty.Write(line)
 		} else {
-			_, err = stderrOf{s.c}.Write(line)
+			_, err = stderrOf(s).Write(line)
 		}
 		if err != nil {
 			s.c.fail(err)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -36,7 +37,7 @@ type DemoResult struct {
 
 const (
 	demoPreset = "preset:demo"
-	demoImages = 16 // to forget
+	demoImages = 16
 )
 
 // demoMethods go from the bluntest to the paper's own.
@@ -45,14 +46,16 @@ var demoMethods = []string{"neggrad", "adv", "adv-imp"}
 // demo is a demonstration under way.
 type demo struct {
 	Invocation
-	o DemoOptions
+	o      DemoOptions
+	preset string // the configuration of all its jobs
+	images int    // to forget
 }
 
 // Demo shows the main job on generated images: it trains a small network, chooses images that it has right, and forgets
 // them with several methods, each in a run folder of its own under o.Output. The network of an earlier demo is used
 // again, and a demo that was interrupted goes on. inv needs no Config.
 func Demo(ctx context.Context, inv Invocation, o DemoOptions) (*DemoResult, error) {
-	d := &demo{inv, o}
+	d := &demo{inv, o, demoPreset, demoImages}
 	result, err := d.run(ctx)
 	if stopped := (*Stopped)(nil); errors.As(err, &stopped) {
 		stopped.Again = "unlearn demo -o " + o.Output
@@ -136,7 +139,7 @@ func (d *demo) choose(ctx context.Context, out *DemoResult) (spec string, err er
 	err = onDevice(f.o.ComputeOptions, func() error {
 		defer f.close()
 		// A network worth showing has more than half of the images right.
-		set, err := f.loadForgetSet(ctx, fmt.Sprintf("random:%d", 2*demoImages))
+		set, err := f.loadForgetSet(ctx, fmt.Sprintf("random:%d", 2*d.images))
 		if err != nil {
 			return err
 		}
@@ -146,14 +149,14 @@ func (d *demo) choose(ctx context.Context, out *DemoResult) (spec string, err er
 		torch.NoGrad(func() { right = torch.ToSlice[bool](f.net.Forward(x).ArgMax(1, false).Eq(y)) })
 		for i, index := range set.Indices {
 			switch {
-			case len(ids) == demoImages:
+			case len(ids) == d.images:
 			case right[i]:
 				ids = append(ids, strconv.Itoa(index))
 			default:
 				out.Skipped++
 			}
 		}
-		if len(ids) < demoImages {
+		if len(ids) < d.images {
 			return fmt.Errorf("the trained network has only %d of %d images right: it has not learned enough to forget something", len(ids), len(right))
 		}
 		return nil
@@ -165,9 +168,9 @@ func (d *demo) choose(ctx context.Context, out *DemoResult) (spec string, err er
 // The job goes on with an unfinished run of the same configuration, and replaces what else is in its folder.
 func (d *demo) resolve(verb, folder string, pairs ...string) (*config.Config, error) {
 	dir := filepath.Join(d.o.Output, folder)
-	flags := map[string][]string{"config": {demoPreset}, "output": {dir}}
-	for i := 0; i < len(pairs); i += 2 {
-		flags[pairs[i]] = []string{pairs[i+1]}
+	flags := map[string][]string{"config": {d.preset}, "output": {dir}}
+	for pair := range slices.Chunk(pairs, 2) {
+		flags[pair[0]] = pair[1:]
 	}
 	cfg, err := d.Catalog.Resolve(verb, config.Sources{Flags: flags})
 	if err != nil {

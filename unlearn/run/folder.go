@@ -228,8 +228,10 @@ func (f *Folder) finished() (bool, error) {
 	var result struct {
 		Outcome unlearn.Outcome `json:"outcome"`
 	}
-	// A result that cannot be read is not ours to replace without being told.
-	return json.Unmarshal(data, &result) != nil || result.Outcome != unlearn.Interrupted, nil
+	if json.Unmarshal(data, &result) != nil {
+		result.Outcome = "" // a result that cannot be read is not ours to replace without being told
+	}
+	return result.Outcome != unlearn.Interrupted, nil
 }
 
 // clear removes what an earlier run left.

@@ -245,7 +245,11 @@ func TestFullDisk(t *testing.T) {
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
 		t.Skipf("cannot mount a small file system here: %v", err)
 	}
-	defer syscall.Unmount(dir, 0)
+	defer func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	}()
 	path := filepath.Join(dir, "result.json")
 	if err := WriteFile(path, []byte("old")); err != nil {
 		t.Fatal(err)

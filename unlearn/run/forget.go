@@ -211,7 +211,7 @@ func (f *forgetting) run(ctx context.Context) (*Result, error) {
 // job. Before the first scores are taken there is nothing to save.
 func (f *forgetting) interrupted(ctx context.Context, err error) error {
 	stop := interrupted(ctx, f.saver.last, err)
-	if stop == err || f.saver.last != "" || f.state.Before == nil {
+	if stopped := (*Stopped)(nil); !errors.As(stop, &stopped) || f.saver.last != "" || f.state.Before == nil {
 		return stop
 	}
 	if err := f.saver.save(0, true, nil, &f.state); err != nil {
