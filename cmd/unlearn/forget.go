@@ -30,8 +30,8 @@ func (p *program) forget() *cli.Command {
 					t.AppendRow([]any{row.name, percent(&row.scores.Forget), percent(row.scores.Retain), percent(row.scores.Test)})
 				}
 			}
-			if printErr := printLines(p.stdout, t.Render(), "", fmt.Sprintf("%s: %s after %d steps, %.1f s; of %d images to forget %d keep their label",
-				result.Method, result.Outcome, result.Steps, result.Seconds.Total, result.After.Forget.N, result.After.Forget.Hits)); printErr != nil {
+			if printErr := printLines(p.stdout, t.Render(), "", fmt.Sprintf("%s: %s after %d steps, %.1f s; %s",
+				result.Method, result.Outcome, result.Steps, result.Seconds.Total, result.Progress())); printErr != nil {
 				return printErr
 			}
 			return err

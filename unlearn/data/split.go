@@ -50,7 +50,7 @@ func ParseSpec(text string) (Spec, error) {
 		s.k = k
 		return s, err
 	case s.kind == specClass:
-		// A class name may hold colons of its own; only a last part that is a number is K.
+		// What follows the last colon is K: a class whose name holds a colon is chosen by its number.
 		if i := strings.LastIndexByte(arg, ':'); i >= 0 {
 			k, err := parseK(text, arg[i+1:])
 			if err != nil {

@@ -17,9 +17,9 @@ import (
 	"l2ul/unlearn/data"
 )
 
-// cpuChunk is how many pairs are attacked at once on the CPU: enough to fill the cores, few enough that the activations of
-// a small network stay in the cache.
-const cpuChunk = 64
+// attackChunk is how many pairs are attacked at once on the CPU: enough to fill the cores, few enough that the activations
+// of a small network stay in the cache. It is no option, because the last bits depend on it.
+const attackChunk = 64
 
 const adversarialSchema = "unlearn.adversarial/1"
 
@@ -27,7 +27,7 @@ const adversarialSchema = "unlearn.adversarial/1"
 func (d *desk) attackJob(o attack.Options, forget *data.ForgetSet, x torch.Tensor) *attack.Job {
 	return &attack.Job{
 		Net: d.net, X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Seed: d.compute.Seed,
-		Chunk: min(cpuChunk, d.eval.BatchSize),
+		Chunk: attackChunk,
 	}
 }
 
@@ -37,7 +37,7 @@ func (d *desk) attackKey(job *attack.Job, forget *data.ForgetSet) string {
 	sum := sha256.Sum256(canonical(map[string]any{
 		"schema": adversarialSchema, "weights": d.weights.Hash(), "model": d.model.Model, "mean": d.model.Mean, "std": d.model.Std, "data": forget.DataHash, "indices": forget.Indices,
 		"options": job.Options, "seed": job.Seed, "chunk": job.Chunk, "threads": d.compute.Threads, "cores": CurrentEnvironment().Cores,
-		"channels_last": d.compute.ChannelsLast, "libtorch": build.Version, "kernels": build.CPUCapability,
+		"channels_last": d.compute.ChannelsLast, "libtorch": build.Version, "kernels": build.CPUCapability, "unlearn": CurrentVersions().Unlearn,
 	}))
 	return hex.EncodeToString(sum[:])
 }
@@ -153,7 +153,10 @@ func (d *desk) adversarial(ctx context.Context, job *attack.Job, forget *data.Fo
 			}
 			if path == cached {
 				d.Console.Log().Info().Str("file", path).Msg("adversarial examples taken from the cache")
-				return set, ckpt.Save(own, packAdversarial(set, forget, key))
+				if err := ckpt.Save(own, packAdversarial(set, forget, key)); err != nil {
+					set.Free()
+					return nil, err
+				}
 			}
 			return set, nil
 		}

@@ -63,7 +63,7 @@ func (f *Folder) SaveCheckpoint(step int64, keep int, write func(path string) er
 		return "", err
 	}
 	for i, name := range names {
-		if i >= keep {
+		if i >= keep && f.Path("checkpoints", name+".json") != manifest { // a resumed run may write behind older ones
 			// The manifest goes first, so that what is left of a crash here is not taken for a checkpoint.
 			for _, suffix := range []string{".json", ".safetensors"} {
 				if err := os.Remove(f.Path("checkpoints", name+suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -105,7 +105,7 @@ func Split(ctx context.Context, inv Invocation) (*data.ForgetSet, error) {
 	d.source, d.compute.Seed = o.DataOptions, o.Seed
 	d.Console.Emit(Start{Verb: inv.Config.Spec.Verb, ConfigHash: inv.Config.Hash()})
 	if err := d.openData(ctx); err != nil {
-		return nil, err
+		return nil, interrupted(ctx, "", err)
 	}
 	set, err := d.forgetSet(o.Forget)
 	if err != nil {

@@ -2,7 +2,6 @@ package run
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,6 +23,9 @@ var ours = []string{
 	"config.yaml", "argv.txt", "env.json", "log.jsonl", "metrics.jsonl", "forget.json", "checkpoints", "result.json",
 	"model.safetensors", "model.pt", "model-last-finite.safetensors", "adversarial.safetensors", "importance.safetensors",
 }
+
+// runMark is the first file that a run writes: a folder with it is a run folder.
+const runMark = "argv.txt"
 
 // lockName is the file that a running job holds.
 const lockName = ".lock"
@@ -153,18 +155,13 @@ func (f *Folder) claim(o Opening) (*Checkpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	foreign, found := "", false
-	for _, n := range names {
-		switch {
-		case n.Name() == lockName:
-		case slices.Contains(ours, n.Name()):
-			found = true
-		default:
-			foreign = cmp.Or(foreign, n.Name())
+	// Only what a run began is a run's to clear away: names such as model.safetensors may be somebody's own.
+	if _, err := os.Stat(f.Path(runMark)); errors.Is(err, fs.ErrNotExist) {
+		for _, n := range names {
+			if n.Name() != lockName {
+				return nil, Usagef("%s is not a run folder (it holds %s); choose another --output", f.path, n.Name())
+			}
 		}
-	}
-	if !found && foreign != "" {
-		return nil, Usagef("%s is not a run folder (it holds %s); choose another --output", f.path, foreign)
 	}
 	if o.Options.Force && o.Options.Resume == "" {
 		return nil, f.clear()

@@ -297,3 +297,25 @@ func FuzzReadCheckpoint(f *testing.F) {
 		}
 	})
 }
+
+// Names that a run uses may be somebody's own files: only a folder that a run began is a run's to clear.
+func TestFilesOfOthersAreKept(t *testing.T) {
+	for _, more := range [][]string{nil, {"force", "true"}, {"resume", "auto"}} {
+		dir := t.TempDir()
+		theirs := []string{"model.safetensors", "config.yaml", "checkpoints/epoch10.pt", "notes.txt"}
+		for _, name := range theirs {
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, name), []byte("theirs"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		refuse(t, opening(t, flags(append([]string{"output", dir}, more...)...)), ExitUsage, "is not a run folder", "choose another --output")
+		for _, name := range theirs {
+			if content, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(content) != "theirs" {
+				t.Errorf("%v: %s is gone: %v", more, name, err)
+			}
+		}
+	}
+}

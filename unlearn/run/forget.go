@@ -72,7 +72,7 @@ func Forget(ctx context.Context, inv Invocation) (result *Result, err error) {
 		result, err = f.run(ctx)
 		return err
 	})
-	return result, err
+	return result, interrupted(ctx, "", err)
 }
 
 func (f *forgetting) decode() (err error) {
@@ -117,6 +117,9 @@ func (f *forgetting) prepare(ctx context.Context) error {
 		}
 	}
 	if f.method.Driver == unlearn.ByAdversarial {
+		if !f.attack.Targeted { // the examples would be labelled with the very class to forget
+			return Usagef("--targeted=false: --method %s needs examples of other classes; untargeted ones are for unlearn attack", f.method.Name)
+		}
 		for _, w := range f.attack.Warnings() {
 			f.Console.Warn(w)
 		}
@@ -501,8 +504,11 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 	name, file := "model.safetensors", nn.Snapshot(f.net)
 	if res.Outcome == unlearn.Diverged {
 		name = "model-last-finite.safetensors"
-	} else if f.o.SaveFormat == "same" && f.weights.Format.Container == ckpt.PT {
-		name, file.Format = "model.pt", f.weights.Format
+	} else if f.o.SaveFormat == "same" {
+		file.Format = f.weights.Format
+		if file.Format.Container == ckpt.PT {
+			name = "model.pt"
+		}
 	}
 	if err := ckpt.Save(f.folder.Path(name), file); err != nil {
 		return nil, err
@@ -515,8 +521,7 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 	case unlearn.Diverged:
 		return result, fmt.Errorf("diverged: %s", res.Reason)
 	case unlearn.Capped:
-		return result, NotReachedf("the goal was not reached: %d of %d images keep their label after %d steps; the weights are written",
-			after.Forget.Hits, after.Forget.N, res.Steps)
+		return result, NotReachedf("the goal was not reached: %s after %d steps; the weights are written", result.Progress(), res.Steps)
 	default:
 		return result, nil
 	}
@@ -535,6 +540,8 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 		Penalty:    &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: torch.CPU.String(), Precision: "fp32",
 		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Versions: CurrentVersions(),
 	}
+	hits := f.goalHits(after, res)
+	r.GoalHits = &hits
 	for phase, parts := range reads {
 		if phase != data.PhaseBefore && phase != data.PhaseAfter && parts[data.PartRetain] > 0 {
 			r.DataAccess.RetainDuringUnlearning = true
@@ -549,10 +556,22 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 	return r
 }
 
-// met reports whether the goal holds at the end.
-func (f *forgetting) met(after *Scores, res *unlearn.Result) bool {
-	if f.loop.Goal == unlearn.Relabel {
-		return res.Outcome == unlearn.Reached || res.Outcome == unlearn.Already
+// goalHits counts the images that the goal is about.
+func (f *forgetting) goalHits(after *Scores, res *unlearn.Result) int64 {
+	switch {
+	case f.loop.Goal == unlearn.Misclassify && (f.method.Scratch || res.Outcome == unlearn.Already):
+		return after.Forget.Hits
+	case res.Outcome == unlearn.Already:
+		return int64(f.images.Len())
+	default:
+		return res.Hits
 	}
-	return after.Forget.Hits == 0
+}
+
+// met reports whether the goal holds at the end. Retraining does not aim at it.
+func (f *forgetting) met(after *Scores, res *unlearn.Result) bool {
+	if f.method.Scratch {
+		return after.Forget.Hits == 0
+	}
+	return res.Outcome == unlearn.Reached || res.Outcome == unlearn.Already
 }

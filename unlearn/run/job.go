@@ -328,7 +328,7 @@ func tensorsOf(c *Checkpoint) ([]nn.Named, error) {
 
 // interrupted returns the error of a job that a signal stopped, or err itself.
 func interrupted(ctx context.Context, checkpoint string, err error) error {
-	if stop := StopCause(ctx, checkpoint); stop != nil && (err == nil || errors.Is(err, context.Cause(ctx))) {
+	if stop := StopCause(ctx, checkpoint); stop != nil && (errors.Is(err, context.Cause(ctx)) || errors.Is(err, context.Canceled)) {
 		return stop
 	}
 	return err

@@ -68,7 +68,7 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 		result, err = d.attackRun(ctx, o, settings, forget)
 		return err
 	})
-	return result, err
+	return result, interrupted(ctx, "", err)
 }
 
 // loadForgetSet reads data and weights and resolves the forget set.
@@ -175,7 +175,7 @@ func Importance(ctx context.Context, inv Invocation) (result *ImportanceResult, 
 		result, err = d.importanceRun(ctx, o, settings, forget)
 		return err
 	})
-	return result, err
+	return result, interrupted(ctx, "", err)
 }
 
 func (d *desk) importanceRun(ctx context.Context, o ImportanceOptions, settings importance.Options, forget *data.ForgetSet) (*ImportanceResult, error) {

@@ -2,6 +2,7 @@ package run
 
 import (
 	_ "embed" // for the published schemas
+	"fmt"
 
 	"l2ul/unlearn"
 	"l2ul/unlearn/data"
@@ -34,7 +35,7 @@ type Seconds struct {
 // ForgetSet identifies the samples to forget.
 type ForgetSet struct {
 	Indices []int64 `json:"indices" jsonschema:"description=positions in the training set, in the order of the run"`
-	Hash    string  `json:"hash" jsonschema:"description=sha256 over the indices as little-endian int64"`
+	Hash    string  `json:"hash" jsonschema:"description=sha256 over the hash of the data\\, the indices and the targets"`
 	Spec    string  `json:"spec,omitempty" jsonschema:"description=what --forget said"`
 }
 
@@ -77,7 +78,8 @@ type Result struct {
 	Method     string          `json:"method"`
 	Goal       string          `json:"goal" jsonschema:"enum=misclassify,enum=relabel"`
 	Outcome    unlearn.Outcome `json:"outcome" jsonschema:"enum=reached,enum=already,enum=cap,enum=diverged,enum=interrupted"`
-	Reached    bool            `json:"reached"`
+	Reached    bool            `json:"reached" jsonschema:"description=whether the goal holds on every image to forget"`
+	GoalHits   *int64          `json:"goal_hits,omitempty" jsonschema:"minimum=0,description=images to forget that had their label (misclassify) or their new label (relabel) when last tested"`
 	Steps      int64           `json:"steps" jsonschema:"minimum=0"`
 	Passes     int64           `json:"passes" jsonschema:"minimum=0"`
 	Seconds    Seconds         `json:"seconds"`
@@ -96,6 +98,15 @@ type Result struct {
 	Seed       int64           `json:"seed"`
 	Limited    bool            `json:"limited" jsonschema:"description=whether --limit left samples out of the scores"`
 	Versions   Versions        `json:"versions"`
+}
+
+// Progress says how near the goal is, as "3 of 16 images keep their label".
+func (r *Result) Progress() string {
+	what := "keep their label"
+	if r.Goal == string(unlearn.Relabel) {
+		what = "have their new label"
+	}
+	return fmt.Sprintf("%d of %d images %s", *r.GoalHits, len(r.Forget.Indices), what)
 }
 
 // EvalSchema is the schema name of EvalResult.

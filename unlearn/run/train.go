@@ -69,7 +69,7 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 		result, err = d.trainRun(ctx, o, recipe)
 		return err
 	})
-	return result, err
+	return result, interrupted(ctx, "", err)
 }
 
 // begin makes the network that training starts from.

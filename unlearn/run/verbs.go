@@ -2,6 +2,7 @@ package run
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"l2ul/unlearn"
@@ -92,8 +93,7 @@ type AttackOptions struct {
 	DataOptions
 	SetOptions
 	ComputeOptions
-	BatchSize   int `flag:"batch-size,b" default:"256" min:"1" result:"no" group:"computing" help:"pairs at once; changes no result on the CPU"`
-	ForgetBatch int `flag:"forget-batch" default:"32" min:"1" group:"attack" help:"images of a slice, which decides the order of the pairs"`
+	BatchSize int `flag:"batch-size,b" default:"256" min:"1" result:"no" group:"computing" help:"pairs at once; changes no result on the CPU"`
 }
 
 // Validate checks what tags cannot say.
@@ -192,6 +192,24 @@ type SplitOptions struct {
 // Validate checks what tags cannot say.
 func (o *SplitOptions) Validate() error { return o.SetOptions.check() }
 
+// idle are the options of the loop that a method has no use for.
+func idle(m *unlearn.Method) []string {
+	var names []string
+	if !m.Anchored {
+		names = append(names, "reg-lambda")
+	}
+	if m.Driver != unlearn.ByAdversarial {
+		names = append(names, "adv-batch", "loss-weights")
+	}
+	if m.Driver != unlearn.ByRetain {
+		names = append(names, "retain-batch")
+	}
+	if m.Driver == unlearn.ByForget {
+		names = append(names, "bn-adv", "stop-on-collapse")
+	}
+	return names
+}
+
 // Catalog lists the options of every verb that has keys. The options of a method are those of the parts it uses: the
 // loop, and the attack and the importance if it has them; retraining has those of training.
 func Catalog() (config.Catalog, error) {
@@ -231,6 +249,9 @@ func Catalog() (config.Catalog, error) {
 		}
 		if verb.by != "" {
 			spec.Borrows = borrows
+			for _, m := range unlearn.Methods() {
+				spec.Variants[m.Name] = slices.DeleteFunc(spec.Variants[m.Name], func(f *config.Field) bool { return slices.Contains(idle(m), f.Name) })
+			}
 		}
 		catalog = append(catalog, spec)
 	}
