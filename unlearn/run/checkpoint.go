@@ -8,8 +8,11 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+
+	"l2ul/torch"
 )
 
 const checkpointSchema = "unlearn.checkpoint/1"
@@ -21,9 +24,10 @@ type Checkpoint struct {
 	Verb       string            `json:"verb"`
 	ConfigHash string            `json:"config_hash"`
 	Step       int64             `json:"step"`
-	SHA256     string            `json:"sha256"` // of the tensor file
-	Inputs     map[string]string `json:"inputs"` // hashes of what the job read, such as weights and data
-	State      json.RawMessage   `json:"state"`  // the job's own: generators, position, counters
+	SHA256     string            `json:"sha256"`  // of the tensor file
+	Inputs     map[string]string `json:"inputs"`  // hashes of what the job read, such as weights and data
+	Machine    string            `json:"machine"` // what else decides the bits, see machine
+	State      json.RawMessage   `json:"state"`   // the job's own: generators, position, counters
 
 	path string // of the tensor file
 }
@@ -48,6 +52,20 @@ func (c *Checkpoint) CheckInputs(now map[string]string) error {
 		}
 	}
 	return nil
+}
+
+// machine names what decides the bits of a computation beside its settings.
+func machine() string {
+	build := torch.Build()
+	return fmt.Sprintf("libtorch %s with %s, %d cores, unlearn %s", build.Version, build.CPUCapability, runtime.NumCPU(), CurrentVersions().Unlearn)
+}
+
+// Elsewhere says how the machine that made the checkpoint differs from this one, "" if it does not.
+func (c *Checkpoint) Elsewhere() string {
+	if here := machine(); c.Machine != here {
+		return fmt.Sprintf("the checkpoint was made with %s, this is %s: the last bits may differ from those of an uninterrupted run", c.Machine, here)
+	}
+	return ""
 }
 
 // SaveCheckpoint saves a state. write puts the tensors into the file of the given name; inputs and state go into the
@@ -93,7 +111,7 @@ func (f *Folder) saveCheckpoint(step int64, write func(path string) error, input
 		return "", err
 	}
 	err = WriteJSON(manifest, Checkpoint{
-		Schema: checkpointSchema, Verb: f.verb, ConfigHash: f.hash, Step: step, SHA256: sum, Inputs: inputs, State: raw,
+		Schema: checkpointSchema, Verb: f.verb, ConfigHash: f.hash, Step: step, SHA256: sum, Inputs: inputs, Machine: machine(), State: raw,
 	})
 	if err != nil {
 		return "", errors.Join(err, removeIfThere(tensors))

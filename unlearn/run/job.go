@@ -242,6 +242,9 @@ func (inv *Invocation) open(o FolderOptions) (*Folder, *Checkpoint, error) {
 	if checkpoint != nil {
 		start.Resumed = checkpoint.Step
 		inv.Console.Log().Info().Int64("step", checkpoint.Step).Msg("going on from " + checkpoint.TensorFile())
+		if elsewhere := checkpoint.Elsewhere(); elsewhere != "" {
+			inv.Console.Warn(elsewhere)
+		}
 	}
 	inv.Console.Emit(start)
 	return folder, checkpoint, nil
