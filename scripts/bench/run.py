@@ -46,8 +46,13 @@ class Contestant:
         self.answers = []
 
     def ready(self):
-        if self.process.stdout.readline().strip() != "ready":
+        """Waits for the set-up; returns why the row cannot be run here, or None."""
+        line = self.process.stdout.readline().strip()
+        if line.startswith("unavailable: "):
+            return line.removeprefix("unavailable: ")
+        if line != "ready":
             sys.exit(f"contestant {self.name} did not start")
+        return None
 
     def run(self):
         self.process.stdin.write("run\n")
@@ -73,7 +78,10 @@ def alternate(row, a):
         if row == "C1-bf16" and name == "O":
             continue  # what was published has no bf16
         contestants.append(Contestant(name, command(name, row, a)))
-        contestants[-1].ready()
+        if reason := contestants[-1].ready():
+            for c in contestants:
+                c.end()
+            return reason
     for _ in range(a.repeats):
         for c in contestants:
             c.run()
@@ -162,6 +170,8 @@ def markdown(report):
         ratios = [f"{r[k]:.2f} ({r['goal ' + k] or '-'})" if r[k] else "-" for k in ("U/O", "U/P")]
         physical = f"{100 * r['physical']:.0f} %" if r["physical"] else "-"
         lines.append("| " + " | ".join([r["row"], r["what"], *(cell(r, n) for n in "OPU"), *ratios, physical]) + " |")
+    for row, reason in report.get("left out", {}).items():
+        lines += ["", f"{row} is left out: {reason}."]
     if "parity" in report:
         p = report["parity"]
         lines += ["", f"C8, parity after 100 iterations: {'equal to the bit' if p['equal'] else 'NOT equal'}, largest L2 difference {p['max_l2']:.3g}."]
@@ -194,8 +204,10 @@ def main():
         print(row, ROWS[row][0], file=sys.stderr, flush=True)
         if row == "C8":
             report["parity"] = parity(a)
+        elif isinstance(answers := whole(a) if row == "C7" else alternate(row, a), str):
+            report["left out"] = report.get("left out", {}) | {row: answers}
         else:
-            report["rows"].append(summarise(row, whole(a) if row == "C7" else alternate(row, a), peak))
+            report["rows"].append(summarise(row, answers, peak))
         (results / f"{a.name}.json").write_text(json.dumps(report, indent=1) + "\n")
         (results / f"{a.name}.md").write_text(markdown(report))
     print(markdown(report))
