@@ -223,13 +223,17 @@ func TestArchiveErrors(t *testing.T) {
 		}
 		return path
 	}
+	inside := packTar(t, "a.tar", map[string]string{"train/ant/a.jpg": files["train/ant/a.jpg"]})
+	if err := os.Truncate(inside, 512+10); err != nil { // a header and ten bytes
+		t.Fatal(err)
+	}
 	two := smallTree(t)
 	two["more/train/ant/a.jpg"] = two["train/ant/a.jpg"]
 	for _, tc := range []struct{ name, path, says string }{
 		{"missing", "/does/not/exist.tar", "/does/not/exist.tar"},
 		{"empty", cut("a.tar", func(int) int { return 0 }), "near byte 0"},
 		{"text", writeFile(t, strings.Repeat("hello ", 1000)), "not a tar archive"},
-		{"half a tar", cut("a.tar", func(n int) int { return n/2 + 7 }), "near byte"},
+		{"a tar cut inside an image", inside, "near byte"},
 		{"half a gzip", cut("a.tar.gz", func(n int) int { return n / 2 }), "near byte"},
 		{"half a zstd", cut("a.tar.zst", func(n int) int { return n / 2 }), "near byte"},
 		{"gzip without its checksum", cut("a.tar.gz", func(n int) int { return n - 4 }), "near byte"},
