@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -50,40 +51,30 @@ func madeTensors(set *attack.Set) []nn.Named {
 // packAdversarial is the file of a finished set: x_adv, and of each pair the sample's index in the training set, the target
 // and the log.
 func packAdversarial(set *attack.Set, forget *data.ForgetSet, key string) *ckpt.File {
-	n := len(set.Pairs)
-	column := func(f func(p *attack.Pair) int64) torch.Tensor {
-		values := make([]int64, n)
-		for i := range set.Pairs {
-			values[i] = f(&set.Pairs[i])
-		}
-		return torch.FromSlice(values)
-	}
-	real := func(f func(p *attack.Pair) float64) torch.Tensor {
-		values := make([]float64, n)
-		for i := range set.Pairs {
-			values[i] = f(&set.Pairs[i])
-		}
-		return torch.FromSlice(values)
-	}
-	success := make([]bool, n)
-	for i, p := range set.Pairs {
-		success[i] = p.Success
-	}
 	file := nn.Pack([]nn.Named{
 		{Name: "x_adv", Tensor: set.X},
 		{Name: "target", Tensor: set.Targets()},
-		{Name: "source", Tensor: column(func(p *attack.Pair) int64 { return int64(forget.Indices[p.Source]) })},
-		{Name: "position", Tensor: column(func(p *attack.Pair) int64 { return int64(p.Source) })},
-		{Name: "repeat", Tensor: column(func(p *attack.Pair) int64 { return int64(p.Repeat) })},
-		{Name: "before", Tensor: column(func(p *attack.Pair) int64 { return int64(p.Before) })},
-		{Name: "after", Tensor: column(func(p *attack.Pair) int64 { return int64(p.After) })},
-		{Name: "success", Tensor: torch.FromSlice(success)},
-		{Name: "loss_start", Tensor: real(func(p *attack.Pair) float64 { return p.LossStart })},
-		{Name: "loss_end", Tensor: real(func(p *attack.Pair) float64 { return p.LossEnd })},
-		{Name: "norm", Tensor: real(func(p *attack.Pair) float64 { return p.Norm })},
+		{Name: "source", Tensor: column(set, func(p *attack.Pair) int64 { return int64(forget.Indices[p.Source]) })},
+		{Name: "position", Tensor: column(set, func(p *attack.Pair) int64 { return int64(p.Source) })},
+		{Name: "repeat", Tensor: column(set, func(p *attack.Pair) int64 { return int64(p.Repeat) })},
+		{Name: "before", Tensor: column(set, func(p *attack.Pair) int64 { return int64(p.Before) })},
+		{Name: "after", Tensor: column(set, func(p *attack.Pair) int64 { return int64(p.After) })},
+		{Name: "success", Tensor: column(set, func(p *attack.Pair) bool { return p.Success })},
+		{Name: "loss_start", Tensor: column(set, func(p *attack.Pair) float64 { return p.LossStart })},
+		{Name: "loss_end", Tensor: column(set, func(p *attack.Pair) float64 { return p.LossEnd })},
+		{Name: "norm", Tensor: column(set, func(p *attack.Pair) float64 { return p.Norm })},
 	})
 	file.Metadata = map[string]string{"schema": adversarialSchema, "key": key}
 	return file
+}
+
+// column is one value of every pair, as a vector.
+func column[T torch.Element](set *attack.Set, of func(p *attack.Pair) T) torch.Tensor {
+	values := make([]T, len(set.Pairs))
+	for i := range set.Pairs {
+		values[i] = of(&set.Pairs[i])
+	}
+	return torch.FromSlice(values)
 }
 
 // unpackAdversarial is the set of a file with the key; nil when the file is of another.
@@ -176,6 +167,9 @@ func (d *desk) adversarial(ctx context.Context, job *attack.Job, forget *data.Fo
 		return saved(set)
 	})
 	if err != nil {
+		if ctx.Err() != nil && set.Done > 0 { // stopped inside a chunk: the finished ones are worth keeping
+			err = cmp.Or(saved(set), err)
+		}
 		set.Free()
 		return nil, err
 	}

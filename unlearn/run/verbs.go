@@ -54,7 +54,7 @@ type ComputeOptions struct {
 
 // EvalOptions hold for every verb that scores a model.
 type EvalOptions struct {
-	BatchSize int    `flag:"batch-size,b" default:"256" min:"1" result:"no" group:"computing" help:"images at once when scoring and attacking; changes no result of forgetting"`
+	BatchSize int    `flag:"batch-size,b" default:"256" min:"1" result:"no" group:"computing" help:"images at once when scoring; changes no result of forgetting"`
 	Limit     string `flag:"limit" arg:"N|0.1" group:"computing" help:"score only that many evenly spaced samples of what is not forgotten"`
 }
 
