@@ -47,7 +47,7 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 	if err := inv.Config.Decode(&settings); err != nil {
 		return nil, err
 	}
-	d.model, d.source, d.compute, d.eval = o.ModelOptions, o.DataOptions, o.ComputeOptions, EvalOptions{BatchSize: o.BatchSize}
+	d.model, d.source, d.compute = o.ModelOptions, o.DataOptions, o.ComputeOptions
 	err = onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		forget, err := d.loadForgetSet(ctx, o.Forget)

@@ -93,7 +93,6 @@ type AttackOptions struct {
 	DataOptions
 	SetOptions
 	ComputeOptions
-	BatchSize int `flag:"batch-size,b" default:"256" min:"1" result:"no" group:"computing" help:"pairs at once; changes no result on the CPU"`
 }
 
 // Validate checks what tags cannot say.

@@ -109,18 +109,6 @@ func (s *Spec) Fields() []*Field {
 	return fields
 }
 
-// Users lists the variants that have the option, sorted; nil for a common option.
-func (s *Spec) Users(name string) []string {
-	var users []string
-	for variant, fields := range s.Variants {
-		if slices.ContainsFunc(fields, func(f *Field) bool { return f.Name == name }) {
-			users = append(users, variant)
-		}
-	}
-	slices.Sort(users)
-	return users
-}
-
 // Catalog holds the Specs of all verbs, so that one file can serve several of them: a key another verb knows is
 // passed over, a key nobody knows is an error.
 type Catalog []*Spec
