@@ -284,8 +284,11 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 	return f.unlearn(ctx, task)
 }
 
-// goalHolds tests the goal before anything is done.
+// goalHolds tests the goal before anything is done. That of misclassifying is told by the scores before.
 func (f *forgetting) goalHolds(ctx context.Context) (bool, error) {
+	if s := f.state.Before.Forget; f.loop.Goal == unlearn.Misclassify {
+		return f.loop.Goal.Met(s.Hits, s.N), nil
+	}
 	left := f.meter.Enter(data.PhaseStopCheck)
 	defer f.meter.Enter(left)
 	s, err := metrics.Evaluate(ctx, f.net, f.wanted, f.eval.BatchSize, nil)
@@ -400,7 +403,7 @@ func (f *forgetting) unlearn(ctx context.Context, task *unlearn.Task) (*unlearn.
 	task.Observe = func(r unlearn.Record) {
 		progress.Set(int64(r.Step))
 		if r.Hits >= 0 {
-			progress.Note(fmt.Sprintf("loss %.4g, %d of %d still known", r.Loss, r.Hits, f.images.Len()))
+			progress.Note(fmt.Sprintf("loss %.4g, %s", r.Loss, f.loop.Goal.Progress(r.Hits, int64(f.images.Len()))))
 		}
 		values := map[string]Number{"loss": Number(r.Loss), "forget_loss": Number(r.ForgetLoss), "n_forget": Number(r.NForget)}
 		if r.NDriver > 0 {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -366,6 +367,17 @@ func TestEventsOfJobs(t *testing.T) {
 				if reads["retain_during_unlearning"] != reader {
 					t.Errorf("data_access: %v", reads)
 				}
+				// One test before the first step and one after each: the scores before tell whether the goal holds already.
+				tests := reads["reads"].(map[string]any)["stop-check"].(map[string]any)["forget"]
+				if name == "adv-imp" && tests != 2*(1+result["steps"].(float64)) {
+					t.Errorf("%v reads of the 2 images to test for the goal, with %v steps", tests, result["steps"])
+				}
+			}
+			if name == "relabel" && !slices.ContainsFunc(out.events, func(e map[string]any) bool {
+				note, _ := e["note"].(string)
+				return strings.HasSuffix(note, "of 2 images have their new label")
+			}) {
+				t.Error("the progress does not say how many images have their new label")
 			}
 			if j.verb != "eval" && j.verb != "split" {
 				var stored map[string]any

@@ -2,7 +2,6 @@ package run
 
 import (
 	_ "embed" // for the published schemas
-	"fmt"
 
 	"l2ul/unlearn"
 	"l2ul/unlearn/data"
@@ -102,11 +101,7 @@ type Result struct {
 
 // Progress says how near the goal is, as "3 of 16 images keep their label".
 func (r *Result) Progress() string {
-	what := "keep their label"
-	if r.Goal == string(unlearn.Relabel) {
-		what = "have their new label"
-	}
-	return fmt.Sprintf("%d of %d images %s", *r.GoalHits, len(r.Forget.Indices), what)
+	return unlearn.Goal(r.Goal).Progress(*r.GoalHits, int64(len(r.Forget.Indices)))
 }
 
 // EvalSchema is the schema name of EvalResult.
