@@ -538,7 +538,7 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 		Method: f.method.Name, Goal: string(f.loop.Goal), Outcome: res.Outcome, Reached: f.met(after, res),
 		Steps: int64(res.Steps), Passes: int64(res.Passes), Seconds: f.state.Seconds, Before: f.state.Before, After: after,
 		Forget:     identify(f.set),
-		Hashes:     f.hashes(f.folder),
+		Hashes:     Hashes{Weights: f.weights.Hash(), Data: f.train.Fingerprint(), Config: f.folder.ConfigHash()},
 		DataAccess: DataAccess{Reads: reads},
 		Penalty:    &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: torch.CPU.String(), Precision: "fp32",
 		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Versions: CurrentVersions(),

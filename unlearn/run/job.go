@@ -307,6 +307,15 @@ func (d *desk) plan(o FolderOptions, rows ...[2]string) {
 	d.Console.Plan(d.Config.Spec.Verb, all)
 }
 
+// about fills in About; weights is the hash of the network that the result is about.
+func (d *desk) about(schema, outcome string, o FolderOptions, f *Folder, weights string) About {
+	return About{
+		Schema: schema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: outcome,
+		Hashes: Hashes{Weights: weights, Data: d.train.Fingerprint(), Config: f.ConfigHash()},
+		Device: torch.CPU.String(), Seed: d.compute.Seed, Versions: CurrentVersions(),
+	}
+}
+
 // destination is the folder that a run would write into; "" for a verb without one.
 func (inv *Invocation) destination(o FolderOptions) string {
 	switch {

@@ -15,19 +15,10 @@ import (
 
 // AttackResult is result.json of `unlearn attack`; the examples are in adversarial.safetensors.
 type AttackResult struct {
-	Schema   string         `json:"schema"` // unlearn.attack/1
-	Name     string         `json:"name,omitempty"`
-	Tags     []string       `json:"tags,omitempty"`
-	Model    string         `json:"model"`
-	Dataset  string         `json:"dataset"`
-	Outcome  string         `json:"outcome"` // always "attacked"
-	Summary  attack.Summary `json:"attack"`
-	Forget   ForgetSet      `json:"forget"`
-	Hashes   Hashes         `json:"hashes"`
-	Seconds  float64        `json:"seconds"`
-	Device   string         `json:"device"`
-	Seed     int64          `json:"seed"`
-	Versions Versions       `json:"versions"`
+	About
+	Summary attack.Summary `json:"attack"`
+	Forget  ForgetSet      `json:"forget"`
+	Seconds float64        `json:"seconds"`
 }
 
 // attackState is the job's own part of a checkpoint; the first Made examples are in the tensor file.
@@ -124,29 +115,19 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 	}
 	defer set.Free()
 	result := &AttackResult{
-		Schema: "unlearn.attack/1", Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: "attacked",
-		Summary: set.Summary(forget.Labels), Forget: identify(forget), Hashes: d.hashes(folder),
-		Seconds: time.Since(began).Seconds(), Device: torch.CPU.String(), Seed: d.compute.Seed, Versions: CurrentVersions(),
+		About:   d.about("unlearn.attack/1", "attacked", o.FolderOptions, folder, d.weights.Hash()),
+		Summary: set.Summary(forget.Labels), Forget: identify(forget), Seconds: time.Since(began).Seconds(),
 	}
 	return result, d.conclude(folder, result, unlearn.Outcome(result.Outcome))
 }
 
 // ImportanceResult is result.json of `unlearn importance`; Ω is in importance.safetensors under the parameters' names.
 type ImportanceResult struct {
-	Schema    string     `json:"schema"` // unlearn.importance/1
-	Name      string     `json:"name,omitempty"`
-	Tags      []string   `json:"tags,omitempty"`
-	Model     string     `json:"model"`
-	Dataset   string     `json:"dataset"`
-	Outcome   string     `json:"outcome"` // always "estimated"
+	About
 	Estimator string     `json:"estimator"`
 	Quantiles [5]float64 `json:"anchor_quantiles"` // of Ω̄ over all parameters: least, quartiles, greatest
 	Forget    ForgetSet  `json:"forget"`
-	Hashes    Hashes     `json:"hashes"`
 	Seconds   float64    `json:"seconds"`
-	Device    string     `json:"device"`
-	Seed      int64      `json:"seed"`
-	Versions  Versions   `json:"versions"`
 }
 
 // Importance estimates the importance of all parameters for a forget set and writes the run folder. The result is nil for a
@@ -198,9 +179,9 @@ func (d *desk) importanceRun(ctx context.Context, o ImportanceOptions, settings 
 		return nil, err
 	}
 	result := &ImportanceResult{
-		Schema: importanceSchema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: "estimated",
-		Estimator: settings.Kind, Quantiles: quantiles(importance.Anchors(omega)), Forget: identify(forget), Hashes: d.hashes(folder),
-		Seconds: time.Since(began).Seconds(), Device: torch.CPU.String(), Seed: d.compute.Seed, Versions: CurrentVersions(),
+		About:     d.about(importanceSchema, "estimated", o.FolderOptions, folder, d.weights.Hash()),
+		Estimator: settings.Kind, Quantiles: quantiles(importance.Anchors(omega)), Forget: identify(forget),
+		Seconds: time.Since(began).Seconds(),
 	}
 	return result, d.conclude(folder, result, unlearn.Outcome(result.Outcome))
 }
@@ -237,10 +218,6 @@ var opSort = torch.Define("aten::sort(Tensor self, int dim=-1, bool descending=F
 // inputs are the hashes that a resumed job must find again.
 func (d *desk) inputs(forget *data.ForgetSet) map[string]string {
 	return map[string]string{"weights": d.weights.Hash(), "data": d.train.Fingerprint(), "forget set": forget.Hash()}
-}
-
-func (d *desk) hashes(f *Folder) Hashes {
-	return Hashes{Weights: d.weights.Hash(), Data: d.train.Fingerprint(), Config: f.ConfigHash()}
 }
 
 // conclude writes the result and says so.

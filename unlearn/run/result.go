@@ -64,6 +64,20 @@ type Versions struct {
 	Go       string `json:"go,omitempty"`
 }
 
+// About says what a result is of and what made it: the part that the results of train, attack and importance share.
+type About struct {
+	Schema   string   `json:"schema"`
+	Name     string   `json:"name,omitempty"`
+	Tags     []string `json:"tags,omitempty"`
+	Model    string   `json:"model"`
+	Dataset  string   `json:"dataset"`
+	Outcome  string   `json:"outcome"` // one word; these verbs either finish or have no result
+	Hashes   Hashes   `json:"hashes"`
+	Device   string   `json:"device"`
+	Seed     int64    `json:"seed"`
+	Versions Versions `json:"versions"`
+}
+
 // ResultSchema is the schema name of Result.
 const ResultSchema = "unlearn.result/1"
 

@@ -19,22 +19,13 @@ const TrainSchema = "unlearn.train/1"
 
 // TrainResult is result.json of `unlearn train`.
 type TrainResult struct {
-	Schema   string   `json:"schema"`
-	Name     string   `json:"name,omitempty"`
-	Tags     []string `json:"tags,omitempty"`
-	Model    string   `json:"model"`
-	Dataset  string   `json:"dataset"`
-	Outcome  string   `json:"outcome"` // always "trained"
-	Steps    int64    `json:"steps"`
-	Epochs   int64    `json:"epochs"`
-	Train    Score    `json:"train"`
-	Test     Score    `json:"test"`
-	Hashes   Hashes   `json:"hashes"` // weights: of the trained network
-	Seconds  Seconds  `json:"seconds"`
-	Device   string   `json:"device"`
-	Seed     int64    `json:"seed"`
-	Limited  bool     `json:"limited"`
-	Versions Versions `json:"versions"`
+	About
+	Steps   int64   `json:"steps"`
+	Epochs  int64   `json:"epochs"`
+	Train   Score   `json:"train"`
+	Test    Score   `json:"test"`
+	Seconds Seconds `json:"seconds"`
+	Limited bool    `json:"limited"`
 }
 
 // trainState is the job's own part of a checkpoint.
@@ -124,11 +115,7 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, recipe train.Option
 		return nil, interrupted(ctx, saver.last, err)
 	}
 	trained := time.Now()
-	result := &TrainResult{
-		Schema: TrainSchema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: "trained",
-		Steps: int64(job.Steps()), Epochs: int64(recipe.Epochs), Device: torch.CPU.String(), Seed: d.compute.Seed,
-		Limited: o.Limit != "", Versions: CurrentVersions(),
-	}
+	result := &TrainResult{Steps: int64(job.Steps()), Epochs: int64(recipe.Epochs), Limited: o.Limit != ""}
 	for _, part := range []struct {
 		set   *data.Set
 		name  string
@@ -144,7 +131,7 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, recipe train.Option
 	if err := ckpt.Save(folder.Path("model.safetensors"), file); err != nil {
 		return nil, err
 	}
-	result.Hashes = Hashes{Weights: file.Hash(), Data: d.train.Fingerprint(), Config: folder.ConfigHash()}
+	result.About = d.about(TrainSchema, "trained", o.FolderOptions, folder, file.Hash())
 	result.Seconds = Seconds{Total: time.Since(began).Seconds(), Eval: time.Since(trained).Seconds()}
 	return result, d.conclude(folder, result, unlearn.Outcome(result.Outcome))
 }
