@@ -329,6 +329,11 @@ func (inv *Invocation) destination(o FolderOptions) string {
 	return filepath.Join("runs", "DATE-"+inv.Config.Spec.Verb+"-"+inv.Config.Hash()[:8])
 }
 
+// earlier is when a job would have begun that has worked for so many seconds before, in processes that were stopped.
+func earlier(began time.Time, seconds float64) time.Time {
+	return began.Add(-time.Duration(seconds * float64(time.Second)))
+}
+
 // tensorsOf reads the tensors of a checkpoint into the current scope.
 func tensorsOf(c *Checkpoint) ([]nn.Named, error) {
 	file, err := ckpt.Load(c.TensorFile())

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -176,11 +177,12 @@ func readJSON(t *testing.T, path string, v any) {
 	}
 }
 
-// resumable are the jobs that must go on to the same bits, with settings that visit every stage several times.
+// resumable are the jobs that must go on to the same bits, with settings that visit every stage several times: 80 pairs are
+// more than one chunk of the attack.
 var resumable = map[string]job{
 	"train":   {verb: "train", flags: flags("epochs", "2", "train-batch", "16", "save-every", "2")},
-	"attack":  {verb: "attack", flags: flags("k", "4", "num-adv", "5", "iters", "2", "batch-size", "8", "save-every", "1")},
-	"adv-imp": {verb: "forget", flags: flags("method", "adv-imp", "k", "4", "num-adv", "5", "iters", "2", "batch-size", "8", "adv-batch", "8", "lr", "0.0003", "max-steps", "4", "limit", "8", "save-every", "2")},
+	"attack":  {verb: "attack", flags: flags("k", "4", "num-adv", "20", "iters", "2", "save-every", "1")},
+	"adv-imp": {verb: "forget", flags: flags("method", "adv-imp", "k", "4", "num-adv", "20", "iters", "2", "batch-size", "8", "adv-batch", "8", "lr", "0.0003", "max-steps", "4", "limit", "8", "save-every", "2")},
 	"neggrad": {verb: "forget", flags: flags("method", "neggrad", "k", "10", "forget-batch", "4", "lr", "0.0001", "max-steps", "3", "limit", "8", "save-every", "1")},
 	"retrain": {verb: "forget", flags: flags("method", "retrain", "k", "4", "epochs", "2", "train-batch", "16", "limit", "8", "save-every", "2")},
 }
@@ -299,6 +301,58 @@ func powerCut(t *testing.T, material string, j job, i int, whole outcome, want m
 	}
 	if d := cmp.Diff(want, left(t, j.dir)); d != "" {
 		t.Errorf("%s: another result:\n%.3000s", what, d)
+	}
+}
+
+// The seconds of a resumed job are those of all its processes. The checkpoint of a stopped one is made to say that it took
+// an hour.
+func TestSecondsOfResumedJobs(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, j := range resumable {
+		t.Run(name, func(t *testing.T) {
+			os.RemoveAll(filepath.Join(dir, "cache"))
+			j.dir = filepath.Join(t.TempDir(), "run")
+			ctx, stop := context.WithCancelCause(t.Context())
+			defer stop(nil)
+			cut := j.run(ctx, dir, func(_ int, e map[string]any) {
+				if e["event"] == "checkpoint" {
+					stop(&Stopped{Signal: syscall.SIGTERM})
+				}
+			})
+			var stopped *Stopped
+			if !errors.As(cut.err, &stopped) || stopped.Checkpoint == "" {
+				t.Fatal(cut.err)
+			}
+			text, err := os.ReadFile(stopped.Checkpoint)
+			if err != nil {
+				t.Fatal(err)
+			}
+			spent := regexp.MustCompile(`"(seconds|eval)": [0-9.e-]+`)
+			if !spent.Match(text) {
+				t.Fatalf("the checkpoint knows no seconds: %s", text)
+			}
+			if err := os.WriteFile(stopped.Checkpoint, spent.ReplaceAll(text, []byte(`"$1": 3600`)), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			j.flags = with(j.flags, "resume", "auto")
+			if again := j.run(t.Context(), dir, nil); again.err != nil && ExitCode(again.err) != ExitNotReached {
+				t.Fatal(again.err)
+			}
+			var result struct {
+				Seconds any `json:"seconds"`
+			}
+			readJSON(t, filepath.Join(j.dir, "result.json"), &result)
+			total, ok := result.Seconds.(float64)
+			if !ok {
+				total = result.Seconds.(map[string]any)["total"].(float64)
+			}
+			if total < 3600 {
+				t.Errorf("%g seconds in all, an hour of them before it was stopped", total)
+			}
+		})
 	}
 }
 

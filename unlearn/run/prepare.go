@@ -23,8 +23,9 @@ type AttackResult struct {
 
 // attackState is the job's own part of a checkpoint; the first Made examples are in the tensor file.
 type attackState struct {
-	Pairs []attack.Pair `json:"pairs"`
-	Made  int           `json:"made"`
+	Pairs   []attack.Pair `json:"pairs"`
+	Made    int           `json:"made"`
+	Seconds float64       `json:"seconds"` // since the run began, without what lay between processes
 }
 
 // Attack makes adversarial examples of a forget set and writes the run folder. The result is nil for a dry run.
@@ -105,10 +106,11 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 		if x, ok := named(tensors, "x_adv"); ok {
 			unfinished = attack.Resumed(state.Pairs, x.Contiguous(d.format()))
 		}
+		began = earlier(began, state.Seconds)
 	}
 	x, _ := d.resident(d.train).Gather(forget.Indices)
 	set, err := d.adversarial(ctx, d.attackJob(settings, forget, x), forget, folder, unfinished, func(set *attack.Set) error {
-		return saver.save(int64(set.Done), ctx.Err() != nil, madeTensors(set), attackState{set.Pairs, set.Done})
+		return saver.save(int64(set.Done), ctx.Err() != nil, madeTensors(set), attackState{set.Pairs, set.Done, time.Since(began).Seconds()})
 	})
 	if err != nil {
 		return nil, interrupted(ctx, saver.last, err)

@@ -107,6 +107,7 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, recipe train.Option
 			return nil, err
 		}
 		job.Resume = state.Loop
+		began = earlier(began, state.Loop.Seconds)
 	}
 	job.Save = func(s *train.State, force bool) error {
 		return saver.save(int64(s.Step), force, s.Tensors, trainState{s})
