@@ -66,6 +66,21 @@ func (o *Options) driverBN() BNMode {
 	return o.BN
 }
 
+// driverBatch is how many images of its driver a method sees in a step.
+func (o *Options) driverBatch(m *Method) int {
+	switch m.Driver {
+	case ByAdversarial:
+		return o.AdvBatch
+	case ByRetain:
+		return o.RetainBatch
+	default:
+		return o.ForgetBatch
+	}
+}
+
+// StepsOfPass is how many steps a pass over so many driving images takes.
+func (o *Options) StepsOfPass(m *Method, driving int) int { return count(driving, o.driverBatch(m)) }
+
 func (o *Options) check(m *Method) Check {
 	if o.StopCheck == "auto" {
 		return m.Check

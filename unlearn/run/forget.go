@@ -120,9 +120,12 @@ func (f *forgetting) prepare(ctx context.Context) error {
 		if !f.attack.Targeted { // the examples would be labelled with the very class to forget
 			return Usagef("--targeted=false: --method %s needs examples of other classes; untargeted ones are for unlearn attack", f.method.Name)
 		}
-		for _, w := range f.attack.Warnings() {
-			f.Console.Warn(w)
+		if err := f.checkAttack(&f.attack); err != nil {
+			return err
 		}
+	}
+	if err := f.check(); err != nil {
+		return err
 	}
 	if f.loop.Goal == unlearn.Relabel && len(f.set.Targets) == 0 {
 		if err := f.drawTargets(); err != nil {
@@ -133,6 +136,36 @@ func (f *forgetting) prepare(ctx context.Context) error {
 		return f.tellPlan()
 	}
 	return nil
+}
+
+// check refuses settings of the loop, or of training, that cannot work on these images.
+func (f *forgetting) check() error {
+	if f.method.Scratch {
+		return checkTraining(f.trainJob(f.recipe, f.rest, data.PartRetain, nil))
+	}
+	k := len(f.set.Indices)
+	driving, err := f.driving()
+	if err != nil {
+		return err
+	}
+	if err := f.loop.Check(f.method, f.net, f.blank(), k, driving); err != nil || !f.method.Anchored {
+		return err
+	}
+	return f.checkImportance(&f.importance, k, f.loop.ForgetBatch)
+}
+
+// driving is how many images drive the loop.
+func (f *forgetting) driving() (int, error) {
+	k := len(f.set.Indices)
+	switch f.method.Driver {
+	case unlearn.ByAdversarial:
+		n, err := f.attack.Repeats(k)
+		return n * k, err
+	case unlearn.ByRetain:
+		return len(f.rest), nil
+	default:
+		return k, nil
+	}
 }
 
 // drawTargets draws the new labels of goal relabel for a forget set that has none of its own.
@@ -148,20 +181,14 @@ func (f *forgetting) drawTargets() error {
 func (f *forgetting) tellPlan() error {
 	k := len(f.set.Indices)
 	rows := [][2]string{{"method", fmt.Sprintf("%s: %s", f.method.Name, f.method.Summary)}}
-	driving, batch := k, f.loop.ForgetBatch
-	switch f.method.Driver {
-	case unlearn.ByAdversarial:
-		n, err := f.attack.Repeats(k)
-		if err != nil {
-			return err
-		}
-		driving, batch = n*k, f.loop.AdvBatch
-		rows = append(rows, [2]string{"attack", fmt.Sprintf("%d pairs, %d iterations each", driving, f.attack.Iters)})
-	case unlearn.ByRetain:
-		driving, batch = len(f.rest), f.loop.RetainBatch
-	case unlearn.ByForget:
+	driving, err := f.driving()
+	if err != nil {
+		return err
 	}
-	steps := fmt.Sprintf("at most %d passes of %d steps", f.loop.MaxPasses, (driving+batch-1)/max(batch, 1))
+	if f.method.Driver == unlearn.ByAdversarial {
+		rows = append(rows, [2]string{"attack", fmt.Sprintf("%d pairs, %d iterations each", driving, f.attack.Iters)})
+	}
+	steps := fmt.Sprintf("at most %d passes of %d steps", f.loop.MaxPasses, f.loop.StepsOfPass(f.method, driving))
 	if f.loop.MaxSteps > 0 {
 		steps += fmt.Sprintf(", and at most %d steps", f.loop.MaxSteps)
 	}

@@ -46,8 +46,8 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 		if err != nil {
 			return err
 		}
-		for _, w := range settings.Warnings() {
-			d.Console.Warn(w)
+		if err := d.checkAttack(&settings); err != nil {
+			return err
 		}
 		if o.DryRun {
 			n, err := settings.Repeats(len(forget.Indices))
@@ -61,6 +61,33 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 		return err
 	})
 	return result, interrupted(ctx, "", err)
+}
+
+// checkAttack refuses an attack that this data does not allow, and warns of what is odd about its settings.
+func (d *desk) checkAttack(o *attack.Options) error {
+	if o.Targeted && len(d.train.Classes) < 2 {
+		return Usagef("the attack aims at another class, and %s has only %s", d.source.Dataset, d.train.Classes[0])
+	}
+	for _, w := range o.Warnings() {
+		d.Console.Warn(w)
+	}
+	return nil
+}
+
+// checkImportance refuses slices of the k images to forget that the network cannot normalise.
+func (d *desk) checkImportance(o *importance.Options, k, slice int) error {
+	if o.Kind != "mas-batch" || o.BN == "eval" {
+		return nil
+	}
+	if err := unlearn.CheckSlices(d.net, d.blank(), k, slice); err != nil {
+		return fmt.Errorf("--importance mas-batch: %w", err)
+	}
+	return nil
+}
+
+// blank is an image like those of the data, to try a network with.
+func (d *desk) blank() torch.Tensor {
+	return torch.Zeros([]int64{1, int64(d.train.C), int64(d.train.H), int64(d.train.W)}, false).Contiguous(d.format())
 }
 
 // loadForgetSet reads data and weights and resolves the forget set.
@@ -149,6 +176,9 @@ func Importance(ctx context.Context, inv Invocation) (result *ImportanceResult, 
 		defer d.close()
 		forget, err := d.loadForgetSet(ctx, o.Forget)
 		if err != nil {
+			return err
+		}
+		if err := d.checkImportance(&settings, len(forget.Indices), o.ForgetBatch); err != nil {
 			return err
 		}
 		if o.DryRun {

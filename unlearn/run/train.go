@@ -53,11 +53,15 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 		if err := d.begin(); err != nil {
 			return err
 		}
+		job := d.trainJob(recipe, count(d.train.Len()), "", nil)
+		if err := checkTraining(job); err != nil {
+			return err
+		}
 		if o.DryRun {
-			d.plan(o.FolderOptions, [2]string{"steps", planned(d.trainJob(recipe, count(d.train.Len()), "", nil))})
+			d.plan(o.FolderOptions, [2]string{"steps", planned(job)})
 			return nil
 		}
-		result, err = d.trainRun(ctx, o, recipe)
+		result, err = d.trainRun(ctx, o, job)
 		return err
 	})
 	return result, interrupted(ctx, "", err)
@@ -79,7 +83,7 @@ func (d *desk) fresh() (err error) {
 	return err
 }
 
-func (d *desk) trainRun(ctx context.Context, o TrainOptions, recipe train.Options) (*TrainResult, error) {
+func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*TrainResult, error) {
 	began := time.Now()
 	folder, checkpoint, err := d.open(o.FolderOptions)
 	if err != nil {
@@ -94,7 +98,6 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, recipe train.Option
 	if err != nil {
 		return nil, err
 	}
-	job := d.trainJob(recipe, count(d.train.Len()), "", nil)
 	if checkpoint != nil {
 		var state trainState
 		if err := checkpoint.CheckInputs(inputs); err != nil {
@@ -116,7 +119,7 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, recipe train.Option
 		return nil, interrupted(ctx, saver.last, err)
 	}
 	trained := time.Now()
-	result := &TrainResult{Steps: int64(job.Steps()), Epochs: int64(recipe.Epochs), Limited: o.Limit != ""}
+	result := &TrainResult{Steps: int64(job.Steps()), Epochs: int64(job.Options.Epochs), Limited: o.Limit != ""}
 	for _, part := range []struct {
 		set   *data.Set
 		name  string
@@ -142,6 +145,14 @@ func (d *desk) trainJob(recipe train.Options, indices []int, part data.Part, met
 	return &train.Job{
 		Net: d.net, Set: d.train, Indices: indices, Part: part, Meter: meter, Format: d.format(), Options: recipe, Seed: d.compute.Seed,
 	}
+}
+
+// checkTraining refuses a job without a single step.
+func checkTraining(job *train.Job) error {
+	if job.Steps() == 0 {
+		return Usagef("%d images are too few to train on", len(job.Indices))
+	}
+	return nil
 }
 
 // planned says how long a training job is.
