@@ -188,12 +188,14 @@ func (f *forgetting) tellPlan() error {
 	if f.method.Driver == unlearn.ByAdversarial {
 		rows = append(rows, [2]string{"attack", fmt.Sprintf("%d pairs, %d iterations each", driving, f.attack.Iters)})
 	}
-	steps := fmt.Sprintf("at most %d passes of %d steps", f.loop.MaxPasses, f.loop.StepsOfPass(f.method, driving))
-	if f.loop.MaxSteps > 0 {
-		steps += fmt.Sprintf(", and at most %d steps", f.loop.MaxSteps)
-	}
+	steps := ""
 	if f.method.Scratch {
 		steps = planned(f.trainJob(f.recipe, f.rest, data.PartRetain, nil))
+	} else {
+		steps = fmt.Sprintf("at most %d passes of %d steps", f.loop.MaxPasses, f.loop.StepsOfPass(f.method, driving))
+		if f.loop.MaxSteps > 0 {
+			steps += fmt.Sprintf(", and at most %d steps", f.loop.MaxSteps)
+		}
 	}
 	f.plan(f.o.FolderOptions, append(rows,
 		[2]string{"forget", fmt.Sprintf("%d images, goal %s", k, f.loop.Goal)},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -170,6 +171,9 @@ func (d *desk) load() error {
 	if prefix := file.Format.Prefix; prefix != "" {
 		d.Console.Log().Info().Str("prefix", prefix).Msg("stripped a prefix from the checkpoint's keys")
 	}
+	if err := d.checkNormalization(file); err != nil {
+		return err
+	}
 	if err := d.restore(file); err != nil {
 		return err
 	}
@@ -190,7 +194,38 @@ func readWeights(path string) (*ckpt.File, error) {
 	if err != nil {
 		return nil, Inputf("--weights: %w", err)
 	}
+	file.StripNormalizer()
 	return file, nil
+}
+
+// checkNormalization refuses weights that were saved behind a layer which normalises in another way than the network does.
+func (d *desk) checkNormalization(file *ckpt.File) error {
+	card, err := models.Info(d.model.Model)
+	if err != nil {
+		return err
+	}
+	mean, std := card.Mean, card.Std
+	if d.model.Mean != nil {
+		mean = d.model.Mean
+	}
+	if d.model.Std != nil {
+		std = d.model.Std
+	}
+	ours := map[string][]float64{"0.mean": mean, "0.std": std}
+	layer, err := nn.Unpack(&ckpt.File{Tensors: file.Format.Front})
+	if err != nil {
+		return Inputf("%s: %w", d.model.Weights, err)
+	}
+	for _, t := range layer {
+		name := strings.TrimPrefix(t.Name, "module.")
+		theirs := torch.ToSlice[float64](t.Tensor.CastTo(torch.Double))
+		same := slices.EqualFunc(theirs, ours[name], func(a, b float64) bool { return math.Abs(a-b) < 1e-5 })
+		if !same {
+			return Inputf("%s was trained behind a layer whose %s is %.6g, and %s has %.6g: set --mean and --std to those of the checkpoint",
+				d.model.Weights, t.Name, theirs, d.model.Model, ours[name])
+		}
+	}
+	return nil
 }
 
 // score evaluates the network on images, with progress under the name of a phase.
