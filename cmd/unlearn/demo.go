@@ -29,7 +29,10 @@ func (p *program) demo() *cli.Command {
 			if err := noArguments(c); err != nil {
 				return err
 			}
-			ctx, release := run.Signals(c.Context, demoGrace, os.Exit)
+			ctx, release := run.Signals(c.Context, demoGrace, func(stopped *run.Stopped, code int) {
+				stopped.Again = o.Again()
+				p.abort(o.JSON)(stopped, code)
+			})
 			defer release()
 			console := run.NewConsole(o.TerminalOptions, p.stdout, p.stderr)
 			result, err := run.Demo(ctx, run.Invocation{Catalog: p.catalog, Argv: os.Args, Console: console}, o)

@@ -213,7 +213,7 @@ func (f *forgetting) run(ctx context.Context) (*Result, error) {
 	defer folder.Close()
 	f.folder = folder
 	inputs := f.inputs(f.set)
-	if f.saver, err = f.newSaver(folder, f.o.FolderOptions, inputs, checkpoint); err != nil {
+	if f.saver, err = f.newSaver(ctx, folder, f.o.FolderOptions, inputs, checkpoint); err != nil {
 		return nil, err
 	}
 	if err := f.set.Write(folder.Path("forget.json")); err != nil {

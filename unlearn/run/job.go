@@ -287,26 +287,28 @@ func (inv *Invocation) open(o FolderOptions) (*Folder, *Checkpoint, error) {
 
 // saver saves checkpoints at the cadence of --save-every.
 type saver struct {
-	inv     *Invocation
-	folder  *Folder
-	keep    int
-	cadence Cadence
-	inputs  map[string]string
+	inv      *Invocation
+	folder   *Folder
+	keep     int
+	cadence  Cadence
+	inputs   map[string]string
+	announce func(checkpoint string)
 
 	savedStep int64
 	savedAt   time.Time
 	last      string // manifest of the newest checkpoint, "" for none
 }
 
-func (inv *Invocation) newSaver(f *Folder, o FolderOptions, inputs map[string]string, resumed *Checkpoint) (*saver, error) {
+func (inv *Invocation) newSaver(ctx context.Context, f *Folder, o FolderOptions, inputs map[string]string, resumed *Checkpoint) (*saver, error) {
 	cadence, err := ParseCadence(o.SaveEvery)
 	if err != nil {
 		return nil, err
 	}
-	s := &saver{inv: inv, folder: f, keep: o.Keep, cadence: cadence, inputs: inputs, savedAt: time.Now()}
+	s := &saver{inv: inv, folder: f, keep: o.Keep, cadence: cadence, inputs: inputs, announce: announcer(ctx), savedAt: time.Now()}
 	if resumed != nil {
 		s.savedStep = resumed.Step
 		s.last = strings.TrimSuffix(resumed.TensorFile(), ".safetensors") + ".json"
+		s.announce(s.last)
 	}
 	return s, nil
 }
@@ -321,6 +323,7 @@ func (s *saver) save(step int64, force bool, tensors []nn.Named, state any) erro
 		return err
 	}
 	s.savedStep, s.savedAt, s.last = step, time.Now(), manifest
+	s.announce(manifest)
 	s.inv.Console.Emit(CheckpointEvent{Step: step, Path: manifest})
 	return nil
 }

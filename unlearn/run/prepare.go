@@ -110,7 +110,7 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 	}
 	defer folder.Close()
 	inputs := d.inputs(forget)
-	saver, err := d.newSaver(folder, o.FolderOptions, inputs, checkpoint)
+	saver, err := d.newSaver(ctx, folder, o.FolderOptions, inputs, checkpoint)
 	if err != nil {
 		return nil, err
 	}

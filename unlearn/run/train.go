@@ -94,7 +94,7 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*T
 	if d.weights != nil {
 		inputs["weights"] = d.weights.Hash()
 	}
-	saver, err := d.newSaver(folder, o.FolderOptions, inputs, checkpoint)
+	saver, err := d.newSaver(ctx, folder, o.FolderOptions, inputs, checkpoint)
 	if err != nil {
 		return nil, err
 	}
