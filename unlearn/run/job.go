@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,7 @@ import (
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/kernels"
 	"l2ul/unlearn/metrics"
+	"l2ul/unlearn/run/cache"
 	"l2ul/unlearn/run/config"
 )
 
@@ -39,6 +41,7 @@ type desk struct {
 	compute ComputeOptions
 	eval    EvalOptions
 
+	cache       *cache.Cache
 	train, test *data.Set
 	residents   []*data.Resident
 	net         models.Classifier
@@ -100,6 +103,21 @@ func (d *desk) openData(ctx context.Context) error {
 	d.train, d.test = sets[0], sets[1]
 	return nil
 }
+
+// openCache opens the cache of earlier runs. A user without a folder for it has none.
+func (d *desk) openCache() error {
+	limit, err := cache.ParseSize(cmp.Or(os.Getenv("UNLEARN_CACHE_SIZE"), defaultCacheSize))
+	if err != nil {
+		return Usagef("UNLEARN_CACHE_SIZE: %w", err)
+	}
+	if dir, err := CacheDir(); err == nil {
+		d.cache = cache.New(dir, limit)
+	}
+	return nil
+}
+
+// defaultCacheSize holds a few hundred adversarial sets of CIFAR, or one of ImageNet with few images to forget.
+const defaultCacheSize = "8G"
 
 // forgetSet resolves what --forget or -k says.
 func (d *desk) forgetSet(text string) (*data.ForgetSet, error) {

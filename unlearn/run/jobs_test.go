@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -142,6 +143,9 @@ func left(t *testing.T, dir string) map[string]string {
 	readJSON(t, filepath.Join(dir, "result.json"), &result)
 	delete(result, "seconds")
 	delete(result, "peak_memory_bytes")
+	if attack, ok := result["attack"].(map[string]any); ok {
+		delete(attack, "seconds")
+	}
 	text, err := json.MarshalIndent(result, "", " ")
 	if err != nil {
 		t.Fatal(err)
@@ -361,11 +365,95 @@ func describe(event map[string]any) string {
 }
 
 func with(f map[string][]string, pairs ...string) map[string][]string {
-	out := flags(pairs...)
-	for name, texts := range f {
-		out[name] = texts
-	}
+	out := maps.Clone(f)
+	maps.Copy(out, flags(pairs...))
 	return out
+}
+
+// A second run on the same weights evaluates and attacks nothing again, says so, and gives the same result.
+func TestCache(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := filepath.Join(dir, "cache")
+	os.RemoveAll(folder)
+	j := job{verb: "forget", flags: flags("k", "4", "num-adv", "5", "iters", "2", "lr", "0.0003", "max-steps", "2", "limit", "8")}
+	type numbers struct {
+		Result
+		scored map[string]bool // the sets
+		files  map[string]string
+	}
+	run := func(more ...string) (n numbers) {
+		t.Helper()
+		j := j
+		j.dir, j.flags = filepath.Join(t.TempDir(), "run"), with(j.flags, more...)
+		out := j.run(t.Context(), dir, nil)
+		if code := ExitCode(out.err); code != ExitOK && code != ExitNotReached {
+			t.Fatal(out.err)
+		}
+		readJSON(t, filepath.Join(j.dir, "result.json"), &n.Result)
+		n.scored = map[string]bool{}
+		for _, e := range out.events {
+			if phase, _ := e["phase"].(string); strings.HasPrefix(phase, "before: ") || phase == "attack" {
+				n.scored[strings.TrimPrefix(phase, "before: ")] = true
+			}
+		}
+		n.files = left(t, j.dir)
+		delete(n.files, "result.json")
+		shared, err := os.Stat(filepath.Join(j.dir, "adversarial.safetensors"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cached, err := filepath.Glob(filepath.Join(folder, "attacks", "*.safetensors"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(cached, func(path string) bool {
+			info, err := os.Stat(path)
+			return err == nil && os.SameFile(info, shared)
+		}) {
+			t.Error("the adversarial examples are on the disk twice")
+		}
+		return n
+	}
+	nothing := map[string]bool{}
+	all := map[string]bool{"D_f": true, "D_r": true, "D_test": true, "attack": true}
+	first := run()
+	if d := cmp.Diff(all, first.scored); d != "" || first.Cached != nil {
+		t.Errorf("first run: cached %v, scored\n%s", first.Cached, d)
+	}
+	second := run()
+	if d := cmp.Diff(nothing, second.scored); d != "" {
+		t.Errorf("second run: scored\n%s", d)
+	}
+	if d := cmp.Diff([]string{"before.forget", "before.retain", "before.test", "attack"}, second.Cached); d != "" {
+		t.Errorf("second run: cached\n%s", d)
+	}
+	if reads := second.DataAccess.Reads["before"]; reads["forget"]+reads["retain"]+reads["test"] != 0 {
+		t.Errorf("reads before: %v", reads)
+	}
+	if first.Attack.Seconds <= 0 || second.Attack.Seconds != first.Attack.Seconds {
+		t.Errorf("making the attack took %g s, in the second run %g s", first.Attack.Seconds, second.Attack.Seconds)
+	}
+	second.scored, second.Cached, second.DataAccess.Reads["before"] = first.scored, nil, first.DataAccess.Reads["before"]
+	second.Seconds, second.PeakMemory = first.Seconds, first.PeakMemory
+	if d := cmp.Diff(first, second, cmp.AllowUnexported(numbers{})); d != "" {
+		t.Errorf("second run:\n%s", d)
+	}
+	// What can change the bits is evaluated anew; what it does not touch is not.
+	if d := cmp.Diff(map[string]bool{"D_r": true, "D_test": true}, run("limit", "9").scored); d != "" {
+		t.Errorf("another limit: scored\n%s", d)
+	}
+	if d := cmp.Diff(map[string]bool{"D_f": true, "D_r": true, "D_test": true}, run("batch-size", "7").scored); d != "" {
+		t.Errorf("another batch size: scored\n%s", d)
+	}
+	if d := cmp.Diff(map[string]bool{"D_f": true, "D_r": true, "attack": true}, run("k", "3").scored); d != "" {
+		t.Errorf("another forget set: scored\n%s", d)
+	}
+	if d := cmp.Diff(all, run("mean", "0.4,0.5,0.6").scored); d != "" {
+		t.Errorf("another normalisation: scored\n%s", d)
+	}
 }
 
 // Every job tells its begin and its end as events, and what it writes fits the published schema.

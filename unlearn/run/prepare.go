@@ -16,16 +16,17 @@ import (
 // AttackResult is result.json of `unlearn attack`; the examples are in adversarial.safetensors.
 type AttackResult struct {
 	About
-	Summary attack.Summary `json:"attack"`
-	Forget  ForgetSet      `json:"forget"`
-	Seconds float64        `json:"seconds"`
+	Summary AttackSummary `json:"attack"`
+	Cached  []string      `json:"cached,omitempty"` // ["attack"] if the examples are those of an earlier run
+	Forget  ForgetSet     `json:"forget"`
+	Seconds float64       `json:"seconds"`
 }
 
 // attackState is the job's own part of a checkpoint; the first Made examples are in the tensor file.
 type attackState struct {
 	Pairs   []attack.Pair `json:"pairs"`
 	Made    int           `json:"made"`
-	Seconds float64       `json:"seconds"` // since the run began, without what lay between processes
+	Seconds float64       `json:"seconds"` // spent on the attack, by all processes
 }
 
 // Attack makes adversarial examples of a forget set and writes the run folder. The result is nil for a dry run.
@@ -37,6 +38,9 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 		return nil, err
 	}
 	if err := inv.Config.Decode(&settings); err != nil {
+		return nil, err
+	}
+	if err := d.openCache(); err != nil {
 		return nil, err
 	}
 	d.model, d.source, d.compute = o.ModelOptions, o.DataOptions, o.ComputeOptions
@@ -117,7 +121,11 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 	if err := forget.Write(folder.Path("forget.json")); err != nil {
 		return nil, err
 	}
-	var unfinished *attack.Set
+	x, _ := d.resident(d.train).Gather(forget.Indices)
+	c := &crafting{desk: d, job: d.attackJob(settings, forget, x), forget: forget, folder: folder}
+	c.saved = func(set *attack.Set) error {
+		return saver.save(int64(set.Done), ctx.Err() != nil, madeTensors(set), attackState{set.Pairs, set.Done, c.seconds})
+	}
 	if checkpoint != nil {
 		var state attackState
 		if err := checkpoint.CheckInputs(inputs); err != nil {
@@ -131,21 +139,21 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 			return nil, err
 		}
 		if x, ok := named(tensors, "x_adv"); ok {
-			unfinished = attack.Resumed(state.Pairs, x.Contiguous(d.format()))
+			c.unfinished = attack.Resumed(state.Pairs, x.Contiguous(d.format()))
 		}
-		began = earlier(began, state.Seconds)
+		c.seconds, began = state.Seconds, earlier(began, state.Seconds)
 	}
-	x, _ := d.resident(d.train).Gather(forget.Indices)
-	set, err := d.adversarial(ctx, d.attackJob(settings, forget, x), forget, folder, unfinished, func(set *attack.Set) error {
-		return saver.save(int64(set.Done), ctx.Err() != nil, madeTensors(set), attackState{set.Pairs, set.Done, time.Since(began).Seconds()})
-	})
+	set, err := c.run(ctx)
 	if err != nil {
 		return nil, interrupted(ctx, saver.last, err)
 	}
 	defer set.Free()
 	result := &AttackResult{
 		About:   d.about("unlearn.attack/1", "attacked", o.FolderOptions, folder, d.weights.Hash()),
-		Summary: set.Summary(forget.Labels), Forget: identify(forget), Seconds: time.Since(began).Seconds(),
+		Summary: AttackSummary{set.Summary(forget.Labels), c.seconds}, Forget: identify(forget), Seconds: time.Since(began).Seconds(),
+	}
+	if c.from == fromCache {
+		result.Cached = []string{"attack"}
 	}
 	return result, d.conclude(folder, result, unlearn.Outcome(result.Outcome))
 }
@@ -153,10 +161,10 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 // ImportanceResult is result.json of `unlearn importance`; Ω is in importance.safetensors under the parameters' names.
 type ImportanceResult struct {
 	About
-	Estimator string     `json:"estimator"`
-	Quantiles [5]float64 `json:"anchor_quantiles"` // of Ω̄ over all parameters: least, quartiles, greatest
-	Forget    ForgetSet  `json:"forget"`
-	Seconds   float64    `json:"seconds"`
+	Estimator string        `json:"estimator"`
+	Anchors   AnchorSummary `json:"anchors"`
+	Forget    ForgetSet     `json:"forget"`
+	Seconds   float64       `json:"seconds"`
 }
 
 // Importance estimates the importance of all parameters for a forget set and writes the run folder. The result is nil for a
@@ -212,7 +220,7 @@ func (d *desk) importanceRun(ctx context.Context, o ImportanceOptions, settings 
 	}
 	result := &ImportanceResult{
 		About:     d.about(importanceSchema, "estimated", o.FolderOptions, folder, d.weights.Hash()),
-		Estimator: settings.Kind, Quantiles: quantiles(importance.Anchors(omega)), Forget: identify(forget),
+		Estimator: settings.Kind, Anchors: summarize(importance.Anchors(omega)), Forget: identify(forget),
 		Seconds: time.Since(began).Seconds(),
 	}
 	return result, d.conclude(folder, result, unlearn.Outcome(result.Outcome))
@@ -229,23 +237,23 @@ func (d *desk) estimate(ctx context.Context, o importance.Options, params []nn.N
 	return job.Run(ctx, func(done int) { progress.Set(int64(done)) })
 }
 
-// quantiles returns least, quartiles and greatest of all values.
-func quantiles(tensors []torch.Tensor) (q [5]float64) {
+// summarize describes Ω̄ over all parameters.
+func summarize(anchors []torch.Tensor) (s AnchorSummary) {
 	torch.Scope(func() {
-		flat := make([]torch.Tensor, len(tensors))
-		for i, t := range tensors {
+		flat := make([]torch.Tensor, len(anchors))
+		for i, t := range anchors {
 			flat[i] = t.Reshape(-1)
 		}
-		sorted := opSort.One(torch.Cat(flat, 0))
-		last := sorted.Numel() - 1
-		for i := range q {
-			q[i] = sorted.Select(0, last*int64(i)/4).Item()
+		all := torch.Cat(flat, 0)
+		s = AnchorSummary{
+			Min: all.Min().Item(), Median: opMedian.One(all).Item(), Mean: all.CastTo(torch.Double).Mean().Item(),
+			Max: all.Max().Item(), Ones: all.Eq(all.OnesLike()).CastTo(torch.Double).Mean().Item(),
 		}
 	})
-	return q
+	return s
 }
 
-var opSort = torch.Define("aten::sort(Tensor self, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)")
+var opMedian = torch.Define("aten::median(Tensor self) -> Tensor")
 
 // inputs are the hashes that a resumed job must find again.
 func (d *desk) inputs(forget *data.ForgetSet) map[string]string {
