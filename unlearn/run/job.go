@@ -96,7 +96,7 @@ func (d *desk) openData(ctx context.Context) error {
 			return Inputf("--data-dir %s: no such file or directory", dir)
 		}
 	}
-	sets, err := data.Open(ctx, d.source.Dataset, data.Source{Dir: d.source.DataDir}, "train", "test")
+	sets, err := data.Open(ctx, d.source.Dataset, data.Source{Dir: d.source.DataDir, Workers: d.source.Workers}, "train", "test")
 	if err != nil {
 		return err
 	}
