@@ -32,7 +32,8 @@ func raise(op string, e *C.tg_error, args ...any) {
 }
 
 func newError(op string, e *C.tg_error, args []any) *Error {
-	err := &Error{Op: op, Code: Code(e.code), Msg: C.GoString((*C.char)(unsafe.Pointer(uintptr(unsafe.Pointer(e)) + unsafe.Sizeof(e.code))))}
+	msg := C.GoString((*C.char)(unsafe.Pointer(uintptr(unsafe.Pointer(e)) + unsafe.Sizeof(e.code))))
+	err := &Error{Op: op, Code: Code(e.code), Msg: withoutOp(op, msg)}
 	C.tg_error_free(e)
 	for _, a := range args {
 		switch x := a.(type) {

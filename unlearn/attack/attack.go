@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 
 	"l2ul/torch"
@@ -101,13 +102,21 @@ func (s *Set) Free() {
 
 // Summary is the outcome of a whole set.
 type Summary struct {
-	Pairs    int     `json:"pairs"`
-	Success  float64 `json:"success"`         // share of pairs whose attack succeeded
-	MeanLoss float64 `json:"mean_loss"`       // mean cross-entropy to the target at the end
-	NormMin  float64 `json:"norm_min"`        // smallest,
-	NormMean float64 `json:"norm_mean"`       // mean and
-	NormMax  float64 `json:"norm_max"`        // largest L2 norm of a perturbation
-	OnLabel  int     `json:"target_is_label"` // pairs whose target is the image's own label
+	Pairs    int     `json:"pairs" jsonschema:"minimum=0"`
+	Success  float64 `json:"success" jsonschema:"minimum=0,maximum=1,description=share of pairs whose attack succeeded"`
+	MeanLoss float64 `json:"mean_loss" jsonschema:"description=mean cross-entropy to the target at the end"`
+	Norm     Norms   `json:"norm"`
+	OnLabel  int     `json:"target_is_label" jsonschema:"minimum=0,description=pairs whose target is the image's own label"`
+}
+
+// Norms are the L2 norms of the perturbations; quantiles are interpolated between neighbours.
+type Norms struct {
+	Min    float64 `json:"min" jsonschema:"minimum=0"`
+	Q05    float64 `json:"q05" jsonschema:"minimum=0"`
+	Median float64 `json:"median" jsonschema:"minimum=0"`
+	Mean   float64 `json:"mean" jsonschema:"minimum=0"`
+	Q95    float64 `json:"q95" jsonschema:"minimum=0"`
+	Max    float64 `json:"max" jsonschema:"minimum=0"`
 }
 
 // Summary sums up the finished pairs; labels are those of the images.
@@ -116,18 +125,25 @@ func (s *Set) Summary(labels []int) Summary {
 	if n == 0 {
 		return Summary{}
 	}
-	sum := Summary{Pairs: n, NormMin: s.Pairs[0].Norm}
-	for _, p := range s.Pairs[:n] {
+	sum, norms := Summary{Pairs: n}, make([]float64, n)
+	for i, p := range s.Pairs[:n] {
 		if p.Success {
 			sum.Success += 1 / float64(n)
 		}
 		sum.MeanLoss += p.LossEnd / float64(n)
-		sum.NormMean += p.Norm / float64(n)
-		sum.NormMin, sum.NormMax = min(sum.NormMin, p.Norm), max(sum.NormMax, p.Norm)
+		sum.Norm.Mean += p.Norm / float64(n)
+		norms[i] = p.Norm
 		if p.Target == labels[p.Source] {
 			sum.OnLabel++
 		}
 	}
+	slices.Sort(norms)
+	at := func(q float64) float64 {
+		below, part := math.Modf(q * float64(n-1))
+		low, high := norms[int(below)], norms[min(int(below)+1, n-1)]
+		return low + part*(high-low)
+	}
+	sum.Norm.Min, sum.Norm.Q05, sum.Norm.Median, sum.Norm.Q95, sum.Norm.Max = at(0), at(0.05), at(0.5), at(0.95), at(1)
 	return sum
 }
 

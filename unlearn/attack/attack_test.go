@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"l2ul/internal/reference"
@@ -164,7 +166,7 @@ func TestLogSaysWhatTheNetworkSays(t *testing.T) {
 				if sum.Pairs != 24 || math.Abs(sum.Success-float64(hits)/24) > 1e-12 || math.Abs(sum.MeanLoss-mean) > 1e-5*max(1, mean) || sum.OnLabel != onLabel {
 					t.Errorf("summary %+v: want %d hits, mean loss %g, %d on label", sum, hits, mean, onLabel)
 				}
-				if sum.NormMin > sum.NormMean || sum.NormMean > sum.NormMax || math.Abs(sum.NormMax-slices.Max(norms)) > 1e-5 {
+				if math.Abs(sum.Norm.Max-slices.Max(norms)) > 1e-5 || math.Abs(sum.Norm.Min-slices.Min(norms)) > 1e-5 {
 					t.Errorf("norms of the summary: %+v", sum)
 				}
 			}
@@ -462,6 +464,26 @@ func TestErrorsOfSavedStopTheAttack(t *testing.T) {
 func TestSummaryOfNothing(t *testing.T) {
 	if got := (&attack.Set{}).Summary(nil); got != (attack.Summary{}) {
 		t.Errorf("%+v: a result cannot hold infinity", got)
+	}
+}
+
+// The quantiles are numpy.quantile's.
+func TestNormQuantiles(t *testing.T) {
+	for _, c := range []struct {
+		norms []float64
+		want  attack.Norms
+	}{
+		{[]float64{3, 10, 1, 4, 2}, attack.Norms{Min: 1, Q05: 1.2, Median: 3, Mean: 4, Q95: 8.8, Max: 10}},
+		{[]float64{4, 1, 3, 2}, attack.Norms{Min: 1, Q05: 1.15, Median: 2.5, Mean: 2.5, Q95: 3.85, Max: 4}},
+		{[]float64{7}, attack.Norms{Min: 7, Q05: 7, Median: 7, Mean: 7, Q95: 7, Max: 7}},
+	} {
+		set := &attack.Set{Done: len(c.norms)}
+		for _, n := range c.norms {
+			set.Pairs = append(set.Pairs, attack.Pair{Log: attack.Log{Norm: n}})
+		}
+		if d := cmp.Diff(c.want, set.Summary([]int{0}).Norm, cmpopts.EquateApprox(0, 1e-12)); d != "" {
+			t.Errorf("%v:\n%s", c.norms, d)
+		}
 	}
 }
 
