@@ -48,7 +48,7 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 		return nil, err
 	}
 	d.model, d.source, d.compute = o.ModelOptions, o.DataOptions, o.ComputeOptions
-	err = onDevice(o.ComputeOptions, func() error {
+	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		forget, err := d.loadForgetSet(ctx, o.Forget)
 		if err != nil {
@@ -126,7 +126,7 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 	result := &AttackResult{
 		Schema: "unlearn.attack/1", Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: "attacked",
 		Summary: set.Summary(forget.Labels), Forget: identify(forget), Hashes: d.hashes(folder),
-		Seconds: time.Since(began).Seconds(), Device: torch.CPU.String(), Seed: d.compute.Seed, Versions: CurrentVersions(),
+		Seconds: time.Since(began).Seconds(), Device: d.device.String(), Seed: d.compute.Seed, Versions: CurrentVersions(),
 	}
 	return result, d.conclude(folder, result, unlearn.Outcome(result.Outcome))
 }
@@ -162,7 +162,7 @@ func Importance(ctx context.Context, inv Invocation) (result *ImportanceResult, 
 		return nil, err
 	}
 	d.model, d.source, d.compute = o.ModelOptions, o.DataOptions, o.ComputeOptions
-	err = onDevice(o.ComputeOptions, func() error {
+	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		forget, err := d.loadForgetSet(ctx, o.Forget)
 		if err != nil {
@@ -200,7 +200,7 @@ func (d *desk) importanceRun(ctx context.Context, o ImportanceOptions, settings 
 	result := &ImportanceResult{
 		Schema: importanceSchema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: "estimated",
 		Estimator: settings.Kind, Quantiles: quantiles(importance.Anchors(omega)), Forget: identify(forget), Hashes: d.hashes(folder),
-		Seconds: time.Since(began).Seconds(), Device: torch.CPU.String(), Seed: d.compute.Seed, Versions: CurrentVersions(),
+		Seconds: time.Since(began).Seconds(), Device: d.device.String(), Seed: d.compute.Seed, Versions: CurrentVersions(),
 	}
 	return result, d.conclude(folder, result, unlearn.Outcome(result.Outcome))
 }

@@ -54,7 +54,7 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 		return nil, err
 	}
 	d.model, d.source, d.compute, d.eval = o.ModelOptions, o.DataOptions, o.ComputeOptions, o.EvalOptions
-	err = onDevice(o.ComputeOptions, func() error {
+	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		if err := d.openData(ctx); err != nil {
 			return err
@@ -126,7 +126,7 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, recipe train.Option
 	trained := time.Now()
 	result := &TrainResult{
 		Schema: TrainSchema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: "trained",
-		Steps: int64(job.Steps()), Epochs: int64(recipe.Epochs), Device: torch.CPU.String(), Seed: d.compute.Seed,
+		Steps: int64(job.Steps()), Epochs: int64(recipe.Epochs), Device: d.device.String(), Seed: d.compute.Seed,
 		Limited: o.Limit != "", Versions: CurrentVersions(),
 	}
 	for _, part := range []struct {
