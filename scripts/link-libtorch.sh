@@ -32,8 +32,9 @@ if [ -e "$torch/lib/libtorch_cpu.so" ]; then
       *) continue ;;
     esac
     mkdir -p "$to"
+    [ ! -e "$to/${file##*/}" ] || continue # met by another path
     ln --logical "$file" "$to/" 2>/dev/null || cp --dereference --reflink=auto "$file" "$to/"
-  done < <(wanted | sort -u)
+  done < <(wanted)
   # Whoever passes the libraries on must pass on their notices.
   for dir in "$root"/torch-*.dist-info "$root"/nvidia_*.dist-info; do
     [ -d "$dir/licenses" ] || continue
