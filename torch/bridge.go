@@ -219,7 +219,7 @@ func setDeterministic(on bool) { C.tg_set_deterministic(C.int32_t(word(on))) }
 func manualSeed(seed int64)    { C.tg_manual_seed(C.int64_t(seed)) }
 func shutdown()                { C.tg_shutdown() }
 
-// withAutocast runs fn with CPU autocast on, and restores what was before.
+// withAutocast runs fn with autocast on, and restores what was before.
 func withAutocast(d Dtype, fn func()) {
 	before := C.tg_autocast_enter(C.tg_autocast{enabled: 1, dtype: C.int32_t(d)})
 	defer C.tg_autocast_leave(before)

@@ -37,7 +37,7 @@ func (d *desk) key(parts map[string]any) string {
 	build := torch.Build()
 	all := map[string]any{
 		"weights": d.weights.Hash(), "model": d.model.Model, "mean": d.model.Mean, "std": d.model.Std,
-		"device": torch.CPU.String(), "threads": d.compute.Threads, "cores": CurrentEnvironment().Cores,
+		"device": d.device.String(), "threads": d.compute.Threads, "cores": CurrentEnvironment().Cores,
 		"channels_last": d.compute.ChannelsLast, "deterministic": d.compute.Deterministic,
 		"libtorch": build.Version, "kernels": build.CPUCapability, "unlearn": CurrentVersions().Unlearn,
 	}

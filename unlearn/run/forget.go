@@ -68,7 +68,7 @@ func Forget(ctx context.Context, inv Invocation) (result *Result, err error) {
 	if err := f.decode(); err != nil {
 		return nil, err
 	}
-	err = onDevice(f.o.ComputeOptions, func() error {
+	err = f.onDevice(f.o.ComputeOptions, func() error {
 		defer f.close()
 		if err := f.prepare(ctx); err != nil || f.o.DryRun {
 			return err
@@ -636,7 +636,7 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 		Hashes:     Hashes{Weights: f.weights.Hash(), Data: f.train.Fingerprint(), Config: f.folder.ConfigHash()},
 		DataAccess: DataAccess{Reads: reads},
 		Anchors:    f.state.Anchors, Cached: f.state.Cached,
-		Penalty: &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: torch.CPU.String(), Precision: "fp32",
+		Penalty: &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: f.device.String(), Precision: "fp32",
 		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Versions: CurrentVersions(),
 	}
 	hits := f.goalHits(after, res)

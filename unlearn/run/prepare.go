@@ -44,7 +44,7 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 		return nil, err
 	}
 	d.model, d.source, d.compute = o.ModelOptions, o.DataOptions, o.ComputeOptions
-	err = onDevice(o.ComputeOptions, func() error {
+	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		forget, err := d.loadForgetSet(ctx, o.Forget)
 		if err != nil {
@@ -180,7 +180,7 @@ func Importance(ctx context.Context, inv Invocation) (result *ImportanceResult, 
 		return nil, err
 	}
 	d.model, d.source, d.compute = o.ModelOptions, o.DataOptions, o.ComputeOptions
-	err = onDevice(o.ComputeOptions, func() error {
+	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		forget, err := d.loadForgetSet(ctx, o.Forget)
 		if err != nil {
