@@ -27,7 +27,7 @@ const adversarialSchema = "unlearn.adversarial/1"
 // attackJob sets up the attack on a forget set.
 func (d *desk) attackJob(o attack.Options, forget *data.ForgetSet, x torch.Tensor) *attack.Job {
 	return &attack.Job{
-		Net: d.net, X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Seed: d.compute.Seed,
+		Net: d.frozen(), X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Seed: d.compute.Seed,
 		Chunk: attackChunk,
 	}
 }
@@ -37,7 +37,7 @@ func (d *desk) key(parts map[string]any) string {
 	build := torch.Build()
 	all := map[string]any{
 		"weights": d.weights.Hash(), "model": d.model.Model, "mean": d.model.Mean, "std": d.model.Std,
-		"device": d.device.String(), "threads": d.compute.Threads, "cores": CurrentEnvironment().Cores,
+		"device": d.device.String(), "mode": d.mode, "threads": d.compute.Threads, "cores": CurrentEnvironment().Cores,
 		"channels_last": d.compute.ChannelsLast, "deterministic": d.compute.Deterministic,
 		"libtorch": build.Version, "kernels": build.CPUCapability, "unlearn": CurrentVersions().Unlearn,
 	}
