@@ -239,3 +239,37 @@ func TestLayers(t *testing.T) {
 		}
 	})
 }
+
+// A step of training takes the same convolutions in another way, and gives them back.
+func TestAccelerate(t *testing.T) {
+	job(t, func() {
+		torch.ManualSeed(6)
+		net := newNet(t, "l2ul-resnet18")
+		x := torch.Rand([]int64{5, 3, 32, 32}, false).Contiguous(torch.ChannelsLast)
+		gradients := func(mode Mode) []torch.Tensor {
+			defer Accelerate(net, mode)()
+			return torch.Grad([]torch.Tensor{loss(net.Forward(x))}, net.Root().Parameters())
+		}
+		want, again := gradients(Reference), gradients(Reference)
+		got := gradients(Exact)
+		after := gradients(Reference)
+		changed := 0
+		for i := range want {
+			if !torch.Equal(want[i], again[i]) || !torch.Equal(want[i], after[i]) {
+				t.Errorf("parameter %d: the reference does not repeat", i)
+			}
+			if !torch.Equal(got[i], want[i]) {
+				changed++
+			}
+			if d := distance(got[i], want[i]); !(d < 2e-2) {
+				t.Errorf("parameter %d: gradients differ by %g", i, d)
+			}
+			if got[i].IsContiguous(torch.ChannelsLast) != want[i].IsContiguous(torch.ChannelsLast) {
+				t.Errorf("parameter %d: another memory format", i)
+			}
+		}
+		if changed == 0 {
+			t.Error("nothing was accelerated")
+		}
+	})
+}

@@ -99,21 +99,16 @@ func (c *conv) prepare(p *plan, n *node) {
 	c.there.packed = p.keep(c.there.Pack(c.weight))
 }
 
-// tile chooses how a convolution to images of the shape [C, H, W] is summed, by the multiplications it takes for a channel
-// to a channel. Few channels do not pay for the transforms.
+// fewest is the number of channels summed over that pays for Winograd's transforms.
+const fewest = 32
+
+// tile chooses how a convolution to images of the shape [C, H, W] is summed.
 func tile(c *kernels.Conv, depth int64, shape []int64) int64 {
 	three := c.Kernel[0] == 3 && c.Kernel[1] == 3 && c.Stride[0] == 1 && c.Stride[1] == 1 && c.Padding[0] <= 2 && c.Padding[1] <= 2
-	if !three || depth%8 != 0 || depth < 32 {
+	if !three || depth%8 != 0 || depth < fewest {
 		return 0
 	}
-	best, least := int64(0), shape[1]*shape[2]*9
-	for _, tile := range []int64{2, 4} {
-		up := func(v int64) int64 { return (v + tile - 1) / tile }
-		if cost := up(shape[1]) * up(shape[2]) * (tile + 2) * (tile + 2); cost < least {
-			best, least = tile, cost
-		}
-	}
-	return best
+	return kernels.WinogradTile(shape[1], shape[2])
 }
 
 func (c *conv) passes(i int) bool { return i == 1 }

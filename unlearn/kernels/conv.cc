@@ -102,6 +102,57 @@ Tile* pick_tile() {
 }
 Tile* const multiply = pick_tile();
 
+// c[r, l] (+)= sum over k of a[k, r] * b[k, l], for R rows and kPanel columns: the inner loop of a gradient by weights.
+template <int R>
+__attribute__((target("avx2,fma"))) void outer_avx2(const float* a, int64_t a_pitch, const float* b, int64_t b_pitch,
+                                                    int64_t depth, float* c, int64_t c_pitch, bool fresh) {
+  __m256 sum[R][2];
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+    sum[r][0] = fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * c_pitch);
+    sum[r][1] = fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * c_pitch + 8);
+  }
+  for (int64_t k = 0; k < depth; ++k, a += a_pitch, b += b_pitch) {
+    const __m256 low = _mm256_loadu_ps(b), high = _mm256_loadu_ps(b + 8);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+      const __m256 v = _mm256_broadcast_ss(a + r);
+      sum[r][0] = _mm256_fmadd_ps(v, low, sum[r][0]);
+      sum[r][1] = _mm256_fmadd_ps(v, high, sum[r][1]);
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < R; ++r) {
+    _mm256_storeu_ps(c + r * c_pitch, sum[r][0]);
+    _mm256_storeu_ps(c + r * c_pitch + 8, sum[r][1]);
+  }
+}
+
+template <int R>
+void outer_any(const float* a, int64_t a_pitch, const float* b, int64_t b_pitch, int64_t depth, float* c,
+               int64_t c_pitch, bool fresh) {
+  for (int r = 0; r < R; ++r) {
+    for (int64_t l = 0; l < kPanel; ++l) {
+      float sum = fresh ? 0.0f : c[r * c_pitch + l];
+      for (int64_t k = 0; k < depth; ++k) sum = std::fma(a[k * a_pitch + r], b[k * b_pitch + l], sum);
+      c[r * c_pitch + l] = sum;
+    }
+  }
+}
+
+// The kernel for `rows` rows: 2, 4 or 6.
+decltype(&outer_any<2>) outer(int64_t rows) {
+  static const bool wide = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  switch (rows) {
+    case 2:
+      return wide ? outer_avx2<2> : outer_any<2>;
+    case 4:
+      return wide ? outer_avx2<4> : outer_any<4>;
+    default:
+      return wide ? outer_avx2<6> : outer_any<6>;
+  }
+}
+
 // Memory for one thread's intermediate values, kept for its next call.
 float* scratch(int64_t size) {
   static thread_local std::vector<float> memory;
@@ -295,15 +346,28 @@ L2UL_INLINE Vec load(const float* p) {
   return v;
 }
 
-L2UL_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+L2UL_INLINE void store(float* p, const Vec& v) { std::memcpy(p, &v, sizeof v); }
 
-// The one-dimensional transforms of Lavin and Gray, section 4; steps are distances between the elements.
+// The one-dimensional transforms of Lavin and Gray, section 4: G of a kernel, B^T of the input, A^T of the output, and the
+// transposed ones of the first and the last. Steps are distances between the elements.
 template <int kTile>
 struct Transform;
 
 template <>
 struct Transform<2> {
-  static constexpr double kKernel[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+  static L2UL_INLINE void kernel(const Vec* w, int from, Vec* out, int to) {
+    const Vec even = 0.5f * (w[0] + w[2 * from]), odd = 0.5f * w[from];
+    out[0] = w[0];
+    out[to] = even + odd;
+    out[2 * to] = even - odd;
+    out[3 * to] = w[2 * from];
+  }
+  static L2UL_INLINE void kernel_adjoint(const Vec* u, int from, Vec* out, int to) {
+    const Vec plus = 0.5f * (u[from] + u[2 * from]), minus = 0.5f * (u[from] - u[2 * from]);
+    out[0] = u[0] + plus;
+    out[to] = minus;
+    out[2 * to] = plus + u[3 * from];
+  }
   static L2UL_INLINE void input(const Vec* d, int from, Vec* out, int to) {
     out[0] = d[0] - d[2 * from];
     out[to] = d[from] + d[2 * from];
@@ -314,16 +378,31 @@ struct Transform<2> {
     out[0] = m[0] + m[from] + m[2 * from];
     out[to] = m[from] - m[2 * from] - m[3 * from];
   }
+  static L2UL_INLINE void output_adjoint(const Vec* g, int from, Vec* out, int to) {
+    out[0] = g[0];
+    out[to] = g[0] + g[from];
+    out[2 * to] = g[0] - g[from];
+    out[3 * to] = -g[from];
+  }
 };
 
 template <>
 struct Transform<4> {
-  static constexpr double kKernel[6][3] = {{1.0 / 4, 0, 0},
-                                           {-1.0 / 6, -1.0 / 6, -1.0 / 6},
-                                           {-1.0 / 6, 1.0 / 6, -1.0 / 6},
-                                           {1.0 / 24, 1.0 / 12, 1.0 / 6},
-                                           {1.0 / 24, -1.0 / 12, 1.0 / 6},
-                                           {0, 0, 1}};
+  static L2UL_INLINE void kernel(const Vec* w, int from, Vec* out, int to) {
+    const Vec even = w[0] + w[2 * from], wide = w[0] + 4.0f * w[2 * from];
+    out[0] = w[0] / 4.0f;
+    out[to] = (even + w[from]) / -6.0f;
+    out[2 * to] = (even - w[from]) / -6.0f;
+    out[3 * to] = (wide + 2.0f * w[from]) / 24.0f;
+    out[4 * to] = (wide - 2.0f * w[from]) / 24.0f;
+    out[5 * to] = w[2 * from];
+  }
+  static L2UL_INLINE void kernel_adjoint(const Vec* u, int from, Vec* out, int to) {
+    const Vec near = (u[from] + u[2 * from]) / -6.0f, far = (u[3 * from] + u[4 * from]) / 24.0f;
+    out[0] = u[0] / 4.0f + near + far;
+    out[to] = (u[from] - u[2 * from]) / -6.0f + (u[3 * from] - u[4 * from]) / 12.0f;
+    out[2 * to] = near + 4.0f * far + u[5 * from];
+  }
   static L2UL_INLINE void input(const Vec* d, int from, Vec* out, int to) {
     const Vec d1 = d[from], d2 = d[2 * from], d3 = d[3 * from], d4 = d[4 * from];
     const Vec a = d4 - 4.0f * d2, b = d3 - 4.0f * d1, c = d4 - d2, e = 2.0f * (d3 - d1);
@@ -341,6 +420,16 @@ struct Transform<4> {
     out[to] = b + 2.0f * d;
     out[2 * to] = a + 4.0f * c;
     out[3 * to] = b + 8.0f * d + m[5 * from];
+  }
+  static L2UL_INLINE void output_adjoint(const Vec* g, int from, Vec* out, int to) {
+    const Vec g1 = g[from], g2 = g[2 * from], g3 = g[3 * from];
+    const Vec a = g[0] + g2, b = g1 + g3, c = g[0] + 4.0f * g2, d = 2.0f * g1 + 8.0f * g3;
+    out[0] = g[0];
+    out[to] = a + b;
+    out[2 * to] = a - b;
+    out[3 * to] = c + d;
+    out[4 * to] = c - d;
+    out[5 * to] = g3;
   }
 };
 
@@ -461,38 +550,57 @@ int64_t tiles_at_once(const Conv& c, const Tiling& tiling) {
   return (std::min(fitting, share) + kRows - 1) / kRows * kRows;
 }
 
+// The kernels of depths k … k + 7 to one panel of channels.
 template <int kTile>
-void pack(const float* weight, const Conv& c, float* packed) {
+L2UL_INLINE void pack_block(const float* weight, const Strides& s, const Conv& c, int64_t p, int64_t k, float* packed) {
   constexpr int kPoints = kTile + 2;
-  const auto& g = Transform<kTile>::kKernel;
-  at::parallel_for(0, panels(c.width) * c.depth, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t pk = begin; pk < end; ++pk) {
-      const int64_t p = pk / c.depth, k = pk % c.depth;
-      for (int64_t l = 0; l < kPanel; ++l) {
-        const int64_t n = p * kPanel + l;
-        double w[3][3] = {};
-        for (int t = 0; t < 9 && n < c.width; ++t) {
-          // A gradient's kernel is turned half around, with its channels exchanged.
-          w[t / 3][t % 3] = c.gradient ? weight[(k * c.width + n) * 9 + 8 - t] : weight[(n * c.depth + k) * 9 + t];
-        }
-        for (int i = 0; i < kPoints; ++i) {
-          double row[3] = {};
-          for (int t = 0; t < 9; ++t) row[t % 3] += g[i][t / 3] * w[t / 3][t % 3];
-          for (int j = 0; j < kPoints; ++j) {
-            const double u = row[0] * g[j][0] + row[1] * g[j][1] + row[2] * g[j][2];
-            const int64_t to = ((i * kPoints + j) * panels(c.width) + p) * c.depth + k;
-            packed[to * kPanel + l] = static_cast<float>(u);
-          }
+  // Lanes are channels of the output: one of the two is contiguous in memory at best, so they are gathered first.
+  const int64_t lane = c.gradient ? s.in : s.out, row = c.gradient ? s.out : s.in;
+  const int64_t lanes = std::min(kPanel, c.width - p * kPanel);
+  float w[kLanes][9][kPanel] = {};
+  for (int64_t l = 0; l < lanes; ++l) {
+    const float* const from = weight + (p * kPanel + l) * lane + k * row;
+    for (int t = 0; t < 9; ++t) {
+      // A gradient's kernel is turned half around, with its channels exchanged.
+      const float* const tap = from + (c.gradient ? 8 - t : t) * s.tap;
+      for (int64_t i = 0; i < kLanes; ++i) w[i][t][l] = tap[i * row];
+    }
+  }
+  for (int64_t i = 0; i < kLanes; ++i) {
+    for (int64_t l = 0; l < kPanel; l += kLanes) {
+      Vec in[9], half[kPoints * 3], row_out[kPoints];
+#pragma GCC unroll 9
+      for (int t = 0; t < 9; ++t) in[t] = load(&w[i][t][l]);
+#pragma GCC unroll 3
+      for (int t = 0; t < 3; ++t) Transform<kTile>::kernel(in + t, 3, half + t, 3);
+#pragma GCC unroll 6
+      for (int y = 0; y < kPoints; ++y) {
+        Transform<kTile>::kernel(half + 3 * y, 1, row_out, 1);
+#pragma GCC unroll 6
+        for (int x = 0; x < kPoints; ++x) {
+          store(packed + (((y * kPoints + x) * panels(c.width) + p) * c.depth + k + i) * kPanel + l, row_out[x]);
         }
       }
     }
-  });
+  }
+}
+
+L2UL_CLONES void pack2(const float* weight, const Strides& s, const Conv& c, int64_t p, int64_t k, float* packed) {
+  pack_block<2>(weight, s, c, p, k, packed);
+}
+L2UL_CLONES void pack4(const float* weight, const Strides& s, const Conv& c, int64_t p, int64_t k, float* packed) {
+  pack_block<4>(weight, s, c, p, k, packed);
 }
 
 }  // namespace
 
-void pack_winograd(const float* weight, const Conv& conv, int tile, float* packed) {
-  (tile == 2 ? pack<2> : pack<4>)(weight, conv, packed);
+void pack_winograd(const float* weight, const Strides& strides, const Conv& c, int tile, float* packed) {
+  const int64_t blocks = c.depth / kLanes;
+  at::parallel_for(0, panels(c.width) * blocks, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      (tile == 2 ? pack2 : pack4)(weight, strides, c, i / blocks, i % blocks * kLanes, packed);
+    }
+  });
 }
 
 void conv_winograd(const Conv& c, int tile, const float* x, const float* packed, const Epilogue& epilogue, float* out) {
@@ -517,6 +625,121 @@ void conv_winograd(const Conv& c, int tile, const float* x, const float* packed,
         }
       }
       (tile == 2 ? output2 : output4)(c, tiling, m, first, count, rows, pitch, epilogue, out);
+    }
+  });
+}
+
+namespace {
+
+// Tiles first … first + count - 1 of the gradient by the output to m [points, rows, pitch].
+template <int kTile>
+L2UL_INLINE void transform_gradient(const Conv& c, const Tiling& tiling, const float* grad, const float* nothing,
+                                    int64_t first, int64_t count, int64_t rows, int64_t pitch, float* m) {
+  constexpr int kPoints = kTile + 2;
+  for (int64_t t = 0; t < count; ++t) {
+    const Place at = tiling.place(first + t);
+    const float* from[kTile * kTile];
+    for (int i = 0; i < kTile; ++i) {
+      for (int j = 0; j < kTile; ++j) {
+        const int64_t h = at.h + i, w = at.w + j;
+        const bool inside = h < c.out_h && w < c.out_w;
+        from[i * kTile + j] = inside ? grad + ((at.image * c.out_h + h) * c.out_w + w) * c.width : nothing;
+      }
+    }
+    for (int64_t n = 0; n < c.width; n += kLanes) {
+      Vec half[kPoints * kTile];
+#pragma GCC unroll 4
+      for (int j = 0; j < kTile; ++j) {
+        Vec column[kTile];
+#pragma GCC unroll 4
+        for (int i = 0; i < kTile; ++i) column[i] = load(from[i * kTile + j] + n);
+        Transform<kTile>::output_adjoint(column, 1, half + j, kTile);
+      }
+#pragma GCC unroll 6
+      for (int i = 0; i < kPoints; ++i) {
+        Vec row[kPoints];
+        Transform<kTile>::output_adjoint(half + i * kTile, 1, row, 1);
+#pragma GCC unroll 6
+        for (int j = 0; j < kPoints; ++j) store(m + ((i * kPoints + j) * rows + t) * pitch + n, row[j]);
+      }
+    }
+  }
+}
+
+L2UL_CLONES void gradient2(const Conv& c, const Tiling& tiling, const float* grad, const float* nothing, int64_t first,
+                           int64_t count, int64_t rows, int64_t pitch, float* m) {
+  transform_gradient<2>(c, tiling, grad, nothing, first, count, rows, pitch, m);
+}
+L2UL_CLONES void gradient4(const Conv& c, const Tiling& tiling, const float* grad, const float* nothing, int64_t first,
+                           int64_t count, int64_t rows, int64_t pitch, float* m) {
+  transform_gradient<4>(c, tiling, grad, nothing, first, count, rows, pitch, m);
+}
+
+// The gradients by the kernels from channel k to the channels n … n + 7, from u [points, depth, pitch].
+template <int kTile>
+L2UL_INLINE void unpack_kernels(const Conv& c, const float* u, int64_t k, int64_t n, int64_t pitch, const Strides& s,
+                                float* out) {
+  constexpr int kPoints = kTile + 2;
+  Vec half[3 * kPoints], taps[9];
+#pragma GCC unroll 6
+  for (int j = 0; j < kPoints; ++j) {
+    Vec column[kPoints];
+#pragma GCC unroll 6
+    for (int i = 0; i < kPoints; ++i) column[i] = load(u + ((i * kPoints + j) * c.depth + k) * pitch + n);
+    Transform<kTile>::kernel_adjoint(column, 1, half + j, kPoints);
+  }
+#pragma GCC unroll 3
+  for (int i = 0; i < 3; ++i) Transform<kTile>::kernel_adjoint(half + i * kPoints, 1, taps + 3 * i, 1);
+  for (int t = 0; t < 9; ++t) {
+    for (int64_t l = 0; l < kLanes; ++l) out[(n + l) * s.out + k * s.in + t * s.tap] = taps[t][l];
+  }
+}
+
+L2UL_CLONES void unpack2(const Conv& c, const float* u, int64_t k, int64_t n, int64_t pitch, const Strides& s,
+                         float* out) {
+  unpack_kernels<2>(c, u, k, n, pitch, s, out);
+}
+L2UL_CLONES void unpack4(const Conv& c, const float* u, int64_t k, int64_t n, int64_t pitch, const Strides& s,
+                         float* out) {
+  unpack_kernels<4>(c, u, k, n, pitch, s, out);
+}
+
+}  // namespace
+
+void winograd_weight_gradient(const Conv& c, int tile, const float* x, const float* grad, const Strides& strides,
+                              float* out) {
+  const Tiling tiling(c, tile);
+  const int64_t points = (tile + 2) * (tile + 2), pitch = panels(c.width) * kPanel;
+  // A block's transforms stay in the third-level cache. Blocks follow one another, and a thread owns its sums: bits
+  // do not depend on the number of threads.
+  const int64_t fitting = (int64_t{8} << 20) / static_cast<int64_t>(points * (c.depth + pitch) * sizeof(float));
+  const int64_t rows = std::clamp<int64_t>(fitting, 32, std::max<int64_t>(tiling.total, 32));
+  float* const v = scratch(points * (rows * (c.depth + pitch) + c.depth * pitch));
+  float* const m = v + points * rows * c.depth;
+  float* const u = m + points * rows * pitch;
+  const std::vector<float> nothing(std::max(c.depth, c.width), 0.0f);
+  for (int64_t first = 0; first < tiling.total; first += rows) {
+    const int64_t count = std::min(rows, tiling.total - first);
+    at::parallel_for(0, count, 4, [&](int64_t begin, int64_t end) {
+      (tile == 2 ? input2 : input4)(c, tiling, x, nothing.data(), first + begin, end - begin, rows,
+                                    v + begin * c.depth);
+      (tile == 2 ? gradient2 : gradient4)(c, tiling, grad, nothing.data(), first + begin, end - begin, rows, pitch,
+                                          m + begin * pitch);
+    });
+    at::parallel_for(0, points * panels(c.width), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t point = i / panels(c.width), column = i % panels(c.width) * kPanel;
+        for (int64_t k = 0; k < c.depth; k += kRows) {
+          outer(std::min<int64_t>(kRows, c.depth - k))(v + point * rows * c.depth + k, c.depth,
+                                                       m + point * rows * pitch + column, pitch, count,
+                                                       u + (point * c.depth + k) * pitch + column, pitch, first == 0);
+        }
+      }
+    });
+  }
+  at::parallel_for(0, c.depth, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      for (int64_t n = 0; n < c.width; n += kLanes) (tile == 2 ? unpack2 : unpack4)(c, u, k, n, pitch, strides, out);
     }
   });
 }

@@ -35,12 +35,21 @@ struct Epilogue {
 void pack_direct(const float* weight, const Conv& conv, float* packed);
 void conv_direct(const Conv& conv, const float* x, const float* packed, const Epilogue& epilogue, float* out);
 
+// Where the weight from channel i to channel o lies: at o·out + i·in + tap·tap.
+struct Strides {
+  int64_t out, in, tap;
+};
+
 // Winograd's F(tile x tile, 3x3) for stride 1 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
 // 2016), tile 2 or 4: 2.25 and 4 times fewer multiplications, rounding a few times larger than that of direct sums.
 // depth is a multiple of 8. packed is [tile + 2, tile + 2, panels, depth, kPanel].
-void pack_winograd(const float* weight, const Conv& conv, int tile, float* packed);
+void pack_winograd(const float* weight, const Strides& strides, const Conv& conv, int tile, float* packed);
 void conv_winograd(const Conv& conv, int tile, const float* x, const float* packed, const Epilogue& epilogue,
                    float* out);
+// The gradient by the weights, in the same way: x is the input of the (forward) convolution, grad the gradient by its
+// output; both numbers of channels are multiples of 8.
+void winograd_weight_gradient(const Conv& conv, int tile, const float* x, const float* grad, const Strides& strides,
+                              float* out);
 
 // A window that slides over images, [images, in_h, in_w, depth] to [images, out_h, out_w, depth].
 struct Window {

@@ -1,12 +1,16 @@
 //go:build ignore
 
-// The operators of frozen networks: schemas and argument checks around conv.cc. All images are float32, channels-last.
+// The operators of conv.cc: schemas, argument checks and derivatives. All images are float32, channels-last.
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <array>
+#include <utility>
 
 #include "checks.h"
 #include "conv.h"
@@ -52,13 +56,18 @@ void check_tile(const Name& name, int64_t tile) {
   TORCH_CHECK(tile == 0 || tile == 2 || tile == 4, name, " is ", tile, "; it must be 0 (direct), 2 or 4");
 }
 
+// Weights [out, in, 3, 3] whose nine taps lie at even distances: contiguous or channels-last.
+bool one_stride(const Tensor& weight) { return weight.stride(2) == 3 * weight.stride(3); }
+
+cpu::Strides strides_of(const Tensor& weight) { return {weight.stride(0), weight.stride(1), weight.stride(3)}; }
+
 Tensor conv_pack(const Tensor& weight, int64_t tile, bool gradient) {
   constexpr auto op = "conv_pack";
   check_type({op, "weight"}, weight, at::kFloat);
   TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0, "l2ul::conv_pack: weight has shape ", weight.sizes(),
               "; it must be [out, in, h, w], none of them 0");
   check_tile({op, "tile"}, tile);
-  const Tensor w = weight.contiguous();
+  const Tensor w = tile == 0 ? weight.contiguous() : weight;
   cpu::Conv conv = {};
   conv.depth = w.size(gradient ? 0 : 1), conv.width = w.size(gradient ? 1 : 0);
   conv.kernel_h = w.size(2), conv.kernel_w = w.size(3);
@@ -69,10 +78,12 @@ Tensor conv_pack(const Tensor& weight, int64_t tile, bool gradient) {
     cpu::pack_direct(w.const_data_ptr<float>(), conv, packed.mutable_data_ptr<float>());
     return packed;
   }
-  TORCH_CHECK(conv.kernel_h == 3 && conv.kernel_w == 3 && conv.depth % 8 == 0, "l2ul::conv_pack: weight has shape ",
+  TORCH_CHECK(conv.kernel_h == 3 && conv.kernel_w == 3 && conv.depth % 8 == 0 && one_stride(w),
+              "l2ul::conv_pack: weight has shape ",
               weight.sizes(), "; tile ", tile, " needs a 3x3 kernel and channels summed over in multiples of 8");
   Tensor packed = at::empty({tile + 2, tile + 2, panels, conv.depth, cpu::kPanel}, w.options());
-  cpu::pack_winograd(w.const_data_ptr<float>(), conv, static_cast<int>(tile), packed.mutable_data_ptr<float>());
+  cpu::pack_winograd(w.const_data_ptr<float>(), strides_of(w), conv, static_cast<int>(tile),
+                     packed.mutable_data_ptr<float>());
   return packed;
 }
 
@@ -124,6 +135,79 @@ Tensor& conv_(Tensor& out, const Tensor& x, const Tensor& packed, int64_t tile, 
     cpu::conv_winograd(conv, static_cast<int>(tile), in, w, epilogue, out.mutable_data_ptr<float>());
   }
   return out;
+}
+
+// A convolution that can be trained: 3x3, stride 1, by Winograd in all three passes.
+
+cpu::Conv check_trained(const char* op, const Tensor& x, const Tensor& weight, int64_t tile, int64_t padding) {
+  const Image from = check_images({op, "x"}, x);
+  check_type({op, "weight"}, weight, at::kFloat);
+  check_device({op, "weight"}, weight, x, "x");
+  TORCH_CHECK(weight.dim() == 4 && weight.size(1) == from.channels && weight.size(2) == 3 && weight.size(3) == 3 &&
+                  weight.size(0) % 8 == 0 && weight.size(1) % 8 == 0 && one_stride(weight),
+              "l2ul::", op, ": weight has shape ", weight.sizes(), " for x ", x.sizes(),
+              "; it must be [out, in, 3, 3], both channels multiples of 8");
+  TORCH_CHECK(tile == 2 || tile == 4, Name{op, "tile"}, " is ", tile, "; it must be 2 or 4");
+  const int64_t height = from.height + 2 * padding - 2, width = from.width + 2 * padding - 2;
+  TORCH_CHECK(padding >= 0 && padding <= 2 && height > 0 && width > 0, Name{op, "padding"}, " is ", padding, " for x ",
+              x.sizes(), "; it must be 0, 1 or 2 and leave an image");
+  return {from.count, from.height, from.width, from.channels, height, width, weight.size(0), 3, 3, 1, 1, padding,
+          padding, false};
+}
+
+// One pass: forward, or with conv.gradient to the input.
+Tensor winograd(const cpu::Conv& conv, int tile, const Tensor& x, const Tensor& weight) {
+  Tensor packed = at::empty({tile + 2, tile + 2, cpu::panels(conv.width), conv.depth, cpu::kPanel}, x.options());
+  cpu::pack_winograd(weight.const_data_ptr<float>(), strides_of(weight), conv, tile, packed.mutable_data_ptr<float>());
+  Tensor out = at::empty({conv.images, conv.width, conv.out_h, conv.out_w},
+                         x.options().memory_format(at::MemoryFormat::ChannelsLast));
+  if (out.numel() > 0) {
+    cpu::conv_winograd(conv, tile, x.const_data_ptr<float>(), packed.const_data_ptr<float>(), {},
+                       out.mutable_data_ptr<float>());
+  }
+  return out;
+}
+
+Tensor winograd_conv2d(const Tensor& x, const Tensor& weight, int64_t tile, int64_t padding) {
+  return winograd(check_trained("winograd_conv2d", x, weight, tile, padding), static_cast<int>(tile), x, weight);
+}
+
+struct WinogradConv2d : torch::autograd::Function<WinogradConv2d> {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, int64_t tile,
+                        int64_t padding) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    context->save_for_backward({x, weight});
+    context->saved_data["tile"] = tile;
+    context->saved_data["padding"] = padding;
+    return winograd_conv2d(x, weight, tile, padding);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    const auto saved = context->get_saved_variables();
+    const Tensor &x = saved[0], &weight = saved[1], grad = grads[0].contiguous(at::MemoryFormat::ChannelsLast);
+    const int tile = static_cast<int>(context->saved_data["tile"].toInt());
+    cpu::Conv conv = check_trained("winograd_conv2d", x, weight, tile, context->saved_data["padding"].toInt());
+    Tensor by_x, by_weight;
+    if (context->needs_input_grad(1)) {
+      by_weight = at::empty_like(weight);
+      cpu::winograd_weight_gradient(conv, tile, x.const_data_ptr<float>(), grad.const_data_ptr<float>(),
+                                    strides_of(by_weight), by_weight.mutable_data_ptr<float>());
+    }
+    if (context->needs_input_grad(0)) {
+      std::swap(conv.in_h, conv.out_h);
+      std::swap(conv.in_w, conv.out_w);
+      std::swap(conv.depth, conv.width);
+      conv.gradient = true;
+      by_x = winograd(conv, tile, grad, weight);
+    }
+    return {by_x, by_weight, Tensor(), Tensor()};
+  }
+};
+
+Tensor winograd_conv2d_autograd(const Tensor& x, const Tensor& weight, int64_t tile, int64_t padding) {
+  return WinogradConv2d::apply(x, weight, tile, padding);
 }
 
 cpu::Window check_window(const char* op, const Image& in, const Image& out, IntArrayRef kernel, IntArrayRef stride,
@@ -178,6 +262,7 @@ TORCH_LIBRARY_FRAGMENT(l2ul, m) {
   m.def(
       "conv_(Tensor(a!) out, Tensor x, Tensor packed, int tile, int[2] kernel, int[2] stride, int[2] padding, "
       "bool gradient, Tensor? bias, Tensor? add, Tensor? gate, bool relu) -> Tensor(a!)");
+  m.def("winograd_conv2d(Tensor x, Tensor weight, int tile, int padding) -> Tensor");
   m.def(
       "max_pool_(Tensor(a!) out, Tensor(b!) code, Tensor x, int[2] kernel, int[2] stride, int[2] padding) -> "
       "(Tensor(a!), Tensor(b!))");
@@ -189,6 +274,7 @@ TORCH_LIBRARY_FRAGMENT(l2ul, m) {
 TORCH_LIBRARY_IMPL(l2ul, CPU, m) {
   m.impl("conv_pack", conv_pack);
   m.impl("conv_", conv_);
+  m.impl("winograd_conv2d", winograd_conv2d);
   m.impl("max_pool_", max_pool_);
   m.impl("max_pool_gradient_", max_pool_gradient_);
 }
@@ -197,6 +283,7 @@ TORCH_LIBRARY_IMPL(l2ul, Autograd, m) {
   for (const char* op : {"conv_pack", "conv_", "max_pool_", "max_pool_gradient_"}) {
     m.impl(op, torch::autograd::autogradNotImplementedFallback());
   }
+  m.impl("winograd_conv2d", winograd_conv2d_autograd);
 }
 
 TORCH_LIBRARY_IMPL(l2ul, ADInplaceOrView, m) {

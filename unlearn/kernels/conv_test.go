@@ -150,6 +150,44 @@ func TestConvBitsAreTheImagesOwn(t *testing.T) {
 	}
 }
 
+// Forward and both gradients of the trained form, against libtorch in float64.
+func TestWinogradConv2d(t *testing.T) {
+	run(t, func() {
+		torch.ManualSeed(5)
+		for _, c := range []convolution{
+			{3, 16, 24, 9, 6, 3, 1, 1}, {2, 64, 64, 16, 16, 3, 1, 1}, {5, 8, 8, 2, 2, 3, 1, 1}, {1, 40, 16, 7, 7, 3, 1, 0}, {700, 8, 16, 4, 4, 3, 1, 2},
+		} {
+			for _, tile := range []int64{2, 4} {
+				for _, format := range []torch.MemoryFormat{torch.Contiguous, torch.ChannelsLast} {
+					x, grad, weight := c.tensors()
+					weight = weight.Contiguous(format)
+					double := []torch.Tensor{x.CastTo(torch.Double).SetRequiresGrad(true), weight.CastTo(torch.Double).SetRequiresGrad(true)}
+					want := double[0].Conv2d(double[1], torch.Tensor{}, pair(1), pair(c.padding), pair(1), 1)
+					wantBack := torch.VectorJacobian([]torch.Tensor{want}, []torch.Tensor{grad.CastTo(torch.Double)}, double, false)
+					single := []torch.Tensor{x.SetRequiresGrad(true), weight.SetRequiresGrad(true)}
+					got := WinogradConv2d(x, weight, tile, c.padding)
+					back := torch.VectorJacobian([]torch.Tensor{got}, []torch.Tensor{grad}, single, false)
+					for i, d := range []float64{largest(got, want), largest(back[0], wantBack[0]), largest(back[1], wantBack[1])} {
+						if !(d <= 5e-5) {
+							t.Errorf("%+v, tile %d, %v: %s differs by %g", c, tile, format, []string{"output", "gradient by x", "gradient by weights"}[i], d)
+						}
+					}
+				}
+			}
+		}
+		c := convolution{1, 16, 24, 6, 6, 3, 1, 1}
+		x, _, weight := c.tensors()
+		for want, call := range map[string]func(){
+			"both channels multiples of 8": func() { WinogradConv2d(x, weight.Narrow(0, 0, 12), 4, 1) },
+			"tile is 3":                    func() { WinogradConv2d(x, weight, 3, 1) },
+			"padding is 3":                 func() { WinogradConv2d(x, weight, 4, 3) },
+			"x is not channels-last":       func() { WinogradConv2d(x.Contiguous(torch.Contiguous), weight, 4, 1) },
+		} {
+			refused(t, want, call)
+		}
+	})
+}
+
 func TestMaxPool(t *testing.T) {
 	run(t, func() {
 		torch.ManualSeed(4)

@@ -477,6 +477,7 @@ func (f *forgetting) unlearn(ctx context.Context, task *unlearn.Task) (*unlearn.
 	if f.state.Loop != nil {
 		progress.Set(int64(f.state.Loop.Step))
 	}
+	defer engine.Accelerate(f.net, f.mode)()
 	res, err := unlearn.Forget(ctx, f.method, task, &f.loop)
 	if err != nil {
 		return nil, err

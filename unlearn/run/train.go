@@ -181,5 +181,6 @@ func (d *desk) runTraining(ctx context.Context, job *train.Job) error {
 			right, seen = 0, 0
 		}
 	}
+	defer engine.Accelerate(d.net, d.mode)()
 	return job.Run(ctx)
 }

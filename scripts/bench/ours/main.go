@@ -229,6 +229,7 @@ func step(in *inputs) repeat {
 		panic(err)
 	}
 	net := in.network()
+	engine.Accelerate(net, engine.Exact)
 	x, y := all(in.forget())
 	task := &unlearn.Task{
 		Net: net, Classes: 10, Forget: &unlearn.Examples{X: x, Y: y},
