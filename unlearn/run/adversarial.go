@@ -26,11 +26,20 @@ const adversarialSchema = "unlearn.adversarial/1"
 
 // attackJob sets up the attack on a forget set.
 func (d *desk) attackJob(o attack.Options, forget *data.ForgetSet, x torch.Tensor) *attack.Job {
-	return &attack.Job{
+	job := &attack.Job{
 		Net: d.net, X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Seed: d.compute.Seed,
 		Chunk: attackChunk,
 	}
+	if o.Exclude == excludeGoal {
+		job.Avoid = forget.Targets
+	}
+	if d.pairs != nil {
+		job.Pairs, job.Starts = d.pairs.pairs, d.pairs.starts
+	}
+	return job
 }
+
+const excludeGoal = "goal"
 
 // key identifies something that was computed, by everything that decides its bits: the network, what computes, and parts.
 func (d *desk) key(parts map[string]any) string {
@@ -48,10 +57,16 @@ func (d *desk) key(parts map[string]any) string {
 
 // attackKey identifies an adversarial set (spec/l2ul.md section 3.4).
 func (d *desk) attackKey(job *attack.Job, forget *data.ForgetSet) string {
-	return d.key(map[string]any{
-		"schema": adversarialSchema, "data": forget.DataHash, "indices": forget.Indices,
-		"options": job.Options, "seed": job.Seed, "chunk": job.Chunk,
-	})
+	parts := map[string]any{
+		"schema": adversarialSchema, "data": forget.DataHash, "indices": forget.Indices, "avoid": job.Avoid,
+		"seed": job.Seed, "chunk": job.Chunk,
+	}
+	options := job.Options
+	if d.pairs != nil {
+		options.Pairs, parts["pairs"] = "", d.pairs.hash // wherever they are read from
+	}
+	parts["options"] = options
+	return d.key(parts)
 }
 
 // madeTensors are the finished examples of a set, for a checkpoint.

@@ -123,21 +123,24 @@ func (f *forgetting) prepare(ctx context.Context) error {
 			return Usagef("--method %s reads retained images, and there are none", f.method.Name)
 		}
 	}
+	if f.loop.Goal == unlearn.Relabel && len(f.set.Targets) == 0 {
+		if err := f.drawTargets(); err != nil {
+			return err
+		}
+	}
 	if f.method.Driver == unlearn.ByAdversarial {
 		if !f.attack.Targeted { // the examples would be labelled with the very class to forget
 			return Usagef("--targeted=false: --method %s needs examples of other classes; untargeted ones are for unlearn attack", f.method.Name)
 		}
-		if err := f.checkAttack(&f.attack); err != nil {
+		if f.attack.Exclude != "" && f.loop.Goal != unlearn.Relabel {
+			return Usagef("--target-exclude %s: only --goal relabel has new labels to leave out", f.attack.Exclude)
+		}
+		if err := f.prepareAttack(&f.attack, f.set); err != nil {
 			return err
 		}
 	}
 	if err := f.check(); err != nil {
 		return err
-	}
-	if f.loop.Goal == unlearn.Relabel && len(f.set.Targets) == 0 {
-		if err := f.drawTargets(); err != nil {
-			return err
-		}
 	}
 	if f.o.DryRun {
 		return f.tellPlan()
@@ -163,21 +166,19 @@ func (f *forgetting) check() error {
 
 // driving is how many images drive the loop.
 func (f *forgetting) driving() (int, error) {
-	k := len(f.set.Indices)
 	switch f.method.Driver {
 	case unlearn.ByAdversarial:
-		n, err := f.attack.Repeats(k)
-		return n * k, err
+		return f.pairCount(&f.attack, f.set)
 	case unlearn.ByRetain:
 		return len(f.rest), nil
 	default:
-		return k, nil
+		return len(f.set.Indices), nil
 	}
 }
 
 // drawTargets draws the new labels of goal relabel for a forget set that has none of its own.
 func (f *forgetting) drawTargets() error {
-	targets, err := attack.OtherClasses(f.set.Labels, len(f.train.Classes), seed.For(f.compute.Seed, "relabel/random-other", 0))
+	targets, err := attack.OtherClasses(f.set.Labels, nil, len(f.train.Classes), seed.For(f.compute.Seed, "relabel/random-other", 0))
 	if err != nil {
 		return Usagef("--goal relabel: %w", err)
 	}
@@ -648,7 +649,7 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 	}
 	if f.method.Driver == unlearn.ByAdversarial && len(f.state.Pairs) > 0 {
 		set := attack.Set{Pairs: f.state.Pairs, Done: len(f.state.Pairs)}
-		r.Attack = &AttackSummary{set.Summary(f.set.Labels), f.state.Crafted}
+		r.Attack = &AttackSummary{set.Summary(f.set.Labels), f.attack.Store, f.state.Crafted}
 	}
 	r.Seconds.Total = math.Max(time.Since(f.began).Seconds(), r.Seconds.Attack+r.Seconds.Importance+r.Seconds.Unlearn+r.Seconds.Eval)
 	return r

@@ -46,6 +46,7 @@ type desk struct {
 	residents   []*data.Resident
 	net         models.Classifier
 	weights     *ckpt.File // as read; nil for a fresh network
+	pairs       *importedPairs
 }
 
 // onDevice runs fn as a job on the device that the options ask for.
