@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"strings"
 	"time"
 
 	"l2ul/torch"
@@ -43,12 +44,13 @@ const excludeGoal = "goal"
 
 // key identifies something that was computed, by everything that decides its bits: the network, what computes, and parts.
 func (d *desk) key(parts map[string]any) string {
-	build := torch.Build()
+	env := CurrentEnvironment()
+	maps.DeleteFunc(env.Variables, func(name, _ string) bool { return strings.HasPrefix(name, "UNLEARN_") }) // known by their effect
 	all := map[string]any{
 		"weights": d.weights.Hash(), "model": d.model.Model, "mean": d.model.Mean, "std": d.model.Std,
-		"device": torch.CPU.String(), "threads": d.compute.Threads, "cores": CurrentEnvironment().Cores,
-		"channels_last": d.compute.ChannelsLast, "deterministic": d.compute.Deterministic,
-		"libtorch": build.Version, "kernels": build.CPUCapability, "unlearn": CurrentVersions().Unlearn,
+		"device": torch.CPU.String(), "threads": d.compute.Threads, "channels_last": d.compute.ChannelsLast,
+		"deterministic": d.compute.Deterministic, "cores": env.Cores, "processor": env.Processor, "kernels": env.Kernels,
+		"variables": env.Variables, "libtorch": env.Versions.Libtorch, "unlearn": env.Versions.Unlearn,
 	}
 	maps.Copy(all, parts)
 	sum := sha256.Sum256(canonical(all))

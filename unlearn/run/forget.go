@@ -342,7 +342,7 @@ func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.N
 		task.Driver = f.residents[0].View(data.PartRetain, f.rest, f.meter)
 	case unlearn.ByAdversarial:
 		f.meter.Enter(data.PhaseAttack)
-		began := time.Now()
+		began := earlier(time.Now(), f.state.Seconds.Attack)
 		if !f.state.Read { // the images of an attack that goes on were counted when it began
 			if err := f.meter.Read(data.PartForget, f.images.Len()); err != nil {
 				return err
@@ -362,19 +362,18 @@ func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.N
 		if err != nil {
 			return err
 		}
-		f.state.Seconds.Attack += time.Since(began).Seconds()
+		f.crafted = set
+		f.state.Seconds.Attack = time.Since(began).Seconds()
 		switch c.from {
 		case made:
-			f.state.Seconds.Attack, f.state.Crafted = c.seconds, c.seconds
+			f.state.Crafted = c.seconds
 		case fromCache:
 			f.state.Crafted, f.state.Cached = c.seconds, append(f.state.Cached, "attack")
 		case fromFolder:
 			f.state.Crafted = cmp.Or(f.state.Crafted, f.state.Seconds.Attack)
 		}
 		f.state.Pairs, f.state.Made = set.Pairs, 0 // all of it is in a file of its own
-		x := set.X.Clone()
-		task.Driver = &unlearn.Examples{X: x, Y: set.Targets()}
-		set.Free()
+		task.Driver = &unlearn.Examples{X: set.X, Y: set.Targets()}
 	case unlearn.ByForget:
 	}
 	return nil

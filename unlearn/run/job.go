@@ -18,6 +18,7 @@ import (
 	"l2ul/torch/ckpt"
 	"l2ul/torch/models"
 	"l2ul/torch/nn"
+	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/kernels"
 	"l2ul/unlearn/metrics"
@@ -47,6 +48,7 @@ type desk struct {
 	net         models.Classifier
 	weights     *ckpt.File // as read; nil for a fresh network
 	pairs       *importedPairs
+	crafted     *attack.Set // that drives the loop
 }
 
 // onDevice runs fn as a job on the device that the options ask for.
@@ -146,6 +148,9 @@ func (d *desk) close() {
 	}
 	if d.net != nil {
 		d.net.Root().Free()
+	}
+	if d.crafted != nil {
+		d.crafted.Free()
 	}
 }
 

@@ -458,6 +458,10 @@ func TestCache(t *testing.T) {
 	if d := cmp.Diff(all, run("mean", "0.4,0.5,0.6").scored); d != "" {
 		t.Errorf("another normalisation: scored\n%s", d)
 	}
+	t.Setenv("OMP_NUM_THREADS", "1")
+	if d := cmp.Diff(all, run().scored); d != "" {
+		t.Errorf("other threads: scored\n%s", d)
+	}
 }
 
 // Imported pairs and starts are attacked as they stand in the file: the examples of a run, started where it ended, do not
