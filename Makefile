@@ -4,13 +4,13 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: help demo deps libs build test test-long parity golden bench lint fmt dist clean FORCE
+.PHONY: help demo deps libs build cuda cuda-libtorch test test-long parity golden bench lint fmt dist clean FORCE
 
 jobs := $(shell nproc 2>/dev/null || echo 2)
 version := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: build ## build, then see a classifier forget 16 images (under 4 minutes the first time)
 	bin/unlearn demo
@@ -24,7 +24,13 @@ build: libs ## bin/unlearn, with its libraries under lib/
 libs: deps ## lib/*.so: libtorch, the bridge to it, and our operators; then plain `go build` and `go test` work
 	@$(MAKE) -s -j$(jobs) lib/libtorchgo.so lib/libl2ul.so
 
-test: libs ## everything that must pass, with the race detector; under 9 minutes on 2 cores
+cuda: libs ## lib/*_cuda.so: our CUDA half, for GPUs of compute capability 8.0 and later; needs no GPU
+	@$(MAKE) -s -j$(jobs) lib/libtorchgo_cuda.so lib/libl2ul_cuda.so
+
+cuda-libtorch: libs ## libtorch's CUDA half under lib/libtorch, to compute on a GPU (2.6 GB to fetch where there is none)
+	torch=$$(scripts/libtorch.sh --cuda) && scripts/link-libtorch.sh "$$torch" lib/libtorch build cuda
+
+test: libs build/emulation/libl2ul.so ## everything that must pass, with the race detector; under 9 minutes on 2 cores
 	go test -race -timeout 9m ./...
 	go test -timeout 9m ./cmd/...
 
@@ -88,7 +94,8 @@ kernel_flags := -O3 -ffp-contract=off
 # The first path is for the bridge, which opens libl2ul.so; the second for what both link.
 link_flags := -shared -fopenmp -Wl,--unresolved-symbols=ignore-in-shared-libs -Wl,-rpath,'$$ORIGIN:$$ORIGIN/libtorch/torch/lib'
 
-objects = $(patsubst %.cc,build/%.o,$(filter-out %_test.cc,$(wildcard $(1)/*.cc)))
+# What needs CUDA is in files of its own.
+objects = $(patsubst %.cc,build/%.o,$(filter-out %_cuda.cc,$(wildcard $(1)/*.cc)))
 bridge_objects := $(call objects,torch/csrc)
 kernel_objects := $(call objects,unlearn/kernels)
 
@@ -109,4 +116,51 @@ lib/libtorchgo.so lib/libl2ul.so:
 	$(CXX) $(link_flags) -o $@.work $^ @build/libtorch.ldflags -ltorch_cpu -lc10
 	@mv $@.work $@
 
--include $(bridge_objects:.o=.d) $(kernel_objects:.o=.d)
+# ---- their CUDA half -------------------------------------------------------------------------------------------------
+# It compiles and links where there is neither GPU nor driver nor libtorch's own CUDA half. Linking needs the names of
+# those libraries only: their symbols are looked up when ours are opened. -fmad=false is -ffp-contract=off of nvcc.
+
+cuda_path := $(shell cat build/cuda.path 2>/dev/null)
+cuda_found := $(and $(wildcard $(cuda_path)/bin/nvcc),$(filter $(or $(CUDA_HOME),pinned),$(shell cat build/cuda.from 2>/dev/null)))
+
+build/cuda.path: scripts/common.sh scripts/wheels.sh scripts/nvcc.sh third_party/cuda.lock $(if $(cuda_found),,FORCE)
+	@mkdir -p build
+	@cuda=$$(scripts/nvcc.sh) && echo '$(or $(CUDA_HOME),pinned)' >build/cuda.from && echo "$$cuda" >$@
+
+cuda = $(shell cat build/cuda.path)
+cuda_flags := -std=c++20 -O3 -fmad=false -MMD -MP -Werror all-warnings -Xcompiler -fPIC,-Wall,-Wextra,-Werror \
+  -gencode=arch=compute_80,code=sm_80 -gencode=arch=compute_90,code=[sm_90,compute_90]
+
+build/torch/csrc/torchgo_cuda.o build/unlearn/kernels/ops_cuda.o: build/%.o: %.cc build/libtorch.path build/cuda.path Makefile
+	@mkdir -p $(@D)
+	@echo compiling $< >&2
+	$(CXX) $(common_flags) $(bridge_flags) -Werror @build/libtorch.cppflags -isystem $(cuda)/include -c -o $@ $<
+
+build/unlearn/kernels/cuda.o: build/%.o: %.cu build/cuda.path Makefile
+	@mkdir -p $(@D)
+	@echo compiling $< >&2
+	$(cuda)/bin/nvcc -ccbin $(CXX) $(cuda_flags) -c -o $@ $<
+
+build/stubs/%.so:
+	@mkdir -p $(@D)
+	$(CXX) -shared -Wl,-soname,$(@F) -o $@ -x c++ /dev/null
+
+lib/libtorchgo_cuda.so: build/torch/csrc/torchgo_cuda.o
+lib/libl2ul_cuda.so: build/unlearn/kernels/ops_cuda.o build/unlearn/kernels/cuda.o lib/libl2ul.so
+lib/libtorchgo_cuda.so lib/libl2ul_cuda.so: build/stubs/libtorch_cuda.so build/stubs/libc10_cuda.so
+	$(CXX) $(link_flags) -Wl,--unresolved-symbols=ignore-all -Wl,--no-as-needed -o $@.work $(filter %.o,$^) \
+	  $(if $(filter lib/libl2ul.so,$^),-Llib -ll2ul) $(filter build/stubs/%,$^) \
+	  $(firstword $(wildcard $(cuda)/lib64/libcudart.so $(cuda)/lib/libcudart.so*)) @build/libtorch.ldflags -ltorch_cpu -lc10
+	@mv $@.work $@
+
+# The kernels run on the CPU, for tests on a machine without a GPU: the operators of libl2ul.so with the bodies of cuda.cu.
+build/emulation/cuda.o: unlearn/kernels/cuda.cu Makefile | build/libtorch.path
+	@mkdir -p $(@D)
+	@echo compiling $< for the CPU >&2
+	$(CXX) $(filter-out -fopenmp,$(common_flags)) $(kernel_flags) -Werror -Iunlearn/kernels/emulation -Dcuda_bodies=cpu_bodies -x c++ -c -o $@ $<
+
+build/emulation/libl2ul.so: build/emulation/cuda.o build/unlearn/kernels/ops.o
+	$(CXX) $(link_flags) -Wl,-rpath,'$$ORIGIN/../../lib/libtorch/torch/lib' -o $@.work $^ @build/libtorch.ldflags -ltorch_cpu -lc10
+	@mv $@.work $@
+
+-include $(bridge_objects:.o=.d) $(kernel_objects:.o=.d) $(wildcard build/*/*/*_cuda.d build/*/*/cuda.d build/emulation/*.d)

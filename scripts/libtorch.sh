@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Finds libtorch (CPU flavour) and prints the path of its `torch` folder, the one that holds include/ and lib/, as the
-# only line on stdout. Looks, in order, at
+# libtorch.sh [--cuda] finds libtorch and prints the path of its `torch` folder, the one that holds include/ and lib/, as
+# the only line on stdout. Of the CPU's libraries all must be there; with --cuda, those of CUDA too. Looks, in order, at
 #   1. $LIBTORCH: an unpacked libtorch zip, the torch folder of a wheel, or the prefix of a system package,
 #   2. a Python torch of exactly the pinned build, when its libraries are complete,
 #   3. the cache, $XDG_CACHE_HOME/l2ul or ~/.cache/l2ul,
@@ -10,13 +10,20 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/common.sh
 . "$here/common.sh"
+# shellcheck source=scripts/wheels.sh
+. "$here/wheels.sh"
 
+flavour=cpu main=libtorch_cpu.so
+case ${1:-} in
+  '') ;;
+  --cuda) flavour=cuda main=libtorch_cuda.so ;;
+  *) die "usage: libtorch.sh [--cuda]" ;;
+esac
 lockfile=$here/../third_party/libtorch.lock
 oldest=2.6 # libtorch before this lacks what the bridge uses; see torch/csrc
 
-pinned() { awk -v key="$1" '$1 == key { print $2; exit }' "$lockfile"; }
-version=$(pinned version)
-build=$(pinned build)
+version=$(pinned version "$lockfile")
+build=$(pinned build "$lockfile")
 
 # version_of DIR prints the version of the libtorch in DIR, as exactly as its layout tells: 2.11.0+cu130, or 2.11.0.
 version_of() {
@@ -44,10 +51,14 @@ lib_of() {
   return 1
 }
 
-# complaint_of LIB says what keeps libtorch_cpu.so in the folder LIB from being loaded; nothing when nothing does.
+# complaint_of LIB says what keeps the flavour's main library in the folder LIB from being loaded; nothing when nothing does.
 complaint_of() {
   local out
-  out=$(ldd "$1/libtorch_cpu.so" 2>/dev/null) || {
+  [ -e "$1/$main" ] || {
+    echo "is not there"
+    return
+  }
+  out=$(ldd "$1/$main" 2>/dev/null) || {
     echo "is not a library that this machine can load"
     return
   }
@@ -66,7 +77,7 @@ from_environment() {
   [ "$(printf '%s\n' "$oldest" "${found%%[+-]*}" | sort -V | head -n 1)" = "$oldest" ] ||
     die "LIBTORCH=$dir is libtorch $found; $oldest or newer is needed ($version is what we test)"
   complaint=$(complaint_of "$lib")
-  [ -z "$complaint" ] || die "$lib/libtorch_cpu.so $complaint"
+  [ -z "$complaint" ] || die "$lib/$main $complaint"
   say "libtorch $found from LIBTORCH=$dir"
   [ "${found%%+*}" = "$version" ] || say "note: $version is the tested version; results may differ in their last bits"
   printf '%s\n' "$dir"
@@ -86,79 +97,27 @@ from_python() {
   printf '%s\n' "$dir"
 }
 
-# fetch fills the folder $1 with the wheels of the lock file. A wheel that an earlier, interrupted run left there whole
-# is not fetched again.
-fetch() {
-  local wheels=$1 kind requirement file sum
-  local platforms=(--platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux_2_25_x86_64
-    --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64)
-  mkdir -p "$wheels"
-  while read -r kind requirement file sum; do
-    [ "$kind" = wheel ] || continue
-    if ! printf '%s  %s\n' "$sum" "$wheels/$file" | sha256sum --check --status 2>/dev/null; then
-      rm -f "${wheels:?}/$file"
-      say "fetching $requirement"
-      # pip keeps what is half fetched in TMPDIR; there it is removed with the rest when we are interrupted.
-      TMPDIR=$work pip download --no-cache-dir --no-deps --only-binary=:all: --implementation cp \
-        --python-version "$(pinned python)" "${platforms[@]}" --dest "$work/wheel" "$requirement" >&2 </dev/null ||
-        die "pip could not fetch $requirement. Is the package index reachable? Run it again: what is here already is kept. Or set LIBTORCH to an unpacked libtorch $version"
-      [ -f "$work/wheel/$file" ] || die "pip fetched $(ls "$work/wheel") instead of $file"
-      printf '%s  %s\n' "$sum" "$work/wheel/$file" | sha256sum --check --status ||
-        die "$file has sha256 $(sha256sum "$work/wheel/$file" | cut -d ' ' -f 1) and not $sum as third_party/libtorch.lock says; not used"
-      mv "$work/wheel/$file" "$wheels/$file"
-    fi
-  done <"$lockfile"
+sound() {
+  local complaint
+  complaint=$(complaint_of "$1/torch/lib")
+  [ -z "$complaint" ] || die "$main of the wheels $complaint"
 }
 
-# unpack takes from the wheels in $1 what compiling and running on the CPU needs, into $2. The places of torch/ and
-# nvidia/ beside each other are kept: the libraries find one another by paths relative to themselves.
-unpack() {
-  local py
-  py=$(python)
-  "$py" - "$1" "$2" <<'PY'
-import fnmatch, glob, sys, zipfile
-
-keep = ["torch/include/*", "torch/version.py", "torch/lib/libc10.so", "torch/lib/libtorch_cpu.so", "torch/lib/libgomp*",
-        "nvidia/*/lib/libcudart.so*", "nvidia/*/lib/libcupti.so*", "*.dist-info/licenses/*"]
-for wheel in sorted(glob.glob(sys.argv[1] + "/*.whl")):
-    with zipfile.ZipFile(wheel) as z:
-        z.extractall(sys.argv[2], [n for n in z.namelist() if any(fnmatch.fnmatch(n, k) for k in keep)])
-PY
-}
-
+# from_cache takes of the wheels what compiling and running needs. The places of torch/ and nvidia/ beside each other are
+# kept: the libraries find one another by paths relative to themselves.
 from_cache() {
-  local cache key home free complaint
-  cache=$(cache_dir) || exit 1
-  # The key names the wheels, so that another pin never meets this one's files.
-  key=$(grep '^wheel ' "$lockfile" | sha256sum | cut -c 1-12)
-  home=$cache/libtorch-$version-$key
-  if [ ! -d "$home/torch" ]; then
-    [ "$(uname -s)-$(uname -m)" = Linux-x86_64 ] ||
-      die "the pinned libtorch is for Linux on x86_64, this is $(uname -s) on $(uname -m); set LIBTORCH to a libtorch $version for it"
-    lock libtorch
-    if [ ! -d "$home/torch" ]; then
-      free=$(df -Pk "$cache" | awk 'NR == 2 { print int($4 / 1024) }')
-      [ "$free" -ge 2000 ] || die "$cache has $free MiB free; fetching and unpacking libtorch takes 2,000. Free some, or set XDG_CACHE_HOME"
-      rm -rf "$cache"/libtorch.work.* # left by a run that was killed; the lock says that none is at work
-      work=$(mktemp -d "$cache/libtorch.work.XXXXXX")
-      trap 'rm -rf "$work"' EXIT
-      trap 'exit 130' INT
-      trap 'exit 143' TERM HUP
-      say "libtorch $version is not here yet: about 535 MB to fetch, once, into $cache"
-      fetch "$cache/wheels-$key"
-      say "unpacking"
-      mkdir "$work/out"
-      unpack "$cache/wheels-$key" "$work/out"
-      complaint=$(complaint_of "$work/out/torch/lib")
-      [ -z "$complaint" ] || die "libtorch_cpu.so of the wheels $complaint"
-      mv -T "$work/out" "$home"
-      rm -rf "$cache/wheels-$key"
-    fi
+  if [ "$flavour" = cpu ]; then
+    unpacked libtorch "$lockfile" wheel 535 2000 sound 'torch/include/*' torch/version.py torch/lib/libc10.so \
+      torch/lib/libtorch_cpu.so 'torch/lib/libgomp*' 'nvidia/*/lib/libcudart.so*' 'nvidia/*/lib/libcupti.so*' '*.dist-info/licenses/*'
+  else
+    unpacked libtorch-cuda "$lockfile" 'wheel cuda' 2600 9000 sound 'torch/include/*' torch/version.py 'torch/lib/*.so*' \
+      'nvidia/*/lib/*' '*.dist-info/licenses/*'
   fi
   say "libtorch $build from $home"
   printf '%s\n' "$home/torch"
 }
 
+export fetch_hint="Or set LIBTORCH to an unpacked libtorch $version"
 if [ -n "${LIBTORCH:-}" ]; then
   from_environment "$LIBTORCH"
 else

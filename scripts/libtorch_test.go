@@ -59,7 +59,7 @@ func newPlace(t *testing.T) *place {
 		t: t, dir: dir, index: filepath.Join(dir, "index"), cache: filepath.Join(dir, "cache", "l2ul"),
 		torch: "torch-9.9.9-cp312-cp312-any.whl", runtimeFile: "runtime-1.0-py3-none-any.whl",
 	}
-	for _, script := range []string{"common.sh", "libtorch.sh"} {
+	for _, script := range []string{"common.sh", "wheels.sh", "libtorch.sh"} {
 		text, err := os.ReadFile(script)
 		if err != nil {
 			t.Fatal(err)

@@ -219,7 +219,7 @@ func setDeterministic(on bool) { C.tg_set_deterministic(C.int32_t(word(on))) }
 func manualSeed(seed int64)    { C.tg_manual_seed(C.int64_t(seed)) }
 func shutdown()                { C.tg_shutdown() }
 
-// withAutocast runs fn with CPU autocast on, and restores what was before.
+// withAutocast runs fn with autocast on, and restores what was before.
 func withAutocast(d Dtype, fn func()) {
 	before := C.tg_autocast_enter(C.tg_autocast{enabled: 1, dtype: C.int32_t(d)})
 	defer C.tg_autocast_leave(before)
@@ -267,6 +267,7 @@ func fromHost(op string, d Dtype, data unsafe.Pointer, bytes int, shape []int64)
 
 func (t Tensor) toHost(dst unsafe.Pointer, bytes int) {
 	raise("ToSlice", C.tg_to_host(t.handle(), dst, C.int64_t(bytes)), t)
+	t.noteRead()
 }
 
 // meta is what libtorch knows of a tensor without looking at its elements.
@@ -318,6 +319,7 @@ func copyInts(p *C.int64_t, n C.int32_t) []int64 {
 func (t Tensor) item() any {
 	var v C.tg_value
 	raise("Item", C.tg_item(t.handle(), &v), t)
+	t.noteRead()
 	return results{values: []C.tg_value{v}}.any(0)
 }
 

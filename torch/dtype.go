@@ -92,6 +92,9 @@ type Device struct {
 // CPU is the processor that Go runs on.
 var CPU = Device{CPUType, -1}
 
+// CUDA is the GPU of number n, counted from 0. Open it with package torch/cuda before anything else.
+func CUDA(n int) Device { return Device{CUDAType, n} }
+
 // NewDevice reads a name as PyTorch writes it: "cpu", "cuda" or "cuda:1". It does not ask whether the device is there.
 func NewDevice(name string) (Device, error) {
 	kind, index, indexed := strings.Cut(name, ":")

@@ -33,17 +33,25 @@ func Define(schema string) *Op {
 func (o *Op) Schema() string { return o.resolve().schema() }
 
 func (o *Op) resolve() nativeOp {
+	op, err := o.lookup()
+	if err != nil {
+		panic(err)
+	}
+	return op
+}
+
+func (o *Op) lookup() (nativeOp, *Error) {
 	if p := o.native.Load(); p != nil {
-		return *p
+		return *p, nil
 	}
 	name, overload, _ := strings.Cut(o.name, ".")
 	op, err := findOp(name, overload, o.schema)
 	if err != nil {
 		err.Op = o.name
-		panic(err)
+		return op, err
 	}
 	o.native.Store(&op)
-	return op
+	return op, nil
 }
 
 // Call calls the operator and returns its results as Tensor, int64, float64, bool, string, slices of these, or nil.
@@ -97,6 +105,9 @@ func (o *Op) call(args []any, want int) results {
 	r, err := op.invoke(o.name, &values, len(args), flat, want)
 	if err != nil {
 		panic(newError(o.name, err, args))
+	}
+	if t := tracing.Load(); t.here() {
+		t.record(o.name, args, r)
 	}
 	return r
 }

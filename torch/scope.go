@@ -7,14 +7,27 @@ import (
 )
 
 // Run runs a whole job on one locked thread, inside a scope, with dev as the current device. It returns fn's error, or
-// the [*Error] that numeric code inside fn panicked with.
+// the [*Error] that numeric code inside fn panicked with. Tensors are made on the CPU unless an operator is told
+// otherwise; work on CUDA goes to the current stream of dev.
 func Run(dev Device, fn func() error) (err error) {
-	if dev.Type != CPUType {
-		return &Error{Op: "Run", Code: Unsupported, Msg: fmt.Sprintf("device %v: this build computes on the CPU only", dev)}
-	}
 	defer catch(&err)
-	Scope(func() { err = fn() })
+	Scope(func() {
+		if dev.Type == CUDAType && dev.Index >= 0 {
+			before := exchangeDevice(dev)
+			defer opExchangeDevice.Call(before)
+		}
+		err = fn()
+	})
 	return err
+}
+
+var opExchangeDevice = Define("torchgo_cuda::exchange_device(int device) -> int")
+
+func exchangeDevice(dev Device) (before int64) {
+	if _, err := opExchangeDevice.lookup(); err != nil {
+		panic(&Error{Op: "Run", Code: Unsupported, Msg: fmt.Sprintf("device %v: CUDA is not open; package torch/cuda opens it", dev)})
+	}
+	return opExchangeDevice.Call(dev.Index)[0].(int64)
 }
 
 // Try runs fn and returns the [*Error] it panicked with, if any. Other panics pass. What fn made is freed by the
@@ -72,6 +85,15 @@ func Live() int { return live() }
 func NoGrad(fn func()) {
 	onThread(func() {
 		before := setGradMode(false)
+		defer setGradMode(before)
+		fn()
+	})
+}
+
+// EnableGrad runs fn with operations recorded for backward, also inside [NoGrad].
+func EnableGrad(fn func()) {
+	onThread(func() {
+		before := setGradMode(true)
 		defer setGradMode(before)
 		fn()
 	})

@@ -571,6 +571,14 @@ std::vector<at::Tensor> tensors(const tg_handle* h, int32_t n) {
   return v;
 }
 
+// On every kind of device: which one computes is the tensors' business.
+void set_autocast(tg_autocast mode) {
+  for (const at::DeviceType kind : {at::kCPU, at::kCUDA}) {
+    at::autocast::set_autocast_enabled(kind, mode.enabled != 0);
+    at::autocast::set_autocast_dtype(kind, static_cast<c10::ScalarType>(mode.dtype));
+  }
+}
+
 double ns_per_call(std::chrono::steady_clock::time_point since, int32_t n) {
   return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - since).count() / n;
 }
@@ -798,8 +806,7 @@ tg_autocast tg_autocast_enter(tg_autocast mode) {
                            static_cast<int32_t>(at::autocast::get_autocast_dtype(at::kCPU))};
   at::autocast::increment_nesting();
   if (before.dtype != mode.dtype) at::autocast::clear_cache();  // its keys are tensors without the dtype cast to
-  at::autocast::set_autocast_enabled(at::kCPU, mode.enabled != 0);
-  at::autocast::set_autocast_dtype(at::kCPU, static_cast<c10::ScalarType>(mode.dtype));
+  set_autocast(mode);
   return before;
 }
 
@@ -808,8 +815,7 @@ void tg_autocast_leave(tg_autocast before) {
   if (at::autocast::decrement_nesting() == 0 || at::autocast::get_autocast_dtype(at::kCPU) != dtype) {
     at::autocast::clear_cache();
   }
-  at::autocast::set_autocast_enabled(at::kCPU, before.enabled != 0);
-  at::autocast::set_autocast_dtype(at::kCPU, dtype);
+  set_autocast(before);
 }
 
 tg_error* tg_seeded_enter(tg_handle g) {

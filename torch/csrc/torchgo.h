@@ -123,7 +123,7 @@ typedef struct {
   int32_t enabled;
   int32_t dtype;
 } tg_autocast;
-// For the CPU. The cache of casts is dropped with the outermost mode, and between dtypes.
+// For every kind of device. The cache of casts is dropped with the outermost mode, and between dtypes.
 tg_autocast tg_autocast_enter(tg_autocast mode);
 void tg_autocast_leave(tg_autocast before);
 tg_error* tg_seeded_enter(tg_handle g);  // operators that are given no generator draw from g

@@ -1,26 +1,23 @@
 //go:build ignore
 
-#include "cpu.h"
-
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <atomic>
 #include <bit>
-#include <cmath>
 #include <cstring>
 #include <limits>
 #include <vector>
 
+#include "bodies.h"
+
 // The loader picks the clone for the machine. A clone may not change bits, so the build forbids contraction
 // (-ffp-contract=off) and no loop below lets the compiler reorder a float sum.
 #define L2UL_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-// For helpers of cloned loops: without it the helper would be compiled once, for the baseline.
-#define L2UL_INLINE __attribute__((always_inline)) inline
 // Arguments of an in-place operator may be the very same memory, index for index, but never shifted.
 #define L2UL_ELEMENTWISE _Pragma("GCC ivdep")
 
-namespace l2ul::cpu {
+namespace l2ul {
 namespace {
 
 // Work is cut at fixed places, so that results cannot depend on the number of threads; a piece of each of seven
@@ -59,27 +56,7 @@ struct LaneSum {
 };
 
 L2UL_INLINE void add_squares(LaneSum& sum, const float* v, int64_t n) {
-  sum.add(n, [v](int64_t i) { return static_cast<double>(v[i]) * static_cast<double>(v[i]); });
-}
-
-// The norm everywhere in this project: float32(sqrt(sum of float64 squares)).
-L2UL_INLINE float norm(const LaneSum& squares) { return static_cast<float>(std::sqrt(squares.total())); }
-
-// Comparisons are written so that NaN passes through, as torch.clamp lets it.
-L2UL_INLINE float clamp(float v, float low, float high) {
-  v = v < low ? low : v;
-  return v > high ? high : v;
-}
-
-// clampbox of the specification, section 3.1.
-L2UL_INLINE float clamp_box(float x, float d) { return clamp(x + d, 0.0f, 1.0f) - x; }
-
-// The factor min(eps / n, 1) of project. eps / n is reciprocal times eps, as Python's `eps / tensor` is, and 1 where
-// n is 0 or NaN, as the reference has it. The test of eps keeps 0 * inf (a denormal n) from becoming NaN.
-L2UL_INLINE float shrink(float n, float eps) {
-  if (!(n > 0.0f)) return 1.0f;
-  if (eps == 0.0f) return 0.0f;
-  return std::min((1.0f / n) * eps, 1.0f);
+  sum.add(n, [v](int64_t i) { return square(v[i]); });
 }
 
 template <class F>
@@ -151,50 +128,39 @@ L2UL_CLONES void start_l2(const float* x, const float* start, int64_t size, floa
     L2UL_ELEMENTWISE for (int64_t i = at; i < at + n; ++i) delta[i] = start[i] - x[i];
     add_squares(squares, delta + at, n);
   }
-  const float factor = shrink(norm(squares), eps);
-  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) {
-    delta[i] = clamp_box(x[i], clamp_box(x[i], delta[i] * factor));
-  }
+  const float factor = shrink(norm(squares.total()), eps);
+  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) { delta[i] = boxed(x[i], delta[i] * factor); }
 }
 
 L2UL_CLONES void start_linf(const float* x, const float* start, int64_t size, float eps, float* delta) {
-  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) {
-    delta[i] = clamp_box(x[i], clamp_box(x[i], clamp(start[i] - x[i], -eps, eps)));
-  }
+  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) { delta[i] = boxed(x[i], clamp(start[i] - x[i], -eps, eps)); }
 }
 
 L2UL_CLONES void step_l2(float* delta, const float* grad, const float* x, int64_t size, float alpha, float eps) {
   LaneSum gradient;
   add_squares(gradient, grad, size);
-  const float length = norm(gradient);
-  const float scale = 1.0f / (length < 1e-6f ? 1e-6f : length);
+  const float scale = inverse(norm(gradient.total()));
   LaneSum squares;
   for (int64_t at = 0; at < size; at += kBlock) {
     const int64_t n = std::min(kBlock, size - at);
-    L2UL_ELEMENTWISE for (int64_t i = at; i < at + n; ++i) {
-      delta[i] = clamp_box(x[i], delta[i] + alpha * (grad[i] * scale));
-    }
+    L2UL_ELEMENTWISE for (int64_t i = at; i < at + n; ++i) delta[i] = l2_moved(delta[i], grad[i], x[i], alpha, scale);
     add_squares(squares, delta + at, n);
   }
-  const float factor = shrink(norm(squares), eps);
+  const float factor = shrink(norm(squares.total()), eps);
   if (factor == 1.0f) return;
   for (int64_t i = 0; i < size; ++i) delta[i] *= factor;
 }
 
 L2UL_CLONES void step_linf(float* delta, const float* grad, const float* x, int64_t size, float alpha, float eps) {
-  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) {
-    // g - g is 0 for a finite gradient and NaN otherwise: a bad gradient shows in delta, where a sign would hide it.
-    const float g = grad[i], sign = static_cast<float>(g > 0.0f) - static_cast<float>(g < 0.0f);
-    delta[i] = clamp_box(x[i], clamp(delta[i] + (alpha * sign + (g - g)), -eps, eps));
-  }
+  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) delta[i] = linf_moved(delta[i], grad[i], x[i], alpha, eps);
 }
 
 L2UL_CLONES void add_abs(float* omega, const float* grad, int64_t size, float weight, float count) {
-  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) omega[i] += (weight * std::fabs(grad[i])) / count;
+  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) omega[i] = plus_abs(omega[i], grad[i], weight, count);
 }
 
 L2UL_CLONES void add_square(float* omega, const float* grad, int64_t size, float weight, float count) {
-  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) omega[i] += (weight * (grad[i] * grad[i])) / count;
+  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) omega[i] = plus_square(omega[i], grad[i], weight, count);
 }
 
 struct Range {
@@ -226,29 +192,24 @@ L2UL_CLONES void find_range(const float* v, int64_t size, Range* range) {
   range->nan = nan != 0;
 }
 
-L2UL_CLONES void complement(const float* omega, int64_t size, float low, float width, float* out) {
-  for (int64_t i = 0; i < size; ++i) out[i] = 1.0f - (omega[i] - low) / width;
+L2UL_CLONES void complements(const float* omega, int64_t size, float low, float width, float* out) {
+  for (int64_t i = 0; i < size; ++i) out[i] = complement(omega[i], low, width);
 }
 
 // The four forms of the update share one loop; Anchored and First are known when it is compiled.
 template <bool Anchored, bool First>
-L2UL_INLINE bool update(const Update& u, const Rates& rates) {
+L2UL_INLINE bool update(const Update& u, const Rates& given) {
   float* const param = u.param;
   float* const momentum = u.momentum;
   const float *const grad = u.grad, *const anchor = u.anchor, *const reference = u.reference;
-  const float lr = rates.lr, mu = rates.momentum, decay = rates.weight_decay, lam = rates.lam;
+  const Rates rates = given;
   const int64_t size = u.size;
   int32_t bad = 0;
   L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) {
-    const float p = param[i];
-    float g = grad[i];
-    if constexpr (Anchored) g = g + (lam * anchor[i]) * (p - reference[i]);
-    float v = g + decay * p;
-    if constexpr (!First) v = momentum[i] * mu + v;
-    const float next = p - lr * v;
+    float p = param[i], v = First ? 0.0f : momentum[i];
+    bad |= !advance<Anchored, First>(p, grad[i], v, Anchored ? anchor[i] : 0.0f, Anchored ? reference[i] : 0.0f, rates);
     momentum[i] = v;
-    param[i] = next;
-    bad |= (std::bit_cast<int32_t>(next) & 0x7fffffff) >= 0x7f800000;  // all exponent bits set: infinite or NaN
+    param[i] = p;
   }
   return bad == 0;
 }
@@ -258,55 +219,51 @@ L2UL_CLONES bool update_plain_first(const Update& u, const Rates& rates) { retur
 L2UL_CLONES bool update_anchored(const Update& u, const Rates& rates) { return update<true, false>(u, rates); }
 L2UL_CLONES bool update_anchored_first(const Update& u, const Rates& rates) { return update<true, true>(u, rates); }
 
+struct Penalty {
+  double weighted, plain;
+};
+
 L2UL_CLONES void add_penalty(const Drift& d, Penalty* out) {
   const float *const param = d.param, *const reference = d.reference, *const anchor = d.anchor;
   LaneSum plain, weighted;
-  plain.add(d.size, [=](int64_t i) {
-    const double drift = static_cast<double>(param[i]) - static_cast<double>(reference[i]);
-    return drift * drift;
-  });
+  plain.add(d.size, [=](int64_t i) { return drift(param[i], reference[i]); });
   if (anchor == nullptr) {
     weighted = plain;
   } else {
-    weighted.add(d.size, [=](int64_t i) {
-      const double drift = static_cast<double>(param[i]) - static_cast<double>(reference[i]);
-      return static_cast<double>(anchor[i]) * (drift * drift);
-    });
+    weighted.add(d.size, [=](int64_t i) { return static_cast<double>(anchor[i]) * drift(param[i], reference[i]); });
   }
   *out = {weighted.total(), plain.total()};
 }
 
-}  // namespace
-
-void gather_lut(const uint8_t* pixels, int64_t stride, const int64_t* index, int64_t count, const float* table,
-                int64_t channels, int64_t area, bool interleaved, float* out) {
+void gather_lut(const uint8_t* pixels, int64_t stride, int64_t /*images*/, const int64_t* index, int64_t count,
+                const float* table, int64_t channels, int64_t area, bool interleaved, float* out, Stream) {
   const int64_t size = channels * area;
   const auto gather = interleaved ? gather_interleaved : gather_planar;
   each_image(count, size,
              [&](int64_t i) { gather(pixels + index[i] * stride, table, channels, area, out + i * size); });
 }
 
-void pgd_start_l2(const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta) {
+void pgd_start_l2(const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta, Stream) {
   each_image(images, size, [&](int64_t i) { start_l2(x + i * size, start + i * size, size, eps, delta + i * size); });
 }
 
-void pgd_start_linf(const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta) {
+void pgd_start_linf(const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta, Stream) {
   each_image(images, size, [&](int64_t i) { start_linf(x + i * size, start + i * size, size, eps, delta + i * size); });
 }
 
-void pgd_l2_step(float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha,
-                 float eps) {
+void pgd_l2_step(float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha, float eps,
+                 Stream) {
   each_image(images, size,
              [&](int64_t i) { step_l2(delta + i * size, grad + i * size, x + i * size, size, alpha, eps); });
 }
 
 void pgd_linf_step(float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha,
-                   float eps) {
+                   float eps, Stream) {
   each_image(images, size,
              [&](int64_t i) { step_linf(delta + i * size, grad + i * size, x + i * size, size, alpha, eps); });
 }
 
-void accumulate_abs(std::span<const Importance> list, float weight, float count) {
+void accumulate_abs(std::span<const Importance> list, float weight, float count, Stream) {
   const auto pieces = cut(list);
   each_piece(std::ssize(pieces), [&](int64_t i) {
     const auto& [item, begin, size] = pieces[i];
@@ -314,7 +271,7 @@ void accumulate_abs(std::span<const Importance> list, float weight, float count)
   });
 }
 
-void accumulate_square(std::span<const Importance> list, float weight, float count) {
+void accumulate_square(std::span<const Importance> list, float weight, float count, Stream) {
   const auto pieces = cut(list);
   each_piece(std::ssize(pieces), [&](int64_t i) {
     const auto& [item, begin, size] = pieces[i];
@@ -322,7 +279,7 @@ void accumulate_square(std::span<const Importance> list, float weight, float cou
   });
 }
 
-void anchor_weights(const float* omega, int64_t size, float* out) {
+void anchor_weights(const float* omega, int64_t size, float* out, void* /*scratch*/, Stream) {
   const int64_t count = (size + kPiece - 1) / kPiece;
   const auto length = [&](int64_t i) { return std::min(kPiece, size - i * kPiece); };
   std::vector<Range> ranges(count);
@@ -339,12 +296,12 @@ void anchor_weights(const float* omega, int64_t size, float* out) {
     std::fill_n(out, size, 1.0f);
     return;
   }
-  each_piece(count, [&](int64_t i) { complement(omega + i * kPiece, length(i), all.low, width, out + i * kPiece); });
+  each_piece(count, [&](int64_t i) { complements(omega + i * kPiece, length(i), all.low, width, out + i * kPiece); });
 }
 
-bool anchored_sgd(std::span<const Update> list, const Rates& rates, bool first) {
+void anchored_sgd(std::span<const Update> list, const Rates& rates, bool first, bool* finite, Stream) {
   const auto pieces = cut(list);
-  std::atomic<bool> finite = true;
+  std::atomic<bool> all_good = true;
   each_piece(std::ssize(pieces), [&](int64_t i) {
     const auto& [item, begin, size] = pieces[i];
     Update u = list[item];
@@ -356,12 +313,12 @@ bool anchored_sgd(std::span<const Update> list, const Rates& rates, bool first) 
     } else {
       good = first ? update_plain_first(u, rates) : update_plain(u, rates);
     }
-    if (!good) finite.store(false, std::memory_order_relaxed);
+    if (!good) all_good.store(false, std::memory_order_relaxed);
   });
-  return finite;
+  *finite = all_good;
 }
 
-Penalty anchor_penalty(std::span<const Drift> list) {
+void anchor_penalty(std::span<const Drift> list, double* out, void* /*scratch*/, Stream) {
   const auto pieces = cut(list);
   std::vector<Penalty> parts(pieces.size());
   each_piece(std::ssize(pieces), [&](int64_t i) {
@@ -374,7 +331,24 @@ Penalty anchor_penalty(std::span<const Drift> list) {
     sum.weighted += p.weighted;
     sum.plain += p.plain;
   }
-  return sum;
+  out[0] = 0.5 * sum.weighted;
+  out[1] = sum.plain;
 }
 
-}  // namespace l2ul::cpu
+}  // namespace
+
+const Bodies cpu_bodies = {
+    .gather_lut = gather_lut,
+    .pgd_start_l2 = pgd_start_l2,
+    .pgd_start_linf = pgd_start_linf,
+    .pgd_l2_step = pgd_l2_step,
+    .pgd_linf_step = pgd_linf_step,
+    .accumulate_abs = accumulate_abs,
+    .accumulate_square = accumulate_square,
+    .anchor_weights = anchor_weights,
+    .anchored_sgd = anchored_sgd,
+    .anchor_penalty = anchor_penalty,
+    .scratch = 0,
+};
+
+}  // namespace l2ul

@@ -1,12 +1,12 @@
 // Package kernels holds the project's own operators: the inner loops of attack, importance and forgetting, each one pass
 // over memory where a chain of libtorch operators takes many.
 //
-// They form an ordinary PyTorch operator library, l2ul (ops.cc has the schemas and checks, cpu.cc the loops), so a Python
-// program gets them with torch.ops.load_library("libl2ul.so") as torch.ops.l2ul.*. All values are float32 and every
-// operation rounds on its own, in the order of the formulas below; a norm is float32(sqrt(Σ float64(v)²)). So results
-// equal the same formulas written with PyTorch's operators bit for bit (as long as its float64 sum, taken in another
-// order, rounds to the same float32, which fails about once in 1e8 sums), and depend neither on the number of threads
-// nor on the instruction set.
+// They form an ordinary PyTorch operator library, l2ul (ops.cc has the schemas and checks, cpu.cc the loops, cuda.cu the
+// kernels), so a Python program gets them with torch.ops.load_library("libl2ul.so"), for CUDA "libl2ul_cuda.so" after
+// it, as torch.ops.l2ul.*. All values are float32 and every operation rounds on its own, in the order of the formulas
+// below; a norm is float32(sqrt(Σ float64(v)²)). So results equal the same formulas written with PyTorch's operators bit
+// for bit, on CPU and CUDA (as long as the float64 sum, taken in another order, rounds to the same float32, which fails
+// about once in 1e8 sums), and depend neither on the number of threads nor on the instruction set.
 //
 // Inputs may have any strides, channels-last among them: results are the same up to the order of that float64 sum. What
 // an operator changes keeps its own memory format.
@@ -23,16 +23,29 @@ import (
 	"sync"
 
 	"l2ul/torch"
+	"l2ul/torch/cuda"
 )
 
-// Library is the file name of the operator library, which lies beside the bridge to libtorch.
-const Library = "libl2ul.so"
+// The file names of the operator library and of its CUDA half, which lie beside the bridge to libtorch.
+const (
+	Library     = "libl2ul.so"
+	LibraryCUDA = "libl2ul_cuda.so"
+)
 
-// Load loads the operator library, once. The operators below load it themselves at their first call; a program calls
-// Load to learn early, and as an ordinary error, that the file is missing or does not fit.
-func Load() error { return load() }
+// Load loads the operator library, and its CUDA half if [cuda.Open] has succeeded, once each. The operators below load
+// it themselves at their first call; a program calls Load to learn early, and as an ordinary error, that a file is
+// missing or does not fit.
+func Load() error {
+	if err := load(); err != nil || !cuda.Opened() {
+		return err
+	}
+	return loadCUDA()
+}
 
-var load = sync.OnceValue(func() error { return torch.LoadLibrary(Library) })
+var (
+	load     = sync.OnceValue(func() error { return torch.LoadLibrary(Library) })
+	loadCUDA = sync.OnceValue(func() error { return torch.LoadLibrary(LibraryCUDA) })
+)
 
 // ready returns the operator once the library is there.
 func ready(op *torch.Op) *torch.Op {
@@ -50,6 +63,9 @@ var opGatherLUT = torch.Define("l2ul::gather_lut(Tensor pixels, Tensor index, Te
 //
 // pixels is uint8 [n,C,H,W], index int64 [k] with values in [0,n), table float32 [C,256]; the result is float32
 // [k,C,H,W] in the memory format of pixels. A table of v/255 gives what pixels[index].float()/255 gives.
+//
+// On the CPU an index outside [0,n) panics. On CUDA it is met when the kernel runs, and ends this process's use of the
+// device with a "device-side assert", as PyTorch's own indexing does: to look earlier would wait for the device.
 func GatherLUT(pixels, index, table torch.Tensor) torch.Tensor {
 	return ready(opGatherLUT).One(pixels, index, table)
 }

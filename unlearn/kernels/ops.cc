@@ -1,100 +1,33 @@
 //go:build ignore
 
-// The operator library l2ul: schemas, argument checks, memory layouts, and what autograd is told. The arithmetic is in
-// cpu.cc; the formulas and shapes are documented with the Go wrappers in kernels.go.
+// The operator library l2ul: schemas, argument checks, memory layouts, and what autograd is told, for every kind of
+// device. The arithmetic is in bodies behind bodies.h; formulas and shapes are documented with the Go wrappers in
+// kernels.go.
 //
 // Raw pointers hide changes from autograd, so each operator says that it has no derivative (Autograd) and each in-place
 // one bumps the version of what it changed (ADInplaceOrView): a backward pass that needed the old values then raises
 // instead of giving wrong gradients.
 
-#include <ATen/MemoryOverlap.h>
+#include "ops.h"
+
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/empty_strided.h>
-#include <ATen/ops/full.h>
+#include <c10/core/DeviceGuard.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
-#include <torch/library.h>
 
+#include <array>
 #include <cmath>
 #include <string>
 #include <vector>
 
-#include "cpu.h"
+#include "checks.h"
 
 namespace l2ul {
 namespace {
-
-using at::Tensor;
-using at::TensorList;
-
-// An argument as errors name it: "l2ul::anchored_sgd_: momenta[3]".
-struct Name {
-  const char* op;
-  const char* argument;
-  int64_t index = -1;
-};
-
-std::ostream& operator<<(std::ostream& out, const Name& name) {
-  out << "l2ul::" << name.op << ": " << name.argument;
-  if (name.index >= 0) out << '[' << name.index << ']';
-  return out;
-}
-
-void check_type(const Name& name, const Tensor& t, at::ScalarType want) {
-  TORCH_CHECK(t.defined(), name, " is undefined");
-  TORCH_CHECK(t.layout() == at::kStrided, name, " has layout ", t.layout(), "; only dense tensors work");
-  TORCH_CHECK(t.scalar_type() == want, name, " has dtype ", t.scalar_type(), "; it must be ", want);
-}
-
-void check_device(const Name& name, const Tensor& t, const Tensor& other, const char* other_name) {
-  TORCH_CHECK(t.device() == other.device(), name, " is on ", t.device(), ", ", other_name, " on ", other.device(),
-              "; they must share a device");
-}
-
-// A float32 operand that goes element by element with `model`.
-void check_like(const Name& name, const Tensor& t, const Tensor& model, const char* model_name) {
-  check_type(name, t, at::kFloat);
-  check_device(name, t, model, model_name);
-  TORCH_CHECK(t.sizes() == model.sizes(), name, " has shape ", t.sizes(), ", ", model_name, " ", model.sizes(),
-              "; the shapes must be equal");
-}
-
-// A tensor that the operator writes: its elements must be distinct places in memory.
-void check_written(const Name& name, const Tensor& t) {
-  TORCH_CHECK(at::has_internal_overlap(t) != at::MemOverlap::Yes, name,
-              " has several elements in one place of memory (an expanded tensor?); clone it first");
-}
-
-// `t` may be the written tensor itself, index for index, unless `distinct`; it may never overlap it otherwise.
-void check_overlap(const Name& name, const Tensor& t, const Tensor& written, const char* written_name,
-                   bool distinct = false) {
-  const auto status = at::get_overlap_status(t, written);
-  TORCH_CHECK(status != at::MemOverlapStatus::Partial && !(distinct && status == at::MemOverlapStatus::Full), name,
-              " shares memory with ", written_name, ", which the operator changes; clone one of them");
-}
-
-void check_length(const Name& name, TensorList list, size_t want, const char* model_name) {
-  TORCH_CHECK(list.size() == want, name, " has ", list.size(), " tensors, ", model_name, " ", want,
-              "; the lists must have equal length");
-}
-
-// A setting that must be a finite number >= 0, also once rounded to float32, in which the loops compute.
-float check_setting(const Name& name, double value) {
-  const float rounded = static_cast<float>(value);
-  TORCH_CHECK(std::isfinite(rounded) && value >= 0, name, " is ", value,
-              "; it must be a number >= 0 that float32 can hold");
-  return rounded;
-}
-
-bool same_layout(const Tensor& a, const Tensor& b) {
-  for (int64_t d = 0; d < a.dim(); ++d) {
-    if (a.size(d) != 1 && a.stride(d) != b.stride(d)) return a.numel() == 0;
-  }
-  return true;
-}
 
 // `t` in the memory order of `model`, which is dense: itself where it is so already, else a copy.
 Tensor arranged(const Tensor& t, const Tensor& model) {
@@ -128,6 +61,30 @@ class Written {
 
 const float* data(const Tensor& t) { return t.const_data_ptr<float>(); }
 
+struct Implementation {
+  const Bodies* bodies;
+  Stream (*current_stream)(c10::DeviceIndex);
+};
+std::array<Implementation, c10::COMPILE_TIME_MAX_DEVICE_TYPES> implementations;
+
+// The bodies for the device of `t`, which becomes the current one, and the stream they run on.
+class Place {
+ public:
+  explicit Place(const Tensor& t) : Place(t.device(), implementations.at(static_cast<size_t>(t.device().type()))) {}
+
+  const Bodies& bodies;
+  const Stream stream;
+
+  // Memory for a body to compute in. It may go back at once: the device reuses it behind what the stream holds.
+  Tensor scratch(const Tensor& like) const { return at::empty({bodies.scratch}, like.options().dtype(at::kByte)); }
+
+ private:
+  Place(c10::Device device, const Implementation& i)
+      : bodies(*i.bodies), stream(i.current_stream(device.index())), guard_(device) {}
+
+  c10::DeviceGuard guard_;
+};
+
 // The settings of an image batch [n, …]: count and values per image.
 struct Images {
   int64_t count, size;
@@ -156,7 +113,8 @@ Tensor gather_lut(const Tensor& pixels, const Tensor& index, const Tensor& table
   const Tensor where = index.contiguous(), values = table.contiguous();
   const int64_t* const at = where.const_data_ptr<int64_t>();
   const int64_t count = where.numel();
-  for (int64_t i = 0; i < count; ++i) {
+  // Elsewhere the body checks: to read the index here would wait for all that is queued on the device.
+  for (int64_t i = 0; pixels.is_cpu() && i < count; ++i) {
     TORCH_CHECK_INDEX(at[i] >= 0 && at[i] < images, "l2ul::gather_lut: index[", i, "] is ", at[i], "; there are ",
                       images, " images, so it must be in [0, ", images, ")");
   }
@@ -173,8 +131,9 @@ Tensor gather_lut(const Tensor& pixels, const Tensor& index, const Tensor& table
   const auto format = interleaved ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
   Tensor out = at::empty({count, channels, pixels.size(2), width}, table.options().memory_format(format));
   if (out.numel() > 0) {
-    cpu::gather_lut(source.const_data_ptr<uint8_t>(), source.stride(0), at, count, data(values), channels, area,
-                    interleaved, out.mutable_data_ptr<float>());
+    const Place place(pixels);
+    place.bodies.gather_lut(source.const_data_ptr<uint8_t>(), source.stride(0), images, at, count, data(values),
+                            channels, area, interleaved, out.mutable_data_ptr<float>(), place.stream);
   }
   return out;
 }
@@ -190,14 +149,13 @@ Tensor pgd_start(const Tensor& x, const Tensor& start, double eps, c10::string_v
   const Tensor image = dense_images(x) ? x : x.contiguous();
   const Tensor from = arranged(start, image);
   Tensor delta = at::empty_strided(image.sizes(), image.strides(), image.options());
-  (l2 ? cpu::pgd_start_l2 : cpu::pgd_start_linf)(data(image), data(from), count, size, radius,
-                                                 delta.mutable_data_ptr<float>());
+  const Place place(x);
+  (l2 ? place.bodies.pgd_start_l2 : place.bodies.pgd_start_linf)(data(image), data(from), count, size, radius,
+                                                                 delta.mutable_data_ptr<float>(), place.stream);
   return delta;
 }
 
-using Step = void(float*, const float*, const float*, int64_t, int64_t, float, float);
-
-Tensor& pgd_step(const char* op, Step* step, Tensor& delta, const Tensor& grad, const Tensor& x, double alpha,
+Tensor& pgd_step(const char* op, Step* Bodies::* step, Tensor& delta, const Tensor& grad, const Tensor& x, double alpha,
                  double eps) {
   const auto [count, size] = check_images({op, "delta"}, delta);
   check_like({op, "grad"}, grad, delta, "delta");
@@ -209,17 +167,18 @@ Tensor& pgd_step(const char* op, Step* step, Tensor& delta, const Tensor& grad, 
 
   const Written target(delta, dense_images(delta));
   const Tensor gradient = arranged(grad, target.work()), image = arranged(x, target.work());
-  step(target.data(), data(gradient), data(image), count, size, length, radius);
+  const Place place(delta);
+  (place.bodies.*step)(target.data(), data(gradient), data(image), count, size, length, radius, place.stream);
   target.finish();
   return delta;
 }
 
 Tensor& pgd_l2_step_(Tensor& delta, const Tensor& grad, const Tensor& x, double alpha, double eps) {
-  return pgd_step("pgd_l2_step_", cpu::pgd_l2_step, delta, grad, x, alpha, eps);
+  return pgd_step("pgd_l2_step_", &Bodies::pgd_l2_step, delta, grad, x, alpha, eps);
 }
 
 Tensor& pgd_linf_step_(Tensor& delta, const Tensor& grad, const Tensor& x, double alpha, double eps) {
-  return pgd_step("pgd_linf_step_", cpu::pgd_linf_step, delta, grad, x, alpha, eps);
+  return pgd_step("pgd_linf_step_", &Bodies::pgd_linf_step, delta, grad, x, alpha, eps);
 }
 
 // Lists of tensors as the loops want them: written ones in their own order, the rest arranged to match, and every
@@ -237,9 +196,8 @@ struct Arranged {
   }
 };
 
-using Accumulate = void(std::span<const cpu::Importance>, float, float);
-
-void accumulate(const char* op, Accumulate* body, TensorList omega, TensorList grads, double weight, double count) {
+void accumulate(const char* op, Accumulate* Bodies::* body, TensorList omega, TensorList grads, double weight,
+                double count) {
   check_length({op, "grads"}, grads, omega.size(), "omega");
   const float factor = check_setting({op, "weight"}, weight), divisor = check_setting({op, "count"}, count);
   TORCH_CHECK(divisor > 0, Name{op, "count"}, " is 0; the estimate is divided by it");
@@ -251,36 +209,39 @@ void accumulate(const char* op, Accumulate* body, TensorList omega, TensorList g
     check_overlap({op, "grads", i}, grads[i], omega[i], "its omega");
   }
   Arranged memory;
-  std::vector<cpu::Importance> list;
+  std::vector<Importance> list;
   for (size_t i = 0; i < omega.size(); ++i) {
     const Written& o = memory.written.emplace_back(omega[i], omega[i].is_non_overlapping_and_dense());
     list.push_back({o.data(), memory.in(grads[i], o.work()), omega[i].numel()});
   }
-  body(list, factor, divisor);
+  const Place place(omega[0]);
+  (place.bodies.*body)(list, factor, divisor, place.stream);
   memory.finish();
 }
 
 void accumulate_abs_(TensorList omega, TensorList grads, double weight, double count) {
-  accumulate("accumulate_abs_", cpu::accumulate_abs, omega, grads, weight, count);
+  accumulate("accumulate_abs_", &Bodies::accumulate_abs, omega, grads, weight, count);
 }
 
 void accumulate_square_(TensorList omega, TensorList grads, double weight, double count) {
-  accumulate("accumulate_square_", cpu::accumulate_square, omega, grads, weight, count);
+  accumulate("accumulate_square_", &Bodies::accumulate_square, omega, grads, weight, count);
 }
 
 Tensor anchor_weights(const Tensor& omega) {
   check_type({"anchor_weights", "omega"}, omega, at::kFloat);
   const Tensor source = omega.is_non_overlapping_and_dense() ? omega : omega.contiguous();
   Tensor out = at::empty_strided(source.sizes(), source.strides(), source.options());
-  cpu::anchor_weights(data(source), source.numel(), out.mutable_data_ptr<float>());
+  const Place place(omega);
+  place.bodies.anchor_weights(data(source), source.numel(), out.mutable_data_ptr<float>(),
+                              place.scratch(omega).mutable_data_ptr(), place.stream);
   return out;
 }
 
 Tensor anchored_sgd_(TensorList params, TensorList grads, TensorList momenta, TensorList anchors, TensorList reference,
                      double lr, double momentum, double weight_decay, double lam, bool first) {
   constexpr auto op = "anchored_sgd_";
-  const cpu::Rates rates = {check_setting({op, "lr"}, lr), check_setting({op, "momentum"}, momentum),
-                            check_setting({op, "weight_decay"}, weight_decay), check_setting({op, "lam"}, lam)};
+  const Rates rates = {check_setting({op, "lr"}, lr), check_setting({op, "momentum"}, momentum),
+                       check_setting({op, "weight_decay"}, weight_decay), check_setting({op, "lam"}, lam)};
   check_length({op, "grads"}, grads, params.size(), "params");
   check_length({op, "momenta"}, momenta, params.size(), "params");
   // Without a penalty nobody reads the reference, so it may be absent or there for later.
@@ -308,7 +269,7 @@ Tensor anchored_sgd_(TensorList params, TensorList grads, TensorList momenta, Te
     }
   }
   Arranged memory;
-  std::vector<cpu::Update> list;
+  std::vector<Update> list;
   for (size_t i = 0; i < params.size(); ++i) {
     const Written p(params[i], params[i].is_non_overlapping_and_dense()), v(momenta[i], p.work());
     memory.written.insert(memory.written.end(), {p, v});
@@ -316,9 +277,11 @@ Tensor anchored_sgd_(TensorList params, TensorList grads, TensorList momenta, Te
                     anchored ? memory.in(anchors[i], p.work()) : nullptr,
                     anchored ? memory.in(reference[i], p.work()) : nullptr, params[i].numel()});
   }
-  const bool finite = cpu::anchored_sgd(list, rates, first);
+  Tensor finite = at::empty({}, params[0].options().dtype(at::kBool));
+  const Place place(params[0]);
+  place.bodies.anchored_sgd(list, rates, first, finite.mutable_data_ptr<bool>(), place.stream);
   memory.finish();
-  return at::full({}, finite, params[0].options().dtype(at::kBool));
+  return finite;
 }
 
 Tensor anchor_penalty(TensorList params, TensorList reference, TensorList anchors) {
@@ -326,7 +289,7 @@ Tensor anchor_penalty(TensorList params, TensorList reference, TensorList anchor
   check_length({op, "reference"}, reference, params.size(), "params");
   if (!anchors.empty()) check_length({op, "anchors"}, anchors, params.size(), "params");
   Arranged memory;
-  std::vector<cpu::Drift> list;
+  std::vector<Drift> list;
   for (int64_t i = 0; i < std::ssize(params); ++i) {
     const Tensor& p = params[i];
     check_type({op, "params", i}, p, at::kFloat);
@@ -337,10 +300,10 @@ Tensor anchor_penalty(TensorList params, TensorList reference, TensorList anchor
     list.push_back({memory.in(p, model), memory.in(reference[i], model),
                     anchors.empty() ? nullptr : memory.in(anchors[i], model), p.numel()});
   }
-  const cpu::Penalty sum = cpu::anchor_penalty(list);
   Tensor out = at::empty({2}, params[0].options().dtype(at::kDouble));
-  out.mutable_data_ptr<double>()[0] = 0.5 * sum.weighted;
-  out.mutable_data_ptr<double>()[1] = sum.plain;
+  const Place place(params[0]);
+  place.bodies.anchor_penalty(list, out.mutable_data_ptr<double>(), place.scratch(out).mutable_data_ptr(),
+                              place.stream);
   return out;
 }
 
@@ -400,15 +363,7 @@ TORCH_LIBRARY(l2ul, m) {
 }
 
 TORCH_LIBRARY_IMPL(l2ul, CPU, m) {
-  m.impl("gather_lut", gather_lut);
-  m.impl("pgd_start", pgd_start);
-  m.impl("pgd_l2_step_", pgd_l2_step_);
-  m.impl("pgd_linf_step_", pgd_linf_step_);
-  m.impl("accumulate_abs_", accumulate_abs_);
-  m.impl("accumulate_square_", accumulate_square_);
-  m.impl("anchor_weights", anchor_weights);
-  m.impl("anchored_sgd_", anchored_sgd_);
-  m.impl("anchor_penalty", anchor_penalty);
+  implement(m, at::kCPU, cpu_bodies, [](c10::DeviceIndex) -> Stream { return nullptr; });
 }
 
 TORCH_LIBRARY_IMPL(l2ul, Autograd, m) {
@@ -431,4 +386,19 @@ TORCH_LIBRARY_IMPL(l2ul, ADInplaceOrView, m) {
 }
 
 }  // namespace
+
+void implement(torch::Library& library, c10::DeviceType kind, const Bodies& bodies,
+               Stream (*current_stream)(c10::DeviceIndex)) {
+  implementations.at(static_cast<size_t>(kind)) = {&bodies, current_stream};
+  library.impl("gather_lut", gather_lut);
+  library.impl("pgd_start", pgd_start);
+  library.impl("pgd_l2_step_", pgd_l2_step_);
+  library.impl("pgd_linf_step_", pgd_linf_step_);
+  library.impl("accumulate_abs_", accumulate_abs_);
+  library.impl("accumulate_square_", accumulate_square_);
+  library.impl("anchor_weights", anchor_weights);
+  library.impl("anchored_sgd_", anchored_sgd_);
+  library.impl("anchor_penalty", anchor_penalty);
+}
+
 }  // namespace l2ul

@@ -14,6 +14,7 @@ import (
 
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
+	"l2ul/torch/cuda"
 	"l2ul/torch/nn"
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
@@ -48,13 +49,23 @@ func (d *desk) key(parts map[string]any) string {
 	maps.DeleteFunc(env.Variables, func(name, _ string) bool { return strings.HasPrefix(name, "UNLEARN_") }) // known by their effect
 	all := map[string]any{
 		"weights": d.weights.Hash(), "model": d.model.Model, "mean": d.model.Mean, "std": d.model.Std,
-		"device": torch.CPU.String(), "threads": d.compute.Threads, "channels_last": d.compute.ChannelsLast,
+		"device": d.computer(), "threads": d.compute.Threads, "channels_last": d.compute.ChannelsLast,
 		"deterministic": d.compute.Deterministic, "cores": env.Cores, "processor": env.Processor, "kernels": env.Kernels,
 		"variables": env.Variables, "libtorch": env.Versions.Libtorch, "unlearn": env.Versions.Unlearn,
 	}
 	maps.Copy(all, parts)
 	sum := sha256.Sum256(canonical(all))
 	return hex.EncodeToString(sum[:])
+}
+
+// computer names the kind of device that computes: other GPUs give other bits.
+func (d *desk) computer() string {
+	if d.device.Type != torch.CPUType {
+		if devices, err := cuda.Devices(); err == nil && d.device.Index < len(devices) {
+			return devices[d.device.Index].Name
+		}
+	}
+	return d.device.String()
 }
 
 // attackKey identifies an adversarial set (spec/l2ul.md section 3.4).
@@ -106,7 +117,7 @@ func column[T torch.Element](set *attack.Set, of func(p *attack.Pair) T) torch.T
 }
 
 // unpackAdversarial is the set of a file with the key; nil when the file is of another.
-func unpackAdversarial(file *ckpt.File, key string, format torch.MemoryFormat) (*attack.Set, error) {
+func (d *desk) unpackAdversarial(file *ckpt.File, key string) (*attack.Set, error) {
 	if file.Metadata["schema"] != adversarialSchema || file.Metadata["key"] != key {
 		return nil, nil
 	}
@@ -151,7 +162,7 @@ func unpackAdversarial(file *ckpt.File, key string, format torch.MemoryFormat) (
 			},
 		})
 	}
-	set.X, set.Done = x.Contiguous(format), n
+	set.X, set.Done = d.here(x), n
 	torch.Own(set.X)
 	return set, nil
 }
@@ -267,7 +278,7 @@ func (c *crafting) read(path, key string) *attack.Set {
 	}
 	var set *attack.Set
 	if err == nil {
-		set, err = unpackAdversarial(file, key, c.format())
+		set, err = c.unpackAdversarial(file, key)
 	}
 	if err != nil {
 		c.Console.Log().Warn().Err(err).Msg("cannot use these adversarial examples; making them again")

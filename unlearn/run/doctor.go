@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"l2ul/torch"
+	"l2ul/torch/cuda"
+	"l2ul/unlearn/kernels"
 	"l2ul/unlearn/run/config"
 )
 
@@ -38,11 +40,14 @@ func Doctor(autoFiles []string) []Check {
 		{"program", Sound, fmt.Sprintf("%s, %s, %s", env.Versions.Unlearn, env.Versions.Go, env.Platform)},
 		{"processor", Sound, fmt.Sprintf("%s, %d cores, %s", env.Processor, env.Cores, strings.Join(env.Flags, " "))},
 		{"libtorch", Sound, fmt.Sprintf("%s, %s kernels", env.Versions.Libtorch, env.Kernels)},
-		verdict("operators", "libl2ul.so loads", torch.LoadLibrary("libl2ul.so")),
-		verdict("arithmetic", "forward, backward and a generator give the known values", selfTest()),
-		{"cuda", Absent, "this build computes on the CPU"},
-		checkCache(),
 	}
+	// CUDA first: it must be opened before the self-test makes a tensor.
+	checks = append(checks, checkCUDA()...)
+	checks = append(checks,
+		verdict("operators", "the library of our own operators loads", kernels.Load()),
+		verdict("arithmetic", "forward, backward and a generator give the known values", selfTest(torch.CPU)),
+		checkCache(),
+	)
 	for _, path := range autoFiles {
 		checks = append(checks, checkFile(path))
 	}
@@ -56,10 +61,30 @@ func verdict(name, detail string, err error) Check {
 	return Check{name, Sound, detail}
 }
 
+// checkCUDA describes the driver, the libraries and each GPU, or says what computing on one lacks.
+func checkCUDA() []Check {
+	if err := cuda.Open(); err != nil {
+		return []Check{{"cuda", Absent, err.Error()}}
+	}
+	devices, err := cuda.Devices()
+	if err != nil {
+		return []Check{{"cuda", Broken, err.Error()}}
+	}
+	driver, runtime := cuda.Versions()
+	checks := []Check{{"cuda", Sound, fmt.Sprintf("driver for CUDA %s, runtime %s", driver, runtime)}}
+	for _, p := range devices {
+		free := float64(cuda.MemoryOf(p.Device).Free)
+		detail := fmt.Sprintf("%s, compute capability %d.%d, %d processors, %.1f of %.1f GiB free, computes",
+			p.Name, p.Major, p.Minor, p.Processors, free/(1<<30), float64(p.Memory)/(1<<30))
+		checks = append(checks, verdict(p.Device.String(), detail, selfTest(p.Device)))
+	}
+	return checks
+}
+
 // selfTest compares a few operations with values known by heart.
-func selfTest() error {
-	return torch.Run(torch.CPU, func() error {
-		x := torch.FromSlice([]float32{1, 2, 3, 4}, 2, 2).SetRequiresGrad(true)
+func selfTest(device torch.Device) error {
+	return torch.Run(device, func() error {
+		x := torch.FromSlice([]float32{1, 2, 3, 4}, 2, 2).To(device, torch.Float).Detach().SetRequiresGrad(true)
 		torch.MM(x, x).Sum().Backward()
 		// d/dX of the sum of all entries of X·X is (row sums of X, transposed) + (column sums of X), entry by entry.
 		got, want := torch.ToSlice[float32](x.Grad()), []float32{7, 11, 9, 13}

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"l2ul/torch"
 	"l2ul/unlearn/data"
 )
 
@@ -18,7 +17,7 @@ func Evaluate(ctx context.Context, inv Invocation) (result *EvalResult, err erro
 		return nil, err
 	}
 	d.model, d.source, d.compute, d.eval = o.ModelOptions, o.DataOptions, o.ComputeOptions, o.EvalOptions
-	err = onDevice(o.ComputeOptions, func() error {
+	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		result, err = d.evaluate(ctx, o)
 		return interrupted(ctx, "", err)
@@ -56,7 +55,7 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) (*EvalResult, er
 	}
 	d.Console.Emit(Start{Verb: d.Config.Spec.Verb, ConfigHash: d.Config.Hash()})
 	result := &EvalResult{
-		Schema: EvalSchema, Model: d.model.Model, Dataset: d.train.Dataset, Device: torch.CPU.String(), Limited: o.Limit != "",
+		Schema: EvalSchema, Model: d.model.Model, Dataset: d.train.Dataset, Device: d.device.String(), Limited: o.Limit != "",
 		Hashes:   Hashes{Weights: d.weights.Hash(), Data: d.train.Fingerprint(), Config: d.Config.Hash()},
 		Versions: CurrentVersions(),
 	}

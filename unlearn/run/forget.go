@@ -68,7 +68,7 @@ func Forget(ctx context.Context, inv Invocation) (result *Result, err error) {
 	if err := f.decode(); err != nil {
 		return nil, err
 	}
-	err = onDevice(f.o.ComputeOptions, func() error {
+	err = f.onDevice(f.o.ComputeOptions, func() error {
 		defer f.close()
 		if err := f.prepare(ctx); err != nil || f.o.DryRun {
 			return err
@@ -272,7 +272,7 @@ func (f *forgetting) openViews() {
 		for i, t := range f.set.Targets {
 			targets[i] = int64(t)
 		}
-		f.wanted = &unlearn.Examples{X: x, Y: torch.FromSlice(targets), Part: data.PartForget, Meter: f.meter}
+		f.wanted = &unlearn.Examples{X: x, Y: torch.FromSlice(targets).To(f.device, torch.Long), Part: data.PartForget, Meter: f.meter}
 	}
 	if len(f.rest) > 0 {
 		f.retain = training.View(data.PartRetain, f.limited(f.rest), f.meter)
@@ -373,7 +373,7 @@ func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.N
 			f.state.Crafted = cmp.Or(f.state.Crafted, f.state.Seconds.Attack)
 		}
 		f.state.Pairs, f.state.Made = set.Pairs, 0 // all of it is in a file of its own
-		task.Driver = &unlearn.Examples{X: set.X, Y: set.Targets()}
+		task.Driver = &unlearn.Examples{X: set.X, Y: set.Targets().To(f.device, torch.Long)}
 	case unlearn.ByForget:
 	}
 	return nil
@@ -385,7 +385,7 @@ func (f *forgetting) unfinished(saved []nn.Named) *attack.Set {
 	if !ok || f.state.Made == 0 {
 		return nil
 	}
-	return attack.Resumed(f.state.Pairs, x.Contiguous(f.format()))
+	return attack.Resumed(f.state.Pairs, f.here(x))
 }
 
 const importanceSchema = "unlearn.importance/1"
@@ -636,7 +636,7 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 		Hashes:     Hashes{Weights: f.weights.Hash(), Data: f.train.Fingerprint(), Config: f.folder.ConfigHash()},
 		DataAccess: DataAccess{Reads: reads},
 		Anchors:    f.state.Anchors, Cached: f.state.Cached,
-		Penalty: &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: torch.CPU.String(), Precision: "fp32",
+		Penalty: &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: f.device.String(), Precision: "fp32",
 		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Versions: CurrentVersions(),
 	}
 	hits := f.goalHits(after, res)

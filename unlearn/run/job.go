@@ -16,6 +16,7 @@ import (
 
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
+	"l2ul/torch/cuda"
 	"l2ul/torch/models"
 	"l2ul/torch/nn"
 	"l2ul/unlearn/attack"
@@ -44,6 +45,7 @@ type desk struct {
 
 	cache       *cache.Cache
 	train, test *data.Set
+	device      torch.Device
 	residents   []*data.Resident
 	net         models.Classifier
 	weights     *ckpt.File // as read; nil for a fresh network
@@ -52,8 +54,8 @@ type desk struct {
 }
 
 // onDevice runs fn as a job on the device that the options ask for.
-func onDevice(o ComputeOptions, fn func() error) error {
-	device, err := findDevice(o.Device)
+func (d *desk) onDevice(o ComputeOptions, fn func() error) (err error) {
+	d.device, err = findDevice(o.Device)
 	if err != nil {
 		return err
 	}
@@ -64,21 +66,37 @@ func onDevice(o ComputeOptions, fn func() error) error {
 	if err := kernels.Load(); err != nil {
 		return err
 	}
-	return torch.Run(device, fn)
+	return torch.Run(d.device, fn)
 }
 
-// findDevice resolves --device. This build computes on the CPU only.
+// findDevice resolves --device and opens what it needs, which must happen before the first tensor is made. "auto" is the
+// first GPU of a machine that has all that computing on one takes, and the CPU elsewhere.
 func findDevice(name string) (torch.Device, error) {
 	if name == "auto" {
-		return torch.CPU, nil
+		if cuda.Open() != nil {
+			return torch.CPU, nil
+		}
+		name = "cuda"
 	}
 	device, err := torch.NewDevice(name)
 	if err != nil {
 		return device, Usagef("--device: %w", err)
 	}
-	if device.Type != torch.CPUType {
-		return device, Devicef("--device %s: this build of unlearn has no CUDA libraries; use --device cpu", name)
+	if device.Type == torch.CPUType {
+		return torch.CPU, nil
 	}
+	if err := cuda.Open(); err != nil {
+		return device, Devicef("--device %s: %w", name, err)
+	}
+	devices, err := cuda.Devices()
+	if err != nil {
+		return device, Devicef("--device %s: %w", name, err)
+	}
+	device.Index = max(device.Index, 0)
+	if device.Index >= len(devices) {
+		return device, Devicef("--device %s: there are %d GPUs, counted from 0", name, len(devices))
+	}
+	cuda.AllowTF32(false) // results say fp32
 	return device, nil
 }
 
@@ -136,7 +154,7 @@ func (d *desk) forgetSet(text string) (*data.ForgetSet, error) {
 
 // resident puts a split on the device; close gives it back.
 func (d *desk) resident(set *data.Set) *data.Resident {
-	r := data.NewResident(set, torch.CPU, d.format())
+	r := data.NewResident(set, d.device, d.format())
 	d.residents = append(d.residents, r)
 	return r
 }
@@ -177,6 +195,7 @@ func (d *desk) build() error {
 		return Usagef("--model: %w", err)
 	}
 	nn.ToMemoryFormat(d.net, d.format())
+	d.net.Root().To(d.device)
 	return nil
 }
 
@@ -374,7 +393,7 @@ func (d *desk) about(schema, outcome string, o FolderOptions, f *Folder, weights
 	return About{
 		Schema: schema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: outcome,
 		Hashes: Hashes{Weights: weights, Data: d.train.Fingerprint(), Config: f.ConfigHash()},
-		Device: torch.CPU.String(), Seed: d.compute.Seed, Versions: CurrentVersions(),
+		Device: d.device.String(), Seed: d.compute.Seed, Versions: CurrentVersions(),
 	}
 }
 

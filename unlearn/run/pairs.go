@@ -134,6 +134,6 @@ func (d *desk) readPairsTensors(path string) (sources, targets []int64, in *impo
 	if start.Numel() > 0 && !(start.Min().Item() >= 0 && start.Max().Item() <= 1) {
 		return nil, nil, nil, fmt.Errorf("%s: start has values outside [0, 1]", path)
 	}
-	in.starts = start.Contiguous(d.format())
+	in.starts = d.here(start)
 	return sources, targets, in, nil
 }

@@ -44,7 +44,7 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 		return nil, err
 	}
 	d.model, d.source, d.compute = o.ModelOptions, o.DataOptions, o.ComputeOptions
-	err = onDevice(o.ComputeOptions, func() error {
+	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		forget, err := d.loadForgetSet(ctx, o.Forget)
 		if err != nil {
@@ -109,7 +109,12 @@ func (d *desk) checkImportance(o *importance.Options, k, slice int) error {
 
 // blank is an image like those of the data, to try a network with.
 func (d *desk) blank() torch.Tensor {
-	return torch.Zeros([]int64{1, int64(d.train.C), int64(d.train.H), int64(d.train.W)}, false).Contiguous(d.format())
+	return d.here(torch.Zeros([]int64{1, int64(d.train.C), int64(d.train.H), int64(d.train.W)}, false))
+}
+
+// here puts images where the network computes, in the layout it wants.
+func (d *desk) here(x torch.Tensor) torch.Tensor {
+	return x.To(d.device, x.Dtype()).Contiguous(d.format())
 }
 
 // loadForgetSet reads data and weights and resolves the forget set.
@@ -157,7 +162,7 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 			return nil, err
 		}
 		if x, ok := named(tensors, "x_adv"); ok {
-			c.unfinished = attack.Resumed(state.Pairs, x.Contiguous(d.format()))
+			c.unfinished = attack.Resumed(state.Pairs, d.here(x))
 		}
 		c.seconds, began = state.Seconds, earlier(began, state.Seconds)
 	}
@@ -198,7 +203,7 @@ func Importance(ctx context.Context, inv Invocation) (result *ImportanceResult, 
 		return nil, err
 	}
 	d.model, d.source, d.compute = o.ModelOptions, o.DataOptions, o.ComputeOptions
-	err = onDevice(o.ComputeOptions, func() error {
+	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		forget, err := d.loadForgetSet(ctx, o.Forget)
 		if err != nil {

@@ -45,7 +45,7 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 		return nil, err
 	}
 	d.model, d.source, d.compute, d.eval = o.ModelOptions, o.DataOptions, o.ComputeOptions, o.EvalOptions
-	err = onDevice(o.ComputeOptions, func() error {
+	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		if err := d.openData(ctx); err != nil {
 			return err

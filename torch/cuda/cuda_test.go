@@ -1,0 +1,167 @@
+package cuda
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"l2ul/torch"
+)
+
+// absent is why the device tests below are skipped, nil on a machine with a GPU.
+var absent error
+
+func TestMain(m *testing.M) {
+	absent = Open() // before any test makes a tensor
+	code := m.Run()
+	if n := torch.Live(); n != 0 && code == 0 {
+		fmt.Fprintf(os.Stderr, "%d tensors were never freed\n", n)
+		code = 1
+	}
+	torch.Shutdown()
+	os.Exit(code)
+}
+
+// onGPU runs fn as a job on the first GPU.
+func onGPU(t *testing.T, fn func(dev torch.Device)) {
+	t.Helper()
+	if absent != nil {
+		t.Skip(absent)
+	}
+	dev := torch.CUDA(0)
+	if err := torch.Run(dev, func() error { fn(dev); return nil }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWithoutCUDA(t *testing.T) {
+	if absent == nil {
+		t.Skip("this machine has CUDA")
+	}
+	if Opened() {
+		t.Error("Opened although Open failed")
+	}
+	if again := Open(); again != absent { //nolint:errorlint // the very same
+		t.Errorf("the second Open says %v, the first said %v", again, absent)
+	}
+	err := torch.Run(torch.CUDA(0), func() error { t.Error("a job ran on CUDA"); return nil })
+	if err == nil || !strings.Contains(err.Error(), "CUDA is not open") {
+		t.Errorf("Run on CUDA says %v", err)
+	}
+}
+
+func TestMissing(t *testing.T) {
+	const loader = ": cannot open shared object file: No such file or directory"
+	for reason, want := range map[string]string{
+		Library + loader:                "libtorchgo_cuda.so is not beside the program's other libraries; `make cuda` builds it",
+		"libcudnn.so.9" + loader:        "libcudnn.so.9 is missing, a part of libtorch for CUDA; `make cuda-libtorch` gets it",
+		"x.so: undefined symbol: _ZN1x": "libtorchgo_cuda.so does not fit the libraries around it: x.so: undefined symbol: _ZN1x",
+	} {
+		if got := missing(reason).Error(); got != want {
+			t.Errorf("%q becomes %q, want %q", reason, got, want)
+		}
+	}
+}
+
+func TestStreamsAndEvents(t *testing.T) {
+	onGPU(t, func(dev torch.Device) {
+		before, s := CurrentStream(dev), NewStream(dev)
+		var sum torch.Tensor
+		var first, last *Event
+		s.On(func() {
+			if CurrentStream(dev) != s {
+				t.Error("On runs on another stream")
+			}
+			first = s.Record()
+			x := torch.Ones([]int64{1 << 12, 1 << 12}, false).To(dev, torch.Float)
+			sum = torch.MM(x, x).Sum()
+			last = s.Record()
+		})
+		if CurrentStream(dev) != before {
+			t.Error("On left its stream behind")
+		}
+		before.Wait(last)
+		if got := sum.Item(); got != 1<<36 {
+			t.Errorf("the sum is %v, want 2^36", got)
+		}
+		last.Synchronize()
+		if !last.Done() || first.Until(last) <= 0 {
+			t.Errorf("done %v, %v after the first event", last.Done(), first.Until(last))
+		}
+		first.Free()
+		last.Free()
+	})
+}
+
+func TestGraph(t *testing.T) {
+	onGPU(t, func(dev torch.Device) {
+		x := torch.Zeros([]int64{1000}, false).To(dev, torch.Float)
+		var y torch.Tensor
+		work := func() { torch.Scope(func() { y = torch.KeepOne(x.Mul(x).Add(x, 1)) }) }
+		work()
+		g := Capture(dev, nil, work)
+		defer g.Free()
+		for v := range 5 {
+			x.FillI(float64(v))
+			g.Replay()
+			got := torch.ToSlice[float32](y)
+			if i := slices.IndexFunc(got, func(f float32) bool { return f != float32(v*v+v) }); i >= 0 {
+				t.Fatalf("replay with %d gave %v at %d", v, got[i], i)
+			}
+		}
+	})
+}
+
+func TestCaptureThatFailsLeavesTheDeviceUsable(t *testing.T) {
+	onGPU(t, func(dev torch.Device) {
+		x := torch.Ones([]int64{3}, false).To(dev, torch.Float)
+		if err := torch.Try(func() { Capture(dev, nil, func() { x.Sum().Item() }) }); err == nil {
+			t.Error("a graph that waits for the device was captured")
+		}
+		if got := x.Sum().Item(); got != 3 {
+			t.Errorf("the sum is %v afterwards, want 3", got)
+		}
+	})
+}
+
+func TestMemory(t *testing.T) {
+	onGPU(t, func(dev torch.Device) {
+		const bytes = 64 << 20
+		ResetPeaks(dev)
+		before := MemoryOf(dev)
+		torch.Scope(func() {
+			torch.Zeros([]int64{bytes / 4}, false).To(dev, torch.Float)
+			if got := MemoryOf(dev).Allocated - before.Allocated; got != bytes {
+				t.Errorf("a tensor of %d bytes takes %d", bytes, got)
+			}
+		})
+		after := MemoryOf(dev)
+		if after.Allocated != before.Allocated || after.PeakAllocated < before.Allocated+bytes {
+			t.Errorf("before %+v, after %+v", before, after)
+		}
+		EmptyCache()
+		if now := MemoryOf(dev); now.Reserved > after.Reserved-bytes {
+			t.Errorf("EmptyCache left %d of %d bytes", now.Reserved, after.Reserved)
+		}
+	})
+}
+
+func TestPinnedCopies(t *testing.T) {
+	onGPU(t, func(dev torch.Device) {
+		want := make([]float32, 1<<20)
+		for i := range want {
+			want[i] = float32(i)
+		}
+		host := Pin(torch.FromSlice(want))
+		there := torch.Zeros([]int64{1 << 20}, false).To(dev, torch.Float)
+		back := Pin(torch.Zeros([]int64{1 << 20}, false))
+		Copy(there, host)
+		Copy(back, there)
+		CurrentStream(dev).Synchronize()
+		if !slices.Equal(torch.ToSlice[float32](back), want) {
+			t.Error("values changed on the way there and back")
+		}
+	})
+}

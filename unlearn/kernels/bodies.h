@@ -1,0 +1,70 @@
+// The bodies of the l2ul operators: plain loops over raw pointers and sizes, one table of them for each kind of device.
+// What the numbers mean, and that the pointers are sound, is settled by ops.cc; behind this header nobody knows
+// tensors.
+//
+// A body gives the same bits for every number of threads and on every instruction set: each float operation is rounded
+// on its own, and float64 sums run in a fixed order. That order alone differs between CPU and CUDA.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "formulas.h"
+
+namespace l2ul {
+
+// Where a body queues its work: a cudaStream_t. A body of the CPU gets NULL and is done when it returns.
+using Stream = void*;
+
+// One parameter tensor's share of an importance estimate.
+struct Importance {
+  float* omega;
+  const float* grad;
+  int64_t size;
+};
+
+// One parameter tensor of the anchored update; anchor and reference are NULL where there is no penalty.
+struct Update {
+  float* param;
+  const float* grad;
+  float* momentum;
+  const float* anchor;
+  const float* reference;
+  int64_t size;
+};
+
+// One parameter tensor's share of the penalty; anchor is NULL for weight one.
+struct Drift {
+  const float* param;
+  const float* reference;
+  const float* anchor;
+  int64_t size;
+};
+
+// Steps of the attack on `images` images of `size` values each, one behind the other.
+using Start = void(const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta, Stream);
+using Step = void(float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha, float eps,
+                  Stream);
+using Accumulate = void(std::span<const Importance> list, float weight, float count, Stream);
+
+struct Bodies {
+  // out[i,c,p] = table[c, pixels[index[i],c,p]], images planar (c outermost) or interleaved (p outermost). `stride` is
+  // the distance between the `images` images in `pixels`; `area` the number of pixels of an image.
+  void (*gather_lut)(const uint8_t* pixels, int64_t stride, int64_t images, const int64_t* index, int64_t count,
+                     const float* table, int64_t channels, int64_t area, bool interleaved, float* out, Stream);
+  Start *pgd_start_l2, *pgd_start_linf;
+  Step *pgd_l2_step, *pgd_linf_step;
+  Accumulate *accumulate_abs, *accumulate_square;
+  // scratch has the bytes that the table asks for.
+  void (*anchor_weights)(const float* omega, int64_t size, float* out, void* scratch, Stream);
+  // Tells in *finite whether every new parameter is finite. `first`: the momenta hold nothing yet.
+  void (*anchored_sgd)(std::span<const Update> list, const Rates& rates, bool first, bool* finite, Stream);
+  // out[0] = half the sum of a (p - ref)^2, out[1] = the sum of (p - ref)^2.
+  void (*anchor_penalty)(std::span<const Drift> list, double* out, void* scratch, Stream);
+  int64_t scratch;
+};
+
+extern const Bodies cpu_bodies;
+extern const Bodies cuda_bodies;
+
+}  // namespace l2ul

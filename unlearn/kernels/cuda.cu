@@ -1,0 +1,493 @@
+// The CUDA bodies of the l2ul operators: kernels over raw pointers, queued on the stream that ops.cc gives.
+//
+// A block of kThreads threads works on one image, or on one piece of a tensor. Values move four at a time where all
+// pointers allow. Sums run in an order that depends on the sizes alone: no atomics.
+
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "bodies.h"
+
+namespace l2ul {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarp = 32;
+// A list of tensors is cut into pieces of this many values, a block each: eight rounds of four values a thread.
+constexpr int64_t kPiece = 8 * 4 * kThreads;
+// Reductions over a tensor leave one part a block, for so many blocks that one more block can fold them, a thread each.
+constexpr int kParts = kThreads;
+// What of an image a block holds in shared memory between two passes: enough for 3 x 32 x 32, and little enough for as
+// many blocks as a processor's threads make.
+constexpr int64_t kHeld = 4096;
+// The channels whose rows of a lookup table a block copies to shared memory.
+constexpr int kRows = 4;
+
+// ---- launching ------------------------------------------------------------------------------------------------------
+
+void check(cudaError_t status, const char* kernel) {
+  if (status == cudaSuccess) return;
+  throw std::runtime_error(std::string("l2ul: the CUDA kernel ") + kernel +
+                           " cannot start: " + cudaGetErrorString(status));
+}
+
+template <class... Parameters, class... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), int64_t blocks, Stream stream,
+            const Arguments&... arguments) {
+  if (blocks == 0) return;
+  if (blocks > std::numeric_limits<int>::max()) {
+    throw std::runtime_error(std::string("l2ul: the CUDA kernel ") + name + " would need " + std::to_string(blocks) +
+                             " blocks, more than a grid holds; give it less at a time");
+  }
+  const cudaLaunchConfig_t config = {.gridDim = dim3(static_cast<unsigned>(blocks)),
+                                     .blockDim = dim3(kThreads),
+                                     .dynamicSmemBytes = 0,
+                                     .stream = static_cast<cudaStream_t>(stream),
+                                     .attrs = nullptr,
+                                     .numAttrs = 0};
+  check(cudaLaunchKernelEx(&config, kernel, arguments...), name);
+}
+
+int64_t pieces_of(int64_t size) { return (size + kPiece - 1) / kPiece; }
+
+// ---- inside a block -------------------------------------------------------------------------------------------------
+
+// W values that move together.
+template <class T, int W>
+struct alignas(sizeof(T) * W) Pack {
+  T at[W];
+};
+
+template <int W, class T>
+__device__ __forceinline__ Pack<T, W> load(const T* from) {
+  return *reinterpret_cast<const Pack<T, W>*>(from);
+}
+
+template <class T, int W>
+__device__ __forceinline__ void store(T* to, const Pack<T, W>& values) {
+  *reinterpret_cast<Pack<T, W>*>(to) = values;
+}
+
+template <class... T>
+__device__ __forceinline__ bool fit_packs(const T*... pointers) {
+  return ((reinterpret_cast<uintptr_t>(pointers) % (4 * sizeof(T)) == 0) && ...);
+}
+
+template <int W>
+struct Width {
+  static constexpr int value = W;
+};
+
+// Shares [0, n) out among the threads: f(i, Width<W>) is to deal with the W values from i on. A thread sees its places
+// in rising order, and the same ones in every call with the same n and `packs`.
+template <class F>
+__device__ __forceinline__ void each(int64_t n, bool packs, const F& f) {
+  const int64_t in_packs = packs ? n & ~int64_t{3} : 0;
+  for (int64_t i = 4 * threadIdx.x; i < in_packs; i += 4 * kThreads) f(i, Width<4>());
+  for (int64_t i = in_packs + threadIdx.x; i < n; i += kThreads) f(i, Width<1>());
+}
+
+// The sum of every thread's v, for all threads. Warps fold in halves, then the first warp folds their sums.
+__device__ double block_sum(double v) {
+  __shared__ double sums[kThreads / kWarp];
+  const auto fold = [](double v) {
+    for (int half = kWarp / 2; half > 0; half /= 2) v += __shfl_xor_sync(~0u, v, half);
+    return v;
+  };
+  v = fold(v);
+  __syncthreads();  // an earlier sum has been read
+  if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = v;
+  __syncthreads();
+  return fold(threadIdx.x % kWarp < kThreads / kWarp ? sums[threadIdx.x % kWarp] : 0.0);
+}
+
+// ---- batches --------------------------------------------------------------------------------------------------------
+
+// A block looks up one piece of one image: of a channel's plane where images are planar, whose table row is then the
+// same for all, or of the whole image where channels alternate.
+template <bool Interleaved>
+__global__ void __launch_bounds__(kThreads)
+    gather_lut(const uint8_t* pixels, int64_t stride, int64_t images, const int64_t* index, const float* table,
+               int64_t channels, int64_t area, float* out) {
+  __shared__ float rows[256 * kRows];
+  const int64_t plane = Interleaved ? channels * area : area;
+  const int64_t pieces = (plane + kPiece - 1) / kPiece, planes = Interleaved ? 1 : channels;
+  const int64_t row = blockIdx.x / pieces, begin = blockIdx.x % pieces * kPiece;
+  const int64_t image = row / planes, channel = row % planes;
+  const int64_t which = index[image];
+  assert(which >= 0 && which < images && "l2ul::gather_lut: an index is outside the images");
+
+  const float* lookup = table + 256 * channel;
+  if (!Interleaved || channels <= kRows) {
+    for (int64_t i = threadIdx.x; i < 256 * (Interleaved ? channels : 1); i += kThreads) rows[i] = lookup[i];
+    __syncthreads();
+    lookup = rows;
+  }
+  const uint8_t* const from = pixels + which * stride + channel * area + begin;
+  float* const to = out + row * plane + begin;
+  const auto phase = static_cast<uint32_t>(begin % channels), period = static_cast<uint32_t>(channels);
+  each(min(kPiece, plane - begin), fit_packs(from, to), [&](int64_t i, auto width) {
+    constexpr int W = decltype(width)::value;
+    const auto in = load<W>(from + i);
+    Pack<float, W> values;
+    for (int k = 0; k < W; ++k) {
+      const uint32_t c = Interleaved ? (phase + static_cast<uint32_t>(i) + k) % period : 0;
+      values.at[k] = lookup[256 * c + in.at[k]];
+    }
+    store(to + i, values);
+  });
+}
+
+// ---- the attack -----------------------------------------------------------------------------------------------------
+
+// Scales what `work` holds of one image to the ball of radius eps and writes it, through `last`, to delta.
+template <class Last>
+__device__ void project(const float* work, float* delta, int64_t size, bool packs, double squares, float eps,
+                        const Last& last) {
+  const float factor = shrink(norm(squares), eps);
+  each(size, packs, [&](int64_t i, auto width) {
+    constexpr int W = decltype(width)::value;
+    auto d = load<W>(work + i);
+    for (int k = 0; k < W; ++k) d.at[k] = last(i + k, d.at[k] * factor);
+    store(delta + i, d);
+  });
+}
+
+// A block works on one image. Between the passes what is not yet delta lies in shared memory where an image fits, and
+// else in delta itself; every thread meets its own values only.
+__global__ void __launch_bounds__(kThreads)
+    start_l2(const float* x, const float* start, int64_t size, float eps, float* delta) {
+  alignas(16) __shared__ float held[kHeld];
+  const int64_t at = blockIdx.x * size;
+  x += at, start += at, delta += at;
+  float* const work = size <= kHeld ? held : delta;
+  const bool packs = fit_packs(x, start, delta);
+  double squares = 0;
+  each(size, packs, [&](int64_t i, auto width) {
+    constexpr int W = decltype(width)::value;
+    const auto image = load<W>(x + i);
+    auto d = load<W>(start + i);
+    for (int k = 0; k < W; ++k) {
+      d.at[k] -= image.at[k];
+      squares += square(d.at[k]);
+    }
+    store(work + i, d);
+  });
+  project(work, delta, size, packs, block_sum(squares), eps, [x](int64_t i, float d) { return boxed(x[i], d); });
+}
+
+__global__ void __launch_bounds__(kThreads)
+    step_l2(float* delta, const float* grad, const float* x, int64_t size, float alpha, float eps) {
+  alignas(16) __shared__ float held[kHeld];
+  const int64_t at = blockIdx.x * size;
+  delta += at, grad += at, x += at;
+  float* const work = size <= kHeld ? held : delta;
+  const bool packs = fit_packs(delta, grad, x);
+  double squares = 0;
+  each(size, packs, [&](int64_t i, auto width) {
+    constexpr int W = decltype(width)::value;
+    const auto g = load<W>(grad + i);
+    for (int k = 0; k < W; ++k) squares += square(g.at[k]);
+  });
+  const float scale = inverse(norm(block_sum(squares)));
+  squares = 0;
+  each(size, packs, [&](int64_t i, auto width) {
+    constexpr int W = decltype(width)::value;
+    const auto g = load<W>(grad + i), image = load<W>(x + i);
+    auto d = load<W>(delta + i);
+    for (int k = 0; k < W; ++k) {
+      d.at[k] = l2_moved(d.at[k], g.at[k], image.at[k], alpha, scale);
+      squares += square(d.at[k]);
+    }
+    store(work + i, d);
+  });
+  project(work, delta, size, packs, block_sum(squares), eps, [](int64_t, float d) { return d; });
+}
+
+__global__ void __launch_bounds__(kThreads)
+    start_linf(const float* x, const float* start, int64_t size, float eps, float* delta) {
+  const int64_t at = blockIdx.x * kPiece;
+  x += at, start += at, delta += at;
+  each(min(kPiece, size - at), fit_packs(x, start, delta), [&](int64_t i, auto width) {
+    constexpr int W = decltype(width)::value;
+    const auto image = load<W>(x + i);
+    auto d = load<W>(start + i);
+    for (int k = 0; k < W; ++k) d.at[k] = boxed(image.at[k], clamp(d.at[k] - image.at[k], -eps, eps));
+    store(delta + i, d);
+  });
+}
+
+__global__ void __launch_bounds__(kThreads)
+    step_linf(float* delta, const float* grad, const float* x, int64_t size, float alpha, float eps) {
+  const int64_t at = blockIdx.x * kPiece;
+  delta += at, grad += at, x += at;
+  each(min(kPiece, size - at), fit_packs(delta, grad, x), [&](int64_t i, auto width) {
+    constexpr int W = decltype(width)::value;
+    const auto g = load<W>(grad + i), image = load<W>(x + i);
+    auto d = load<W>(delta + i);
+    for (int k = 0; k < W; ++k) d.at[k] = linf_moved(d.at[k], g.at[k], image.at[k], alpha, eps);
+    store(delta + i, d);
+  });
+}
+
+// ---- lists of tensors -----------------------------------------------------------------------------------------------
+
+// Part of a list, small enough to travel as a kernel's argument (32,764 bytes): one launch serves a whole network.
+template <class Item>
+struct Batch {
+  static constexpr int kItems = 512;
+  int count = 0;
+  int first[kItems + 1] = {};  // each item's first piece, and behind the last the number of pieces
+  Item items[kItems];
+
+  __host__ __device__ int pieces() const { return first[count]; }
+};
+
+// Calls f with batches that together hold all the list's values.
+template <class Item, class F>
+void each_batch(std::span<const Item> list, const F& f) {
+  Batch<Item> batch;
+  const auto flush = [&] {
+    if (batch.count > 0) f(batch);
+    batch.count = 0;
+  };
+  for (const Item& item : list) {
+    const int64_t pieces = pieces_of(item.size);
+    if (pieces == 0) continue;
+    if (batch.count == Batch<Item>::kItems || batch.first[batch.count] + pieces > std::numeric_limits<int>::max()) {
+      flush();
+    }
+    batch.items[batch.count] = item;
+    batch.first[batch.count + 1] = static_cast<int>(batch.first[batch.count] + pieces);
+    ++batch.count;
+  }
+  flush();
+}
+
+// Anchors come for all items or for none, but where there are no values any pointer may be NULL.
+template <class Item>
+bool has_anchors(std::span<const Item> list) {
+  return std::ranges::any_of(list, [](const Item& item) { return item.anchor != nullptr; });
+}
+
+// The item that a piece belongs to, and where in the item the piece begins.
+template <class Item>
+__device__ __forceinline__ const Item& item_of(const Batch<Item>& batch, int piece, int64_t* begin) {
+  int low = 0, high = batch.count;  // the last item whose first piece is at or before this one
+  while (high - low > 1) {
+    const int middle = (low + high) / 2;
+    (batch.first[middle] <= piece ? low : high) = middle;
+  }
+  *begin = (piece - batch.first[low]) * kPiece;
+  return batch.items[low];
+}
+
+template <bool Square>
+__global__ void __launch_bounds__(kThreads)
+    accumulate(const __grid_constant__ Batch<Importance> batch, float weight, float count) {
+  int64_t begin;
+  const Importance& item = item_of(batch, blockIdx.x, &begin);
+  float* const omega = item.omega + begin;
+  const float* const grad = item.grad + begin;
+  each(min(kPiece, item.size - begin), fit_packs(omega, grad), [&](int64_t i, auto width) {
+    constexpr int W = decltype(width)::value;
+    const auto g = load<W>(grad + i);
+    auto o = load<W>(omega + i);
+    for (int k = 0; k < W; ++k) {
+      o.at[k] = Square ? plus_square(o.at[k], g.at[k], weight, count) : plus_abs(o.at[k], g.at[k], weight, count);
+    }
+    store(omega + i, o);
+  });
+}
+
+template <bool Anchored, bool First>
+__global__ void __launch_bounds__(kThreads)
+    update(const __grid_constant__ Batch<Update> batch, const Rates rates, bool* finite) {
+  int64_t begin;
+  const Update& item = item_of(batch, blockIdx.x, &begin);
+  float *const param = item.param + begin, *const momentum = item.momentum + begin;
+  const float* const grad = item.grad + begin;
+  // What is not read is replaced by something readable: its values do not matter.
+  const float* const anchor = Anchored ? item.anchor + begin : grad;
+  const float* const reference = Anchored ? item.reference + begin : grad;
+  bool good = true;
+  each(min(kPiece, item.size - begin), fit_packs(param, momentum, grad, anchor, reference), [&](int64_t i, auto width) {
+    constexpr int W = decltype(width)::value;
+    auto p = load<W>(param + i);
+    const auto g = load<W>(grad + i), a = load<W>(anchor + i), r = load<W>(reference + i);
+    auto v = First ? g : load<W>(momentum + i);
+    for (int k = 0; k < W; ++k) {
+      good &= advance<Anchored, First>(p.at[k], g.at[k], v.at[k], a.at[k], r.at[k], rates);
+    }
+    store(param + i, p);
+    store(momentum + i, v);
+  });
+  if (!good) *finite = false;  // whoever writes, writes the same
+}
+
+struct Penalty {
+  double weighted, plain;
+};
+
+// Each of kParts blocks adds every kParts-th piece to its part.
+template <bool Anchored>
+__global__ void __launch_bounds__(kThreads) penalty_parts(const __grid_constant__ Batch<Drift> batch, Penalty* parts) {
+  double weighted = 0, plain = 0;
+  for (int piece = blockIdx.x; piece < batch.pieces(); piece += kParts) {
+    int64_t begin;
+    const Drift& item = item_of(batch, piece, &begin);
+    const float *const param = item.param + begin, *const reference = item.reference + begin;
+    const float* const anchor = Anchored ? item.anchor + begin : param;
+    each(min(kPiece, item.size - begin), fit_packs(param, reference, anchor), [&](int64_t i, auto width) {
+      constexpr int W = decltype(width)::value;
+      const auto p = load<W>(param + i), r = load<W>(reference + i), a = load<W>(anchor + i);
+      for (int k = 0; k < W; ++k) {
+        const double d = drift(p.at[k], r.at[k]);
+        plain += d;
+        weighted += Anchored ? static_cast<double>(a.at[k]) * d : d;
+      }
+    });
+  }
+  weighted = block_sum(weighted);
+  plain = block_sum(plain);
+  if (threadIdx.x > 0) return;
+  parts[blockIdx.x].weighted += weighted;
+  parts[blockIdx.x].plain += plain;
+}
+
+__global__ void __launch_bounds__(kThreads) penalty_total(const Penalty* parts, double* out) {
+  const double weighted = block_sum(parts[threadIdx.x].weighted);
+  const double plain = block_sum(parts[threadIdx.x].plain);
+  if (threadIdx.x > 0) return;
+  out[0] = 0.5 * weighted;
+  out[1] = plain;
+}
+
+// ---- anchor weights -------------------------------------------------------------------------------------------------
+
+struct Range {
+  float low, high;
+  bool nan;
+};
+
+// The range of all threads' ranges, for all threads.
+__device__ Range block_range(Range mine) {
+  __shared__ Range ranges[kThreads];
+  ranges[threadIdx.x] = mine;
+  for (unsigned half = kThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (threadIdx.x >= half) continue;
+    const Range other = ranges[threadIdx.x + half];
+    mine = {min(mine.low, other.low), max(mine.high, other.high), mine.nan || other.nan};
+    ranges[threadIdx.x] = mine;
+  }
+  __syncthreads();
+  return ranges[0];
+}
+
+__global__ void __launch_bounds__(kThreads) range_parts(const float* omega, int64_t size, Range* parts) {
+  Range range = {INFINITY, -INFINITY, false};
+  for (int64_t at = blockIdx.x * kPiece; at < size; at += kParts * kPiece) {
+    each(min(kPiece, size - at), fit_packs(omega), [&](int64_t i, auto width) {
+      constexpr int W = decltype(width)::value;
+      const auto v = load<W>(omega + at + i);
+      for (int k = 0; k < W; ++k) {
+        range.low = min(range.low, v.at[k]);  // min and max pass NaN over
+        range.high = max(range.high, v.at[k]);
+        range.nan |= v.at[k] != v.at[k];
+      }
+    });
+  }
+  range = block_range(range);
+  if (threadIdx.x == 0) parts[blockIdx.x] = range;
+}
+
+__global__ void __launch_bounds__(kThreads)
+    complements(const float* omega, int64_t size, const Range* parts, float* out) {
+  const Range range = block_range(parts[threadIdx.x]);
+  // One NaN makes every weight NaN, as the minimum of the tensor would be.
+  const float width = range.nan ? NAN : range.high - range.low;
+  const int64_t at = blockIdx.x * kPiece;
+  omega += at, out += at;
+  each(min(kPiece, size - at), fit_packs(omega, out), [&](int64_t i, auto w) {
+    constexpr int W = decltype(w)::value;
+    auto v = load<W>(omega + i);
+    for (int k = 0; k < W; ++k) v.at[k] = width == 0.0f ? 1.0f : complement(v.at[k], range.low, width);
+    store(out + i, v);
+  });
+}
+
+}  // namespace
+
+// ---- the table ------------------------------------------------------------------------------------------------------
+
+const Bodies cuda_bodies = {
+    .gather_lut =
+        [](const uint8_t* pixels, int64_t stride, int64_t images, const int64_t* index, int64_t count,
+           const float* table, int64_t channels, int64_t area, bool interleaved, float* out, Stream stream) {
+          const int64_t blocks = interleaved ? count * pieces_of(channels * area) : count * channels * pieces_of(area);
+          launch("gather_lut", interleaved ? gather_lut<true> : gather_lut<false>, blocks, stream, pixels, stride,
+                 images, index, table, channels, area, out);
+        },
+    .pgd_start_l2 = [](const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta,
+                       Stream stream) { launch("start_l2", start_l2, images, stream, x, start, size, eps, delta); },
+    .pgd_start_linf =
+        [](const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta, Stream stream) {
+          launch("start_linf", start_linf, pieces_of(images * size), stream, x, start, images * size, eps, delta);
+        },
+    .pgd_l2_step = [](float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha,
+                      float eps,
+                      Stream stream) { launch("step_l2", step_l2, images, stream, delta, grad, x, size, alpha, eps); },
+    .pgd_linf_step =
+        [](float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha, float eps,
+           Stream stream) {
+          launch("step_linf", step_linf, pieces_of(images * size), stream, delta, grad, x, images * size, alpha, eps);
+        },
+    .accumulate_abs =
+        [](std::span<const Importance> list, float weight, float count, Stream stream) {
+          each_batch(list, [&](const Batch<Importance>& batch) {
+            launch("accumulate_abs", accumulate<false>, batch.pieces(), stream, batch, weight, count);
+          });
+        },
+    .accumulate_square =
+        [](std::span<const Importance> list, float weight, float count, Stream stream) {
+          each_batch(list, [&](const Batch<Importance>& batch) {
+            launch("accumulate_square", accumulate<true>, batch.pieces(), stream, batch, weight, count);
+          });
+        },
+    .anchor_weights =
+        [](const float* omega, int64_t size, float* out, void* scratch, Stream stream) {
+          Range* const parts = static_cast<Range*>(scratch);
+          launch("range_parts", range_parts, kParts, stream, omega, size, parts);
+          launch("complements", complements, pieces_of(size), stream, omega, size, parts, out);
+        },
+    .anchored_sgd =
+        [](std::span<const Update> list, const Rates& rates, bool first, bool* finite, Stream stream) {
+          check(cudaMemsetAsync(finite, true, sizeof *finite, static_cast<cudaStream_t>(stream)), "memset");
+          const auto kernel = has_anchors(list) ? (first ? update<true, true> : update<true, false>)
+                                                : (first ? update<false, true> : update<false, false>);
+          each_batch(list, [&](const Batch<Update>& batch) {
+            launch("anchored_sgd", kernel, batch.pieces(), stream, batch, rates, finite);
+          });
+        },
+    .anchor_penalty =
+        [](std::span<const Drift> list, double* out, void* scratch, Stream stream) {
+          Penalty* const parts = static_cast<Penalty*>(scratch);
+          check(cudaMemsetAsync(parts, 0, kParts * sizeof *parts, static_cast<cudaStream_t>(stream)), "memset");
+          each_batch(list, [&](const Batch<Drift>& batch) {
+            launch("penalty_parts", has_anchors(list) ? penalty_parts<true> : penalty_parts<false>, kParts, stream,
+                   batch, parts);
+          });
+          launch("penalty_total", penalty_total, 1, stream, parts, out);
+        },
+    .scratch = kParts * static_cast<int64_t>(std::max(sizeof(Range), sizeof(Penalty))),
+};
+
+}  // namespace l2ul
