@@ -196,7 +196,7 @@ func (f *forgetting) tellPlan() error {
 	if f.method.Driver == unlearn.ByAdversarial {
 		rows = append(rows, [2]string{"attack", fmt.Sprintf("%d pairs, %d iterations each", driving, f.attack.Iters)})
 	}
-	steps := ""
+	var steps string
 	if f.method.Scratch {
 		steps = planned(f.trainJob(f.recipe, f.rest, data.PartRetain, nil))
 	} else {
