@@ -287,7 +287,8 @@ func (l *loop) anchorReference() []torch.Tensor {
 func (l *loop) hits(ctx context.Context) (int64, error) {
 	left := l.task.Meter.Enter(data.PhaseStopCheck)
 	defer l.task.Meter.Enter(left)
-	score, err := metrics.Evaluate(context.WithoutCancel(ctx), l.task.Net, l.task.Forget, l.task.EvalBatch, nil)
+	l.task.Net.Root().Eval()
+	score, err := metrics.Evaluate(context.WithoutCancel(ctx), l.task.Net.Forward, l.task.Forget, l.task.EvalBatch, nil)
 	return score.Hits, err
 }
 

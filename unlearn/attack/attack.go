@@ -11,7 +11,7 @@ import (
 	"strconv"
 
 	"l2ul/torch"
-	"l2ul/torch/nn"
+	"l2ul/unlearn/engine"
 	"l2ul/unlearn/kernels"
 )
 
@@ -158,7 +158,7 @@ func (s *Set) Summary(labels []int) Summary {
 
 // Job is an attack on k images.
 type Job struct {
-	Net     nn.Module    // put and left in evaluation mode; its parameters are frozen meanwhile
+	Net     *engine.Network
 	X       torch.Tensor // Float [k, C, H, W] in [0, 1]
 	Labels  []int        // of the images
 	Classes int
@@ -174,7 +174,6 @@ type Job struct {
 // it calls saved, which may be nil. When ctx ends, at most one iteration later it returns the context's cause; set then
 // holds all finished chunks.
 func (j *Job) Run(ctx context.Context, set *Set, saved func() error) (err error) {
-	defer Freeze(j.Net)()
 	torch.Scope(func() {
 		starts := j.newStarts(set.Done)
 		classes := j.classes()
@@ -193,7 +192,7 @@ func (j *Job) classes() []int64 {
 	for from := 0; from < len(j.Labels); from += j.Chunk {
 		torch.Scope(func() {
 			x := j.X.Narrow(0, int64(from), int64(min(j.Chunk, len(j.Labels)-from)))
-			torch.NoGrad(func() { classes = append(classes, torch.ToSlice[int64](j.Net.Forward(x).ArgMax(1, false))...) })
+			classes = append(classes, torch.ToSlice[int64](j.Net.Logits(x).ArgMax(1, false))...)
 		})
 	}
 	return classes
@@ -240,15 +239,15 @@ func (j *Job) chunk(ctx context.Context, set *Set, starts *starts, before []int6
 
 // Perturb returns the perturbation of a batch of images x, Float [n, C, H, W] in [0, 1], after exactly o.Iters steps of
 // projected gradient descent (spec/l2ul.md section 3.1): ascent on -CE to the classes y, Long [n]; untargeted, on CE of the
-// labels y. It begins at the images start, like x, projected to the ball. net must be frozen, see [Freeze].
-func Perturb(net nn.Module, x, start, y torch.Tensor, o *Options) torch.Tensor {
+// labels y. It begins at the images start, like x, projected to the ball.
+func Perturb(net *engine.Network, x, start, y torch.Tensor, o *Options) torch.Tensor {
 	delta := kernels.PGDStart(x, start, o.Eps, o.Norm)
 	_ = perturb(context.Background(), net, x, delta, y, o) // fails only when its context ends
 	return delta
 }
 
 // perturb does the steps on delta, in place, until they are done or ctx ends.
-func perturb(ctx context.Context, net nn.Module, x, delta, y torch.Tensor, o *Options) error {
+func perturb(ctx context.Context, net *engine.Network, x, delta, y torch.Tensor, o *Options) error {
 	step := kernels.PGDL2Step
 	if o.Norm == "linf" {
 		step = kernels.PGDLinfStep
@@ -258,12 +257,14 @@ func perturb(ctx context.Context, net nn.Module, x, delta, y torch.Tensor, o *Op
 			return context.Cause(ctx)
 		}
 		torch.Scope(func() {
-			input := x.Add(delta, 1).SetRequiresGrad(true)
-			gain := net.Forward(input).CrossEntropy(y, torch.Tensor{}, torch.ReduceSum, -100)
-			if o.Targeted {
-				gain = gain.Neg()
-			}
-			step(delta, torch.Grad([]torch.Tensor{gain}, []torch.Tensor{input})[0], x, o.Step, o.Eps)
+			grad := net.InputGrad(x.Add(delta, 1), func(logits torch.Tensor) torch.Tensor {
+				gain := logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceSum, -100)
+				if o.Targeted {
+					gain = gain.Neg()
+				}
+				return gain
+			})
+			step(delta, grad, x, o.Step, o.Eps)
 		})
 	}
 	return nil
@@ -272,11 +273,9 @@ func perturb(ctx context.Context, net nn.Module, x, delta, y torch.Tensor, o *Op
 // predict returns the class and the cross-entropy to y of each image.
 func (j *Job) predict(x, y torch.Tensor) (classes []int64, losses []float64) {
 	torch.Scope(func() {
-		torch.NoGrad(func() {
-			logits := j.Net.Forward(x)
-			classes = torch.ToSlice[int64](logits.ArgMax(1, false))
-			losses = torch.ToSlice[float64](logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceNone, -100).CastTo(torch.Double))
-		})
+		logits := j.Net.Logits(x)
+		classes = torch.ToSlice[int64](logits.ArgMax(1, false))
+		losses = torch.ToSlice[float64](logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceNone, -100).CastTo(torch.Double))
 	})
 	return classes, losses
 }
@@ -296,23 +295,6 @@ func (s *Set) add(x torch.Tensor) {
 	n := x.Size(0)
 	s.X.Narrow(0, int64(s.Done), n).CopyI(x)
 	s.Done += int(n)
-}
-
-// Freeze puts net into evaluation mode with no parameter tracked by autograd, and returns what tracks them again.
-func Freeze(net nn.Module) (thaw func()) {
-	net.Root().Eval()
-	var tracked []torch.Tensor
-	for _, p := range net.Root().Parameters() {
-		if p.RequiresGrad() {
-			tracked = append(tracked, p)
-			p.SetRequiresGrad(false)
-		}
-	}
-	return func() {
-		for _, p := range tracked {
-			p.SetRequiresGrad(true)
-		}
-	}
 }
 
 func formatOf(t torch.Tensor) torch.MemoryFormat {

@@ -52,11 +52,6 @@ func loss(logits torch.Tensor) torch.Tensor {
 	return logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceSum, -100)
 }
 
-// distance is the norm of a-b over that of b.
-func distance(a, b torch.Tensor) float64 {
-	return a.Sub(b, 1).Square().Sum().Sqrt().Item() / b.Square().Sum().Sqrt().Item()
-}
-
 func TestPlanIsTheNetwork(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -85,6 +80,31 @@ func TestPlanIsTheNetwork(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Where rounding might decide, the plan does not.
+func TestCloseCallsAreTheReferences(t *testing.T) {
+	job(t, func() {
+		torch.ManualSeed(4)
+		net := newNet(t, "l2ul-resnet18")
+		last := net.Root().Parameters()[len(net.Root().Parameters())-2] // the weights of the last layer, [10, 512]
+		torch.NoGrad(func() { last.Select(0, 3).CopyI(last.Select(0, 7).MulScalar(1 + 1e-6)) })
+		bias := net.Root().Parameters()[len(net.Root().Parameters())-1]
+		torch.NoGrad(func() { bias.Select(0, 3).FillI(5); bias.Select(0, 7).FillI(5) })
+		exact, reference := Freeze(net, Exact), Freeze(net, Reference)
+		defer func() { exact.Thaw() }()
+		defer reference.Thaw()
+		x := torch.Rand([]int64{6, 3, 32, 32}, false).Contiguous(torch.ChannelsLast)
+		if got, want := exact.Logits(x), reference.Logits(x); !torch.Equal(got, want) {
+			t.Errorf("close calls are not the reference's: they differ by %g", got.Sub(want, 1).Abs().Max().Item())
+		}
+		torch.NoGrad(func() { bias.Select(0, 3).FillI(9) })
+		exact.Thaw()
+		exact = Freeze(net, Exact)
+		if got := exact.Logits(x); torch.Equal(got, reference.Logits(x)) || closeCalls(got) != nil {
+			t.Error("clear calls are computed twice")
+		}
+	})
 }
 
 // What the network was allowed to learn before it was frozen, it is afterwards.

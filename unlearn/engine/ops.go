@@ -66,14 +66,15 @@ func (source) forward(torch.Tensor, []torch.Tensor, torch.Tensor, bool) func() {
 // conv is a convolution, with the addition of a second input if there is one.
 type conv struct {
 	kernels.Conv
-	weight, bias torch.Tensor // Double, until the plan is made; bias may be undefined
+	weight, bias torch.Tensor // Double while the plan is made, then Float; bias may be undefined
 	there, back  pass
+	plan         *plan
 }
 
 // pass is a convolution or its gradient, ready to run.
 type pass struct {
 	kernels.Conv
-	packed, bias torch.Tensor
+	packed torch.Tensor
 }
 
 // scale folds a following scaling into the weights.
@@ -87,16 +88,15 @@ func (c *conv) scale(a *affine) {
 }
 
 func (c *conv) prepare(p *plan, n *node) {
-	weight := c.weight.CastTo(torch.Float)
+	c.plan, c.weight = p, p.keep(c.weight.CastTo(torch.Float))
+	if c.bias.Defined() {
+		c.bias = p.keep(c.bias.CastTo(torch.Float))
+	}
 	c.there.Conv, c.back.Conv = c.Conv, c.Conv
 	c.back.Gradient = true
-	c.there.Tile = tile(&c.Conv, weight.Size(1), n.shape)
-	c.back.Tile = tile(&c.Conv, weight.Size(0), n.in[0].shape)
-	c.there.packed, c.back.packed = p.keep(c.there.Pack(weight)), p.keep(c.back.Pack(weight))
-	if c.bias.Defined() {
-		c.there.bias = p.keep(c.bias.CastTo(torch.Float))
-	}
-	c.weight, c.bias = torch.Tensor{}, torch.Tensor{}
+	c.there.Tile = tile(&c.Conv, c.weight.Size(1), n.shape)
+	c.back.Tile = tile(&c.Conv, c.weight.Size(0), n.in[0].shape)
+	c.there.packed = p.keep(c.there.Pack(c.weight))
 }
 
 // tile chooses how a convolution to images of the shape [C, H, W] is summed, by the multiplications it takes for a channel
@@ -121,7 +121,7 @@ func (c *conv) canRelu() bool     { return true }
 func (c *conv) remembers() bool   { return false }
 
 func (c *conv) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, relu bool) func() {
-	e := kernels.Epilogue{Bias: c.there.bias, Relu: relu}
+	e := kernels.Epilogue{Bias: c.bias, Relu: relu}
 	if len(in) > 1 {
 		e.Add = in[1]
 	}
@@ -129,6 +129,9 @@ func (c *conv) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, relu
 }
 
 func (c *conv) backward(to target, grad, _ torch.Tensor) func() {
+	if !c.back.packed.Defined() { // evaluation needs none
+		c.back.packed = c.plan.keep(c.back.Pack(c.weight))
+	}
 	return func() { c.back.Run(to.out, grad, c.back.packed, kernels.Epilogue{Add: to.add, Gate: to.gate}) }
 }
 

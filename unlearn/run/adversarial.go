@@ -29,7 +29,7 @@ const adversarialSchema = "unlearn.adversarial/1"
 // attackJob sets up the attack on a forget set.
 func (d *desk) attackJob(o attack.Options, forget *data.ForgetSet, x torch.Tensor) *attack.Job {
 	job := &attack.Job{
-		Net: d.net, X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Seed: d.compute.Seed,
+		Net: d.frozen(), X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Seed: d.compute.Seed,
 		Chunk: attackChunk,
 	}
 	if o.Exclude == excludeGoal {
@@ -49,7 +49,7 @@ func (d *desk) key(parts map[string]any) string {
 	maps.DeleteFunc(env.Variables, func(name, _ string) bool { return strings.HasPrefix(name, "UNLEARN_") }) // known by their effect
 	all := map[string]any{
 		"weights": d.weights.Hash(), "model": d.model.Model, "mean": d.model.Mean, "std": d.model.Std,
-		"device": d.computer(), "threads": d.compute.Threads, "channels_last": d.compute.ChannelsLast,
+		"device": d.computer(), "mode": d.mode, "threads": d.compute.Threads, "channels_last": d.compute.ChannelsLast,
 		"deterministic": d.compute.Deterministic, "cores": env.Cores, "processor": env.Processor, "kernels": env.Kernels,
 		"variables": env.Variables, "libtorch": env.Versions.Libtorch, "unlearn": env.Versions.Unlearn,
 	}

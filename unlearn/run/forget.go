@@ -14,6 +14,7 @@ import (
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/engine"
 	"l2ul/unlearn/importance"
 	"l2ul/unlearn/metrics"
 	"l2ul/unlearn/seed"
@@ -88,6 +89,7 @@ func (f *forgetting) decode() (err error) {
 		return err
 	}
 	f.model, f.source, f.compute, f.eval = f.o.ModelOptions, f.o.DataOptions, f.o.ComputeOptions, f.o.EvalOptions
+	f.mode = engine.Mode(f.o.Mode)
 	if f.method, err = unlearn.FindMethod(f.o.Method); err != nil {
 		return err
 	}
@@ -318,6 +320,7 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 	if err := f.drive(ctx, task, saved); err != nil {
 		return nil, err
 	}
+	f.thaw()
 	if err := f.anchor(ctx, task); err != nil {
 		return nil, err
 	}
@@ -331,7 +334,7 @@ func (f *forgetting) goalHolds(ctx context.Context) (bool, error) {
 	}
 	left := f.meter.Enter(data.PhaseStopCheck)
 	defer f.meter.Enter(left)
-	s, err := metrics.Evaluate(ctx, f.net, f.wanted, f.eval.BatchSize, nil)
+	s, err := metrics.Evaluate(ctx, f.frozen().Logits, f.wanted, f.eval.BatchSize, nil)
 	return f.loop.Goal.Met(s.Hits, s.N), err
 }
 
@@ -487,6 +490,7 @@ func (f *forgetting) unlearn(ctx context.Context, task *unlearn.Task) (*unlearn.
 
 // retrain trains a fresh network on D_r.
 func (f *forgetting) retrain(ctx context.Context, saved []nn.Named) (*unlearn.Result, error) {
+	f.thaw()
 	f.net.Root().Free()
 	if err := f.fresh(); err != nil {
 		return nil, err
@@ -514,7 +518,10 @@ func (f *forgetting) retrain(ctx context.Context, saved []nn.Named) (*unlearn.Re
 }
 
 // put sets the network to saved tensors.
-func (f *forgetting) put(saved []nn.Named) error { return nn.Restore(f.net, nn.Pack(saved), false) }
+func (f *forgetting) put(saved []nn.Named) error {
+	f.thaw()
+	return nn.Restore(f.net, nn.Pack(saved), false)
+}
 
 // scores measures the network on D_f, D_r and D_test.
 func (f *forgetting) scores(ctx context.Context, phase string, measure func(ctx context.Context, phase string, p part) (Score, error)) (*Scores, error) {
@@ -636,7 +643,7 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 		Hashes:     Hashes{Weights: f.weights.Hash(), Data: f.train.Fingerprint(), Config: f.folder.ConfigHash()},
 		DataAccess: DataAccess{Reads: reads},
 		Anchors:    f.state.Anchors, Cached: f.state.Cached,
-		Penalty: &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: f.device.String(), Precision: "fp32",
+		Penalty: &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: f.device.String(), Precision: "fp32", Mode: f.mode,
 		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Versions: CurrentVersions(),
 	}
 	hits := f.goalHits(after, res)

@@ -21,6 +21,7 @@ import (
 	"l2ul/torch/nn"
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/engine"
 	"l2ul/unlearn/kernels"
 	"l2ul/unlearn/metrics"
 	"l2ul/unlearn/run/cache"
@@ -48,7 +49,9 @@ type desk struct {
 	device      torch.Device
 	residents   []*data.Resident
 	net         models.Classifier
-	weights     *ckpt.File // as read; nil for a fresh network
+	mode        engine.Mode
+	still       *engine.Network // the network while it is frozen, nil before and after
+	weights     *ckpt.File      // as read; nil for a fresh network
 	pairs       *importedPairs
 	crafted     *attack.Set // that drives the loop
 }
@@ -164,12 +167,33 @@ func (d *desk) close() {
 	for _, r := range d.residents {
 		r.Free()
 	}
+	d.thaw()
 	if d.net != nil {
 		d.net.Root().Free()
 	}
 	if d.crafted != nil {
 		d.crafted.Free()
 	}
+}
+
+// frozen is the network for many runs with the weights it has now.
+func (d *desk) frozen() *engine.Network {
+	if d.still == nil {
+		d.still = engine.Freeze(d.net, d.mode)
+	}
+	return d.still
+}
+
+// thaw ends that; it comes before any change of the weights.
+func (d *desk) thaw() {
+	if d.still == nil {
+		return
+	}
+	if why := d.still.Fallback(); why != "" {
+		d.Console.Log().Info().Str("reason", why).Msg("attack and scores ran operator by operator, as --mode reference does")
+	}
+	d.still.Thaw()
+	d.still = nil
 }
 
 // classes is the number of classes of the data, which the network must have.
@@ -275,7 +299,7 @@ func (d *desk) checkNormalization(file *ckpt.File) error {
 func (d *desk) score(ctx context.Context, phase string, images metrics.Images) (Score, error) {
 	progress := d.Console.Progress(phase, "images", int64(images.Len()))
 	defer progress.Done()
-	s, err := metrics.Evaluate(ctx, d.net, images, d.eval.BatchSize, func(done int) { progress.Set(int64(done)) })
+	s, err := metrics.Evaluate(ctx, d.frozen().Logits, images, d.eval.BatchSize, func(done int) { progress.Set(int64(done)) })
 	if err != nil {
 		return Score{}, err
 	}

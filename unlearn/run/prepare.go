@@ -10,6 +10,7 @@ import (
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/engine"
 	"l2ul/unlearn/importance"
 )
 
@@ -43,7 +44,7 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 	if err := d.openCache(); err != nil {
 		return nil, err
 	}
-	d.model, d.source, d.compute = o.ModelOptions, o.DataOptions, o.ComputeOptions
+	d.model, d.source, d.compute, d.mode = o.ModelOptions, o.DataOptions, o.ComputeOptions, engine.Mode(o.Mode)
 	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		forget, err := d.loadForgetSet(ctx, o.Forget)

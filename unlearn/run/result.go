@@ -6,6 +6,7 @@ import (
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/engine"
 )
 
 // Score is how a model does on one split.
@@ -121,6 +122,7 @@ type Result struct {
 	PeakMemory int64           `json:"peak_memory_bytes,omitempty" jsonschema:"minimum=0,description=largest resident size of the process"`
 	Device     string          `json:"device"`
 	Precision  string          `json:"precision"`
+	Mode       engine.Mode     `json:"mode,omitempty" jsonschema:"enum=exact,enum=reference,description=arithmetic of attack and scores: exact is float32 in another order than PyTorch's\\, reference has its bits"`
 	Threads    int             `json:"threads,omitempty"`
 	Seed       int64           `json:"seed"`
 	Limited    bool            `json:"limited" jsonschema:"description=whether --limit left samples out of the scores"`
@@ -137,18 +139,19 @@ const EvalSchema = "unlearn.eval/1"
 
 // EvalResult is what `unlearn eval` writes: a score for each split that was asked for.
 type EvalResult struct {
-	Schema   string   `json:"schema" jsonschema:"enum=unlearn.eval/1"`
-	Model    string   `json:"model,omitempty"`
-	Dataset  string   `json:"dataset,omitempty"`
-	Train    *Score   `json:"train,omitempty"`
-	Test     *Score   `json:"test,omitempty"`
-	Forget   *Score   `json:"forget,omitempty"`
-	Retain   *Score   `json:"retain,omitempty"`
-	Hashes   Hashes   `json:"hashes"`
-	Device   string   `json:"device"`
-	Limited  bool     `json:"limited"`
-	Seconds  float64  `json:"seconds" jsonschema:"minimum=0"`
-	Versions Versions `json:"versions"`
+	Schema   string      `json:"schema" jsonschema:"enum=unlearn.eval/1"`
+	Model    string      `json:"model,omitempty"`
+	Dataset  string      `json:"dataset,omitempty"`
+	Train    *Score      `json:"train,omitempty"`
+	Test     *Score      `json:"test,omitempty"`
+	Forget   *Score      `json:"forget,omitempty"`
+	Retain   *Score      `json:"retain,omitempty"`
+	Hashes   Hashes      `json:"hashes"`
+	Device   string      `json:"device"`
+	Mode     engine.Mode `json:"mode,omitempty" jsonschema:"enum=exact,enum=reference,description=as in unlearn.result/1"`
+	Limited  bool        `json:"limited"`
+	Seconds  float64     `json:"seconds" jsonschema:"minimum=0"`
+	Versions Versions    `json:"versions"`
 }
 
 //go:embed schema/result-1.json

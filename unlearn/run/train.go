@@ -10,6 +10,7 @@ import (
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/engine"
 	"l2ul/unlearn/seed"
 	"l2ul/unlearn/train"
 )
@@ -45,6 +46,7 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 		return nil, err
 	}
 	d.model, d.source, d.compute, d.eval = o.ModelOptions, o.DataOptions, o.ComputeOptions, o.EvalOptions
+	d.mode = engine.Mode(o.Mode)
 	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		if err := d.openData(ctx); err != nil {
