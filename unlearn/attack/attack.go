@@ -23,6 +23,9 @@ type Options struct {
 	Num      string  `flag:"num-adv,num-adv-images" default:"auto" arg:"N|auto" group:"attack" help:"adversarial examples of each image; auto: ceil(1024/k)"`
 	Norm     string  `flag:"norm" default:"l2" oneof:"l2|linf" group:"attack" help:"ball of the perturbation"`
 	Targeted bool    `flag:"targeted" default:"true" group:"attack" help:"toward a random other class; false: away from the label"`
+	Exclude  string  `flag:"target-exclude" deftext:"only the label" oneof:"|goal" group:"attack" help:"goal: aim at no image's new label of goal relabel either"`
+	Pairs    string  `flag:"pairs" arg:"FILE" group:"attack" help:"attack these pairs, in place of --num-adv random classes of each image: lines of SOURCE,TARGET, or a .safetensors file with source, target and perhaps start"`
+	Store    string  `flag:"adv-store" default:"f32" oneof:"f32|f16" group:"attack" help:"keep the examples as they are, or rounded to half the size, which changes bits"`
 }
 
 // Repeats returns N, the number of examples to make of each of k images.
@@ -39,6 +42,12 @@ func (o *Options) Repeats(k int) (int, error) {
 
 // Validate checks what the tags cannot say.
 func (o *Options) Validate() error {
+	switch {
+	case o.Pairs != "" && !o.Targeted:
+		return fmt.Errorf("--pairs %s: pairs name the classes to reach; leave --targeted=false out", o.Pairs)
+	case o.Exclude != "" && (o.Pairs != "" || !o.Targeted):
+		return fmt.Errorf("--target-exclude %s: no targets are drawn; leave it out", o.Exclude)
+	}
 	_, err := o.Repeats(1)
 	return err
 }
@@ -80,7 +89,7 @@ type Log struct {
 type Set struct {
 	Pairs []Pair       // all that are planned
 	Done  int          // how many of them, from the first on, are made
-	X     torch.Tensor // Float [len(Pairs), C, H, W], owned by the set, its first Done images written; undefined before the first
+	X     torch.Tensor // Float or Half [len(Pairs), C, H, W], owned by the set, its first Done images written; undefined before the first
 }
 
 // Targets returns the targets of all pairs, Long [len(Pairs)], on the CPU and in the current scope.
@@ -153,6 +162,9 @@ type Job struct {
 	X       torch.Tensor // Float [k, C, H, W] in [0, 1]
 	Labels  []int        // of the images
 	Classes int
+	Avoid   []int        // of each image, a class that is not aimed at beside its label; nil for none
+	Pairs   []Pair       // to attack in place of drawn ones; nil to draw
+	Starts  torch.Tensor // of Pairs, Float [len(Pairs), C, H, W] in [0, 1]; undefined to draw
 	Options Options
 	Seed    int64
 	Chunk   int // pairs attacked at once, at least 1; does not change the stream of targets and starts
@@ -203,7 +215,10 @@ func (j *Job) chunk(ctx context.Context, set *Set, starts *starts, before []int6
 			return
 		}
 		adv := x.Add(delta, 1).Clamp(0, 1)
-		after, lossEnd := j.predict(adv, y)
+		if j.Options.Store == "f16" {
+			adv = adv.CastTo(torch.Half)
+		}
+		after, lossEnd := j.predict(adv.CastTo(torch.Float), y)
 		norms := torch.ToSlice[float64](delta.CastTo(torch.Double).Square().SumDim([]int64{1, 2, 3}, false).Sqrt())
 		for i := range pairs {
 			p := &pairs[i]
@@ -274,7 +289,7 @@ func (s *Set) add(x torch.Tensor) {
 	if !s.X.Defined() {
 		shape := x.Shape()
 		shape[0] = int64(len(s.Pairs))
-		s.X = opEmpty.One(shape, torch.Float, nil, x.Device(), nil, formatOf(x))
+		s.X = opEmpty.One(shape, x.Dtype(), nil, x.Device(), nil, formatOf(x))
 		torch.Own(s.X)
 	}
 	n := x.Size(0)
@@ -289,7 +304,7 @@ func formatOf(t torch.Tensor) torch.MemoryFormat {
 	return torch.Contiguous
 }
 
-// Resumed is the set of a job whose first pairs are done: x holds their examples, Float [done, C, H, W].
+// Resumed is the set of a job whose first pairs are done: x holds their examples, Float or Half [done, C, H, W].
 func Resumed(pairs []Pair, x torch.Tensor) *Set {
 	s := &Set{Pairs: pairs}
 	s.add(x)

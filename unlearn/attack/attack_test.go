@@ -396,17 +396,17 @@ func TestStreamsAreTheReferences(t *testing.T) {
 }
 
 func TestOtherClasses(t *testing.T) {
-	if _, err := attack.OtherClasses([]int{0}, 1, 1); err == nil {
+	if _, err := attack.OtherClasses([]int{0}, nil, 1, 1); err == nil {
 		t.Error("one class has another class")
 	}
-	two, err := attack.OtherClasses([]int{0, 1, 1, 0, 1}, 2, 9)
+	two, err := attack.OtherClasses([]int{0, 1, 1, 0, 1}, nil, 2, 9)
 	if err != nil || !slices.Equal(two, []int{1, 0, 0, 1, 0}) {
 		t.Errorf("two classes: %v, %v", two, err)
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		classes := rapid.IntRange(2, 1000).Draw(rt, "classes")
 		labels := rapid.SliceOfN(rapid.IntRange(0, classes-1), 0, 50).Draw(rt, "labels")
-		got, err := attack.OtherClasses(labels, classes, rapid.Int64Min(0).Draw(rt, "seed"))
+		got, err := attack.OtherClasses(labels, nil, classes, rapid.Int64Min(0).Draw(rt, "seed"))
 		if err != nil || len(got) != len(labels) {
 			rt.Fatalf("%d targets for %d labels: %v", len(got), len(labels), err)
 		}
@@ -414,6 +414,79 @@ func TestOtherClasses(t *testing.T) {
 			if c == labels[i] || c < 0 || c >= classes {
 				rt.Errorf("label %d of %d has target %d", labels[i], classes, c)
 			}
+		}
+	})
+}
+
+// With one more class to avoid, all others are drawn, about equally often; avoiding the label itself changes nothing.
+func TestOtherClassesAvoided(t *testing.T) {
+	const n, classes = 3000, 5
+	labels, avoid := make([]int, n), make([]int, n)
+	for i := range labels {
+		labels[i], avoid[i] = i%classes, (i+1+i/classes%4)%classes
+	}
+	got, err := attack.OtherClasses(labels, avoid, classes, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	drawn := map[[3]int]int{}
+	for i, c := range got {
+		if c == labels[i] || c == avoid[i] {
+			t.Fatalf("label %d, to avoid %d: target %d", labels[i], avoid[i], c)
+		}
+		drawn[[3]int{labels[i], avoid[i], c}]++
+	}
+	if len(drawn) != classes*4*3 { // of 150 draws each, for 3 classes
+		t.Errorf("%d combinations drawn, not %d", len(drawn), classes*4*3)
+	}
+	for combination, times := range drawn {
+		if times < 25 || times > 80 {
+			t.Errorf("label, avoided and target %v: %d of 150", combination, times)
+		}
+	}
+	plain, err := attack.OtherClasses(labels, nil, classes, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if same, err := attack.OtherClasses(labels, labels, classes, 3); err != nil || !slices.Equal(same, plain) {
+		t.Errorf("avoiding the label: %v", err)
+	}
+	if _, err := attack.OtherClasses([]int{0}, []int{1}, 2, 3); err == nil {
+		t.Error("a third of two classes was drawn")
+	}
+}
+
+// Imported pairs give what the same pairs give when they are drawn; other starts give other examples. Examples kept as
+// halves are the others, rounded.
+func TestImportedPairsAndHalves(t *testing.T) {
+	smallnet.ForEach(t, func(t *testing.T, g *smallnet.Golden) {
+		job := newJob(g, settings(3), 5)
+		drawn := run(g, job)
+		for _, p := range drawn.Pairs {
+			job.Pairs = append(job.Pairs, attack.Pair{Source: p.Source, Repeat: p.Repeat, Target: p.Target})
+		}
+		imported := run(g, job)
+		if !torch.Equal(drawn.X, imported.X) {
+			t.Error("imported pairs give other examples")
+		}
+		shape := drawn.X.Shape()
+		job.Starts = torch.Zeros(shape, false).Contiguous(g.Format)
+		dark := run(g, job)
+		if torch.Equal(drawn.X, dark.X) {
+			t.Error("the starts have no effect")
+		}
+		for i := range dark.Pairs { // the start of each pair is its own
+			job.Starts.Select(0, int64(i)).FillI(float64(i) / float64(len(dark.Pairs)))
+		}
+		graded := run(g, job)
+		job.Chunk = 24
+		if whole := run(g, job); !torch.AllClose(graded.X, whole.X, 1e-5, 1e-5) {
+			t.Error("the starts of later chunks are not those of their pairs")
+		}
+		job.Pairs, job.Starts, job.Chunk, job.Options.Store = nil, torch.Tensor{}, 5, "f16"
+		half := run(g, job)
+		if half.X.Dtype() != torch.Half || !torch.Equal(half.X, drawn.X.CastTo(torch.Half)) {
+			t.Errorf("halves: %v", half.X.Dtype())
 		}
 	})
 }

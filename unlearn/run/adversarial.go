@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"strings"
 	"time"
 
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
+	"l2ul/torch/cuda"
 	"l2ul/torch/nn"
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
@@ -26,32 +28,58 @@ const adversarialSchema = "unlearn.adversarial/1"
 
 // attackJob sets up the attack on a forget set.
 func (d *desk) attackJob(o attack.Options, forget *data.ForgetSet, x torch.Tensor) *attack.Job {
-	return &attack.Job{
+	job := &attack.Job{
 		Net: d.frozen(), X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Seed: d.compute.Seed,
 		Chunk: attackChunk,
 	}
+	if o.Exclude == excludeGoal {
+		job.Avoid = forget.Targets
+	}
+	if d.pairs != nil {
+		job.Pairs, job.Starts = d.pairs.pairs, d.pairs.starts
+	}
+	return job
 }
+
+const excludeGoal = "goal"
 
 // key identifies something that was computed, by everything that decides its bits: the network, what computes, and parts.
 func (d *desk) key(parts map[string]any) string {
-	build := torch.Build()
+	env := CurrentEnvironment()
+	maps.DeleteFunc(env.Variables, func(name, _ string) bool { return strings.HasPrefix(name, "UNLEARN_") }) // known by their effect
 	all := map[string]any{
 		"weights": d.weights.Hash(), "model": d.model.Model, "mean": d.model.Mean, "std": d.model.Std,
-		"device": d.device.String(), "mode": d.mode, "threads": d.compute.Threads, "cores": CurrentEnvironment().Cores,
-		"channels_last": d.compute.ChannelsLast, "deterministic": d.compute.Deterministic,
-		"libtorch": build.Version, "kernels": build.CPUCapability, "unlearn": CurrentVersions().Unlearn,
+		"device": d.computer(), "mode": d.mode, "threads": d.compute.Threads, "channels_last": d.compute.ChannelsLast,
+		"deterministic": d.compute.Deterministic, "cores": env.Cores, "processor": env.Processor, "kernels": env.Kernels,
+		"variables": env.Variables, "libtorch": env.Versions.Libtorch, "unlearn": env.Versions.Unlearn,
 	}
 	maps.Copy(all, parts)
 	sum := sha256.Sum256(canonical(all))
 	return hex.EncodeToString(sum[:])
 }
 
+// computer names the kind of device that computes: other GPUs give other bits.
+func (d *desk) computer() string {
+	if d.device.Type != torch.CPUType {
+		if devices, err := cuda.Devices(); err == nil && d.device.Index < len(devices) {
+			return devices[d.device.Index].Name
+		}
+	}
+	return d.device.String()
+}
+
 // attackKey identifies an adversarial set (spec/l2ul.md section 3.4).
 func (d *desk) attackKey(job *attack.Job, forget *data.ForgetSet) string {
-	return d.key(map[string]any{
-		"schema": adversarialSchema, "data": forget.DataHash, "indices": forget.Indices,
-		"options": job.Options, "seed": job.Seed, "chunk": job.Chunk,
-	})
+	parts := map[string]any{
+		"schema": adversarialSchema, "data": forget.DataHash, "indices": forget.Indices, "avoid": job.Avoid,
+		"seed": job.Seed, "chunk": job.Chunk,
+	}
+	options := job.Options
+	if d.pairs != nil {
+		options.Pairs, parts["pairs"] = "", d.pairs.hash // wherever they are read from
+	}
+	parts["options"] = options
+	return d.key(parts)
 }
 
 // madeTensors are the finished examples of a set, for a checkpoint.
@@ -89,7 +117,7 @@ func column[T torch.Element](set *attack.Set, of func(p *attack.Pair) T) torch.T
 }
 
 // unpackAdversarial is the set of a file with the key; nil when the file is of another.
-func unpackAdversarial(file *ckpt.File, key string, format torch.MemoryFormat) (*attack.Set, error) {
+func (d *desk) unpackAdversarial(file *ckpt.File, key string) (*attack.Set, error) {
 	if file.Metadata["schema"] != adversarialSchema || file.Metadata["key"] != key {
 		return nil, nil
 	}
@@ -134,7 +162,7 @@ func unpackAdversarial(file *ckpt.File, key string, format torch.MemoryFormat) (
 			},
 		})
 	}
-	set.X, set.Done = x.Contiguous(format), n
+	set.X, set.Done = d.here(x), n
 	torch.Own(set.X)
 	return set, nil
 }
@@ -250,7 +278,7 @@ func (c *crafting) read(path, key string) *attack.Set {
 	}
 	var set *attack.Set
 	if err == nil {
-		set, err = unpackAdversarial(file, key, c.format())
+		set, err = c.unpackAdversarial(file, key)
 	}
 	if err != nil {
 		c.Console.Log().Warn().Err(err).Msg("cannot use these adversarial examples; making them again")

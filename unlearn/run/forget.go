@@ -125,21 +125,24 @@ func (f *forgetting) prepare(ctx context.Context) error {
 			return Usagef("--method %s reads retained images, and there are none", f.method.Name)
 		}
 	}
+	if f.loop.Goal == unlearn.Relabel && len(f.set.Targets) == 0 {
+		if err := f.drawTargets(); err != nil {
+			return err
+		}
+	}
 	if f.method.Driver == unlearn.ByAdversarial {
 		if !f.attack.Targeted { // the examples would be labelled with the very class to forget
 			return Usagef("--targeted=false: --method %s needs examples of other classes; untargeted ones are for unlearn attack", f.method.Name)
 		}
-		if err := f.checkAttack(&f.attack); err != nil {
+		if f.attack.Exclude != "" && f.loop.Goal != unlearn.Relabel {
+			return Usagef("--target-exclude %s: only --goal relabel has new labels to leave out", f.attack.Exclude)
+		}
+		if err := f.prepareAttack(&f.attack, f.set); err != nil {
 			return err
 		}
 	}
 	if err := f.check(); err != nil {
 		return err
-	}
-	if f.loop.Goal == unlearn.Relabel && len(f.set.Targets) == 0 {
-		if err := f.drawTargets(); err != nil {
-			return err
-		}
 	}
 	if f.o.DryRun {
 		return f.tellPlan()
@@ -165,21 +168,19 @@ func (f *forgetting) check() error {
 
 // driving is how many images drive the loop.
 func (f *forgetting) driving() (int, error) {
-	k := len(f.set.Indices)
 	switch f.method.Driver {
 	case unlearn.ByAdversarial:
-		n, err := f.attack.Repeats(k)
-		return n * k, err
+		return f.pairCount(&f.attack, f.set)
 	case unlearn.ByRetain:
 		return len(f.rest), nil
 	default:
-		return k, nil
+		return len(f.set.Indices), nil
 	}
 }
 
 // drawTargets draws the new labels of goal relabel for a forget set that has none of its own.
 func (f *forgetting) drawTargets() error {
-	targets, err := attack.OtherClasses(f.set.Labels, len(f.train.Classes), seed.For(f.compute.Seed, "relabel/random-other", 0))
+	targets, err := attack.OtherClasses(f.set.Labels, nil, len(f.train.Classes), seed.For(f.compute.Seed, "relabel/random-other", 0))
 	if err != nil {
 		return Usagef("--goal relabel: %w", err)
 	}
@@ -197,7 +198,7 @@ func (f *forgetting) tellPlan() error {
 	if f.method.Driver == unlearn.ByAdversarial {
 		rows = append(rows, [2]string{"attack", fmt.Sprintf("%d pairs, %d iterations each", driving, f.attack.Iters)})
 	}
-	steps := ""
+	var steps string
 	if f.method.Scratch {
 		steps = planned(f.trainJob(f.recipe, f.rest, data.PartRetain, nil))
 	} else {
@@ -273,7 +274,7 @@ func (f *forgetting) openViews() {
 		for i, t := range f.set.Targets {
 			targets[i] = int64(t)
 		}
-		f.wanted = &unlearn.Examples{X: x, Y: torch.FromSlice(targets), Part: data.PartForget, Meter: f.meter}
+		f.wanted = &unlearn.Examples{X: x, Y: torch.FromSlice(targets).To(f.device, torch.Long), Part: data.PartForget, Meter: f.meter}
 	}
 	if len(f.rest) > 0 {
 		f.retain = training.View(data.PartRetain, f.limited(f.rest), f.meter)
@@ -344,7 +345,7 @@ func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.N
 		task.Driver = f.residents[0].View(data.PartRetain, f.rest, f.meter)
 	case unlearn.ByAdversarial:
 		f.meter.Enter(data.PhaseAttack)
-		began := time.Now()
+		began := earlier(time.Now(), f.state.Seconds.Attack)
 		if !f.state.Read { // the images of an attack that goes on were counted when it began
 			if err := f.meter.Read(data.PartForget, f.images.Len()); err != nil {
 				return err
@@ -364,19 +365,18 @@ func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.N
 		if err != nil {
 			return err
 		}
-		f.state.Seconds.Attack += time.Since(began).Seconds()
+		f.crafted = set
+		f.state.Seconds.Attack = time.Since(began).Seconds()
 		switch c.from {
 		case made:
-			f.state.Seconds.Attack, f.state.Crafted = c.seconds, c.seconds
+			f.state.Crafted = c.seconds
 		case fromCache:
 			f.state.Crafted, f.state.Cached = c.seconds, append(f.state.Cached, "attack")
 		case fromFolder:
 			f.state.Crafted = cmp.Or(f.state.Crafted, f.state.Seconds.Attack)
 		}
 		f.state.Pairs, f.state.Made = set.Pairs, 0 // all of it is in a file of its own
-		x := set.X.Clone()
-		task.Driver = &unlearn.Examples{X: x, Y: set.Targets()}
-		set.Free()
+		task.Driver = &unlearn.Examples{X: set.X, Y: set.Targets().To(f.device, torch.Long)}
 	case unlearn.ByForget:
 	}
 	return nil
@@ -388,7 +388,7 @@ func (f *forgetting) unfinished(saved []nn.Named) *attack.Set {
 	if !ok || f.state.Made == 0 {
 		return nil
 	}
-	return attack.Resumed(f.state.Pairs, x.Contiguous(f.format()))
+	return attack.Resumed(f.state.Pairs, f.here(x))
 }
 
 const importanceSchema = "unlearn.importance/1"
@@ -656,7 +656,7 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 	}
 	if f.method.Driver == unlearn.ByAdversarial && len(f.state.Pairs) > 0 {
 		set := attack.Set{Pairs: f.state.Pairs, Done: len(f.state.Pairs)}
-		r.Attack = &AttackSummary{set.Summary(f.set.Labels), f.state.Crafted}
+		r.Attack = &AttackSummary{set.Summary(f.set.Labels), f.attack.Store, f.state.Crafted}
 	}
 	r.Seconds.Total = math.Max(time.Since(f.began).Seconds(), r.Seconds.Attack+r.Seconds.Importance+r.Seconds.Unlearn+r.Seconds.Eval)
 	return r

@@ -19,6 +19,7 @@ import (
 	"l2ul/torch/cuda"
 	"l2ul/torch/models"
 	"l2ul/torch/nn"
+	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/engine"
 	"l2ul/unlearn/kernels"
@@ -51,6 +52,8 @@ type desk struct {
 	mode        engine.Mode
 	still       *engine.Network // the network while it is frozen, nil before and after
 	weights     *ckpt.File      // as read; nil for a fresh network
+	pairs       *importedPairs
+	crafted     *attack.Set // that drives the loop
 }
 
 // onDevice runs fn as a job on the device that the options ask for.
@@ -167,6 +170,9 @@ func (d *desk) close() {
 	d.thaw()
 	if d.net != nil {
 		d.net.Root().Free()
+	}
+	if d.crafted != nil {
+		d.crafted.Free()
 	}
 }
 

@@ -3,10 +3,12 @@ package run
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -21,6 +23,7 @@ import (
 
 	"l2ul/internal/tinyimages"
 	"l2ul/torch"
+	"l2ul/torch/ckpt"
 	"l2ul/unlearn/run/config"
 )
 
@@ -265,6 +268,7 @@ func interrupt(t *testing.T, material string, j job, i int, whole outcome, want 
 		if names, _ := filepath.Glob(filepath.Join(j.dir, "checkpoints", "step-*")); names != nil {
 			t.Errorf("%s: says that nothing was saved, but %v was", what, names)
 		}
+		os.RemoveAll(filepath.Join(material, "cache")) // scores taken before the signal would be found there
 		if again := j.run(t.Context(), material, nil); ExitCode(again.err) != ExitCode(whole.err) {
 			t.Fatalf("%s: started again: %v", what, again.err)
 		}
@@ -453,6 +457,63 @@ func TestCache(t *testing.T) {
 	}
 	if d := cmp.Diff(all, run("mean", "0.4,0.5,0.6").scored); d != "" {
 		t.Errorf("another normalisation: scored\n%s", d)
+	}
+	t.Setenv("OMP_NUM_THREADS", "1")
+	if d := cmp.Diff(all, run().scored); d != "" {
+		t.Errorf("other threads: scored\n%s", d)
+	}
+}
+
+// Imported pairs and starts are attacked as they stand in the file: the examples of a run, started where it ended, do not
+// move without iterations; its pairs give its examples again.
+func TestPairs(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.RemoveAll(filepath.Join(dir, "cache"))
+	attacked := func(more ...string) (string, *ckpt.File) {
+		t.Helper()
+		j := job{verb: "attack", dir: filepath.Join(t.TempDir(), "run"), flags: with(flags("forget", "ids:5,2,40", "num-adv", "2", "iters", "2"), more...)}
+		if out := j.run(t.Context(), dir, nil); out.err != nil {
+			t.Fatal(out.err)
+		}
+		path := filepath.Join(j.dir, "adversarial.safetensors")
+		file, err := ckpt.Load(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path, file
+	}
+	column := func(f *ckpt.File, name string) string {
+		x, ok := f.Lookup(name)
+		if !ok {
+			t.Fatalf("no %s", name)
+		}
+		return fmt.Sprint(x.DType, x.Shape) + string(x.Data)
+	}
+	path, drawn := attacked()
+	_, again := attacked("pairs", path)
+	for _, name := range []string{"x_adv", "source", "target", "position", "repeat"} {
+		if column(drawn, name) != column(again, name) {
+			t.Errorf("the imported pairs have another %s", name)
+		}
+	}
+	i := slices.IndexFunc(drawn.Tensors, func(t ckpt.Tensor) bool { return t.Name == "x_adv" })
+	drawn.Tensors[i].Name = "start"
+	path = filepath.Join(t.TempDir(), "pairs.safetensors")
+	if err := ckpt.Save(path, drawn); err != nil {
+		t.Fatal(err)
+	}
+	_, still := attacked("pairs", path, "iters", "0")
+	start, _ := drawn.Lookup("start")
+	x, _ := still.Lookup("x_adv")
+	for i := 0; i < len(x.Data); i += 4 {
+		from := math.Float32frombits(binary.LittleEndian.Uint32(start.Data[i:]))
+		to := math.Float32frombits(binary.LittleEndian.Uint32(x.Data[i:]))
+		if math.Abs(float64(from-to)) > 1e-6 {
+			t.Fatalf("value %d began at %g and is %g", i/4, from, to)
+		}
 	}
 }
 

@@ -51,15 +51,15 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 		if err != nil {
 			return err
 		}
-		if err := d.checkAttack(&settings); err != nil {
+		if err := d.prepareAttack(&settings, forget); err != nil {
 			return err
 		}
 		if o.DryRun {
-			n, err := settings.Repeats(len(forget.Indices))
+			n, err := d.pairCount(&settings, forget)
 			if err != nil {
 				return err
 			}
-			d.plan(o.FolderOptions, [2]string{"attack", fmt.Sprintf("%d pairs of %d images, %d iterations each", n*len(forget.Indices), len(forget.Indices), settings.Iters)})
+			d.plan(o.FolderOptions, [2]string{"attack", fmt.Sprintf("%d pairs of %d images, %d iterations each", n, len(forget.Indices), settings.Iters)})
 			return nil
 		}
 		result, err = d.attackRun(ctx, o, settings, forget)
@@ -68,15 +68,33 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 	return result, interrupted(ctx, "", err)
 }
 
-// checkAttack refuses an attack that this data does not allow, and warns of what is odd about its settings.
-func (d *desk) checkAttack(o *attack.Options) error {
-	if o.Targeted && len(d.train.Classes) < 2 {
+// prepareAttack refuses an attack that this data does not allow, warns of what is odd about its settings, and reads --pairs.
+func (d *desk) prepareAttack(o *attack.Options, forget *data.ForgetSet) (err error) {
+	classes := len(d.train.Classes)
+	switch {
+	case o.Targeted && classes < 2:
 		return Usagef("the attack aims at another class, and %s has only %s", d.source.Dataset, d.train.Classes[0])
+	case o.Exclude == excludeGoal && len(forget.Targets) == 0:
+		return Usagef("--target-exclude goal: the images to forget have no new labels; use --goal relabel")
+	case o.Exclude == excludeGoal && classes < 3:
+		return Usagef("--target-exclude goal: %s has two classes, the label and the new label; none is left to aim at", d.source.Dataset)
 	}
 	for _, w := range o.Warnings() {
 		d.Console.Warn(w)
 	}
-	return nil
+	if o.Pairs != "" {
+		d.pairs, err = d.loadPairs(o.Pairs, forget)
+	}
+	return err
+}
+
+// pairCount is how many pairs the attack on a forget set has.
+func (d *desk) pairCount(o *attack.Options, forget *data.ForgetSet) (int, error) {
+	if d.pairs != nil {
+		return len(d.pairs.pairs), nil
+	}
+	n, err := o.Repeats(len(forget.Indices))
+	return n * len(forget.Indices), err
 }
 
 // checkImportance refuses slices of the k images to forget that the network cannot normalise.
@@ -92,7 +110,12 @@ func (d *desk) checkImportance(o *importance.Options, k, slice int) error {
 
 // blank is an image like those of the data, to try a network with.
 func (d *desk) blank() torch.Tensor {
-	return torch.Zeros([]int64{1, int64(d.train.C), int64(d.train.H), int64(d.train.W)}, false).Contiguous(d.format())
+	return d.here(torch.Zeros([]int64{1, int64(d.train.C), int64(d.train.H), int64(d.train.W)}, false))
+}
+
+// here puts images where the network computes, in the layout it wants.
+func (d *desk) here(x torch.Tensor) torch.Tensor {
+	return x.To(d.device, x.Dtype()).Contiguous(d.format())
 }
 
 // loadForgetSet reads data and weights and resolves the forget set.
@@ -140,7 +163,7 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 			return nil, err
 		}
 		if x, ok := named(tensors, "x_adv"); ok {
-			c.unfinished = attack.Resumed(state.Pairs, x.Contiguous(d.format()))
+			c.unfinished = attack.Resumed(state.Pairs, d.here(x))
 		}
 		c.seconds, began = state.Seconds, earlier(began, state.Seconds)
 	}
@@ -151,7 +174,7 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 	defer set.Free()
 	result := &AttackResult{
 		About:   d.about("unlearn.attack/1", "attacked", o.FolderOptions, folder, d.weights.Hash()),
-		Summary: AttackSummary{set.Summary(forget.Labels), c.seconds}, Forget: identify(forget), Seconds: time.Since(began).Seconds(),
+		Summary: AttackSummary{set.Summary(forget.Labels), settings.Store, c.seconds}, Forget: identify(forget), Seconds: time.Since(began).Seconds(),
 	}
 	if c.from == fromCache {
 		result.Cached = []string{"attack"}
@@ -258,7 +281,11 @@ var opMedian = torch.Define("aten::median(Tensor self) -> Tensor")
 
 // inputs are the hashes that a resumed job must find again.
 func (d *desk) inputs(forget *data.ForgetSet) map[string]string {
-	return map[string]string{"weights": d.weights.Hash(), "data": d.train.Fingerprint(), "forget set": forget.Hash()}
+	inputs := map[string]string{"weights": d.weights.Hash(), "data": d.train.Fingerprint(), "forget set": forget.Hash()}
+	if d.pairs != nil {
+		inputs["pairs"] = d.pairs.hash
+	}
+	return inputs
 }
 
 // conclude writes the result and says so.

@@ -56,6 +56,7 @@ type DataAccess struct {
 // AttackSummary describes the adversarial examples.
 type AttackSummary struct {
 	attack.Summary
+	Store   string  `json:"store,omitempty" jsonschema:"enum=f32,enum=f16,description=how the examples are kept; f16 rounds them"`
 	Seconds float64 `json:"seconds" jsonschema:"minimum=0,description=what making them took\\, in this run or in the earlier one whose examples it took from the cache"`
 }
 

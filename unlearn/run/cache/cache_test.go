@@ -190,7 +190,7 @@ func TestEviction(t *testing.T) {
 
 // Where links cannot be made the file is copied, whole or not at all.
 func TestCopy(t *testing.T) {
-	other, err := os.MkdirTemp("/dev/shm", "cache")
+	other, err := os.MkdirTemp("/dev/shm", "cache") //nolint:usetesting // it must be on another file system than t.TempDir
 	if err != nil {
 		t.Skip("no second file system:", err)
 	}
