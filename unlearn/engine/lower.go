@@ -162,11 +162,11 @@ func (a *arguments) pair(i int) []int64 {
 	return v
 }
 
-// image is argument i, which has channels, height and width.
-func (a *arguments) image(i int) *node {
-	n := a.value(i)
+// image is the first argument, which has channels, height and width.
+func (a *arguments) image() *node {
+	n := a.value(0)
 	if len(n.shape) != 3 {
-		a.refuse("argument %d is no image", i+1)
+		a.refuse("argument 1 is no image")
 		return &node{shape: []int64{0, 0, 0}}
 	}
 	return n
@@ -187,7 +187,7 @@ func (a *arguments) perChannel(i int, channels int64) torch.Tensor {
 // translations make a layer of a call of each operator that plans know.
 var translations = map[string]func(a *arguments) *node{
 	"aten::conv2d": func(a *arguments) *node {
-		x, weight, bias := a.image(0), a.constant(1), a.constant(2)
+		x, weight, bias := a.image(), a.constant(1), a.constant(2)
 		stride, padding, dilation := a.pair(3), a.pair(4), a.pair(5)
 		if dilation[0] != 1 || dilation[1] != 1 || a.number(6, 1) != 1 {
 			a.refuse("groups and dilation are not known to plans")
@@ -207,7 +207,7 @@ var translations = map[string]func(a *arguments) *node{
 		return &node{op: c, in: []*node{x}, shape: shape}
 	},
 	"aten::batch_norm": func(a *arguments) *node {
-		x := a.image(0)
+		x := a.image()
 		weight, bias, mean, variance := a.constant(1), a.constant(2), a.constant(3), a.constant(4)
 		if a.number(5, 0) != 0 || !mean.Defined() || !variance.Defined() {
 			a.refuse("it normalises with the statistics of the batch")
@@ -226,12 +226,12 @@ var translations = map[string]func(a *arguments) *node{
 		return &node{op: &affine{scale, shift}, in: []*node{x}, shape: x.shape}
 	},
 	"aten::sub.Tensor": func(a *arguments) *node {
-		x := a.image(0)
+		x := a.image()
 		mean := a.perChannel(1, x.shape[0])
 		return &node{op: &affine{mean.OnesLike(), mean.MulScalar(-a.number(2, 1))}, in: []*node{x}, shape: x.shape}
 	},
 	"aten::div.Tensor": func(a *arguments) *node {
-		x := a.image(0)
+		x := a.image()
 		std := a.perChannel(1, x.shape[0])
 		return &node{op: &affine{std.Pow(-1), std.ZerosLike()}, in: []*node{x}, shape: x.shape}
 	},
@@ -240,7 +240,7 @@ var translations = map[string]func(a *arguments) *node{
 	"aten::relu":        translateRelu,
 	"aten::relu_":       translateRelu,
 	"aten::max_pool2d": func(a *arguments) *node {
-		x := a.image(0)
+		x := a.image()
 		pool := kernels.Pool{Kernel: a.pair(1), Stride: a.pair(2), Padding: a.pair(3)}
 		if d := a.pair(4); d[0] != 1 || d[1] != 1 || a.number(5, 0) != 0 {
 			a.refuse("dilation and ceil_mode are not known to plans")
@@ -252,14 +252,14 @@ var translations = map[string]func(a *arguments) *node{
 		return &node{op: &maxPool{pool}, in: []*node{x}, shape: shape}
 	},
 	"aten::adaptive_avg_pool2d": func(a *arguments) *node {
-		x := a.image(0)
+		x := a.image()
 		if size := a.pair(1); size[0] != 1 || size[1] != 1 {
 			a.refuse("an output of %v is not known to plans, only 1x1", size)
 		}
 		return &node{op: average{}, in: []*node{x}, shape: []int64{x.shape[0], 1, 1}}
 	},
 	"aten::flatten.using_ints": func(a *arguments) *node {
-		x := a.image(0)
+		x := a.image()
 		if a.number(1, 0) != 1 || a.number(2, -1) != -1 {
 			a.refuse("only whole images are flattened in plans")
 		}

@@ -51,7 +51,7 @@ inline void check_written(const Name& name, const Tensor& t) {
 
 // `t` may be the written tensor itself, index for index, unless `distinct`; it may never overlap it otherwise.
 inline void check_overlap(const Name& name, const Tensor& t, const Tensor& written, const char* written_name,
-                   bool distinct = false) {
+                          bool distinct = false) {
   const auto status = at::get_overlap_status(t, written);
   TORCH_CHECK(status != at::MemOverlapStatus::Partial && !(distinct && status == at::MemOverlapStatus::Full), name,
               " shares memory with ", written_name, ", which the operator changes; clone one of them");

@@ -21,9 +21,10 @@
 namespace l2ul::cpu {
 namespace {
 
-// ---- the inner loop --------------------------------------------------------------------------------------------------
-// c[r, l] (+)= sum over taps t and channels k of a[t][r][k] * w[t, k, l], for kRows rows and kPanel columns: twelve
-// AVX2 registers hold the sums, as many as their latency needs. a[t][0] null says that tap t is outside for all rows.
+// ---- the inner loop
+// -------------------------------------------------------------------------------------------------- c[r, l] (+)= sum
+// over taps t and channels k of a[t][r][k] * w[t, k, l], for kRows rows and kPanel columns: twelve AVX2 registers hold
+// the sums, as many as their latency needs. a[t][0] null says that tap t is outside for all rows.
 
 constexpr int kRows = 6;
 
@@ -162,11 +163,10 @@ float* scratch(int64_t size) {
 
 // ---- what happens to finished sums ---------------------------------------------------------------------------------
 
-// Stores `count` channels of one pixel, whose first is number `channel` of all and at `at` in the output. Comparisons let
-// NaN through, as libtorch's ReLU and its gradient do. What is left out is tested here and not for each value.
+// Stores `count` channels of one pixel, whose first is number `channel` of all and at `at` in the output. Comparisons
+// let NaN through, as libtorch's ReLU and its gradient do. What is left out is tested here and not for each value.
 template <bool kBias, bool kAdd, bool kGate, bool kRelu>
-L2UL_INLINE void store_as(const Epilogue& e, const float* sum, int64_t channel, int64_t at, int64_t count,
-                          float* out) {
+L2UL_INLINE void store_as(const Epilogue& e, const float* sum, int64_t channel, int64_t at, int64_t count, float* out) {
   const float* const bias = e.bias + channel;
   const float* const add = e.add + at;
   const float* const gate = e.gate + at;
@@ -208,7 +208,8 @@ L2UL_CLONES void store_rows(const Epilogue& e, const float* sums, const int64_t*
   }
 }
 
-// ---- direct sums -----------------------------------------------------------------------------------------------------
+// ---- direct sums
+// -----------------------------------------------------------------------------------------------------
 
 // For each output pixel of an image, in the order of work, which input pixel each tap reads; -1: none.
 struct Taps {
@@ -333,7 +334,8 @@ void conv_direct(const Conv& c, const float* x, const float* packed, const Epilo
   });
 }
 
-// ---- Winograd --------------------------------------------------------------------------------------------------------
+// ---- Winograd
+// --------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -348,8 +350,8 @@ L2UL_INLINE Vec load(const float* p) {
 
 L2UL_INLINE void store(float* p, const Vec& v) { std::memcpy(p, &v, sizeof v); }
 
-// The one-dimensional transforms of Lavin and Gray, section 4: G of a kernel, B^T of the input, A^T of the output, and the
-// transposed ones of the first and the last. Steps are distances between the elements.
+// The one-dimensional transforms of Lavin and Gray, section 4: G of a kernel, B^T of the input, A^T of the output, and
+// the transposed ones of the first and the last. Steps are distances between the elements.
 template <int kTile>
 struct Transform;
 
@@ -443,7 +445,9 @@ struct Tiling {
   int tile;
 
   Tiling(const Conv& c, int tile)
-      : down((c.out_h + tile - 1) / tile), across((c.out_w + tile - 1) / tile), total(c.images * down * across),
+      : down((c.out_h + tile - 1) / tile),
+        across((c.out_w + tile - 1) / tile),
+        total(c.images * down * across),
         tile(tile) {}
   L2UL_INLINE Place place(int64_t index) const {
     const int64_t inside = index % (down * across);
@@ -744,7 +748,8 @@ void winograd_weight_gradient(const Conv& c, int tile, const float* x, const flo
   });
 }
 
-// ---- pooling ---------------------------------------------------------------------------------------------------------
+// ---- pooling
+// ---------------------------------------------------------------------------------------------------------
 
 namespace {
 

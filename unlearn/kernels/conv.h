@@ -1,8 +1,8 @@
 // Convolutions of frozen networks on the CPU: weights packed once, bias, residual, ReLU and its gradient's mask applied
 // where a value is still in a register. Images are channels-last. Like the loops of cpu.h these know no tensors.
 //
-// Every output is one chain of fused multiply-adds in a fixed order, so bits depend neither on the number of threads, nor
-// on the instruction set, nor on which other images share the batch.
+// Every output is one chain of fused multiply-adds in a fixed order, so bits depend neither on the number of threads,
+// nor on the instruction set, nor on which other images share the batch.
 #pragma once
 
 #include <cstdint>

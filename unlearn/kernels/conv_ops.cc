@@ -79,8 +79,8 @@ Tensor conv_pack(const Tensor& weight, int64_t tile, bool gradient) {
     return packed;
   }
   TORCH_CHECK(conv.kernel_h == 3 && conv.kernel_w == 3 && conv.depth % 8 == 0 && one_stride(w),
-              "l2ul::conv_pack: weight has shape ",
-              weight.sizes(), "; tile ", tile, " needs a 3x3 kernel and channels summed over in multiples of 8");
+              "l2ul::conv_pack: weight has shape ", weight.sizes(), "; tile ", tile,
+              " needs a 3x3 kernel and channels summed over in multiples of 8");
   Tensor packed = at::empty({tile + 2, tile + 2, panels, conv.depth, cpu::kPanel}, w.options());
   cpu::pack_winograd(w.const_data_ptr<float>(), strides_of(w), conv, static_cast<int>(tile),
                      packed.mutable_data_ptr<float>());
@@ -115,15 +115,15 @@ Tensor& conv_(Tensor& out, const Tensor& x, const Tensor& packed, int64_t tile, 
                 : std::array<int64_t, 5>{tile + 2, tile + 2, panels, conv.depth, cpu::kPanel};
   TORCH_CHECK(packed.is_contiguous() && packed.sizes() == IntArrayRef(shape), "l2ul::conv_: packed has shape ",
               packed.sizes(), "; what conv_pack makes for x and out is ", IntArrayRef(shape));
-  TORCH_CHECK(tile == 0 || (kernel_h == 3 && kernel_w == 3 && stride_h == 1 && stride_w == 1 && pad_h <= 2 &&
-                            pad_w <= 2),
-              "l2ul::conv_: tile ", tile, " needs a 3x3 kernel, stride 1 and padding of at most 2");
+  TORCH_CHECK(
+      tile == 0 || (kernel_h == 3 && kernel_w == 3 && stride_h == 1 && stride_w == 1 && pad_h <= 2 && pad_w <= 2),
+      "l2ul::conv_: tile ", tile, " needs a 3x3 kernel, stride 1 and padding of at most 2");
   cpu::Epilogue epilogue = {nullptr, check_beside({op, "add"}, add, out), check_beside({op, "gate"}, gate, out), relu};
   TORCH_CHECK(!relu || epilogue.gate == nullptr, "l2ul::conv_: relu and gate exclude each other");
   if (bias.has_value() && bias->defined()) {
     check_type({op, "bias"}, *bias, at::kFloat);
-    TORCH_CHECK(bias->dim() == 1 && bias->size(0) == conv.width && bias->is_contiguous(), "l2ul::conv_: bias has shape ",
-                bias->sizes(), "; out needs [", conv.width, "]");
+    TORCH_CHECK(bias->dim() == 1 && bias->size(0) == conv.width && bias->is_contiguous(),
+                "l2ul::conv_: bias has shape ", bias->sizes(), "; out needs [", conv.width, "]");
     epilogue.bias = bias->const_data_ptr<float>();
   }
   if (out.numel() == 0) return out;
@@ -151,8 +151,8 @@ cpu::Conv check_trained(const char* op, const Tensor& x, const Tensor& weight, i
   const int64_t height = from.height + 2 * padding - 2, width = from.width + 2 * padding - 2;
   TORCH_CHECK(padding >= 0 && padding <= 2 && height > 0 && width > 0, Name{op, "padding"}, " is ", padding, " for x ",
               x.sizes(), "; it must be 0, 1 or 2 and leave an image");
-  return {from.count, from.height, from.width, from.channels, height, width, weight.size(0), 3, 3, 1, 1, padding,
-          padding, false};
+  return {from.count, from.height, from.width, from.channels, height,  width, weight.size(0), 3,
+          3,          1,           1,          padding,       padding, false};
 }
 
 // One pass: forward, or with conv.gradient to the input.
@@ -226,7 +226,7 @@ cpu::Window check_window(const char* op, const Image& in, const Image& out, IntA
               "l2ul::", op, ": pooling to [", out.count, ", ", out.channels, ", ", out.height, ", ", out.width,
               "] from [", in.count, ", ", in.channels, ", ", in.height, ", ", in.width, "] does not fit kernel ",
               kernel, ", stride ", stride, ", padding ", padding);
-  return {in.count,  in.height, in.width, in.channels, out.height, out.width,
+  return {in.count, in.height, in.width, in.channels, out.height, out.width,
           kernel_h, kernel_w,  stride_h, stride_w,    pad_h,      pad_w};
 }
 
