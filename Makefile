@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: help demo deps libs build cuda cuda-libtorch gpu-bundle test test-long parity golden bench lint fmt dist clean FORCE
+.PHONY: help demo deps libs build cuda cuda-libtorch gpu-bundle test test-long parity golden bench lint lint-docker fmt dist clean FORCE
 
 jobs := $(shell nproc 2>/dev/null || echo 2)
 version := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -57,6 +57,9 @@ lint: libs ## golangci-lint, gofumpt, go vet, clang-format, shellcheck, and our 
 	scripts/tool.sh golangci-lint fmt --diff
 	scripts/tool.sh clang-format --dry-run -Werror $(c_files)
 	scripts/tool.sh shellcheck --external-sources $(shell_files)
+
+lint-docker: ## Dockerfile.cuda by BuildKit's linter and our own rules, without Docker (two minutes the first time)
+	cd scripts/dockerlint && go vet ./... && go test -count=1 ./... # its cache does not see files outside the module
 
 fmt: ## format Go, C and C++
 	scripts/tool.sh golangci-lint fmt
