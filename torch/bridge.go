@@ -32,7 +32,8 @@ func raise(op string, e *C.tg_error, args ...any) {
 }
 
 func newError(op string, e *C.tg_error, args []any) *Error {
-	err := &Error{Op: op, Code: Code(e.code), Msg: C.GoString((*C.char)(unsafe.Pointer(uintptr(unsafe.Pointer(e)) + unsafe.Sizeof(e.code))))}
+	msg := C.GoString((*C.char)(unsafe.Pointer(uintptr(unsafe.Pointer(e)) + unsafe.Sizeof(e.code))))
+	err := &Error{Op: op, Code: Code(e.code), Msg: withoutOp(op, msg)}
 	C.tg_error_free(e)
 	for _, a := range args {
 		switch x := a.(type) {
@@ -266,6 +267,7 @@ func fromHost(op string, d Dtype, data unsafe.Pointer, bytes int, shape []int64)
 
 func (t Tensor) toHost(dst unsafe.Pointer, bytes int) {
 	raise("ToSlice", C.tg_to_host(t.handle(), dst, C.int64_t(bytes)), t)
+	t.noteRead()
 }
 
 // meta is what libtorch knows of a tensor without looking at its elements.
@@ -317,6 +319,7 @@ func copyInts(p *C.int64_t, n C.int32_t) []int64 {
 func (t Tensor) item() any {
 	var v C.tg_value
 	raise("Item", C.tg_item(t.handle(), &v), t)
+	t.noteRead()
 	return results{values: []C.tg_value{v}}.any(0)
 }
 

@@ -45,4 +45,13 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
+// withoutOp takes the name of the operator off a message that begins with it, as those of l2ul do because Python shows
+// nothing else.
+func withoutOp(op, msg string) string {
+	if rest, ok := strings.CutPrefix(msg, op); ok && strings.IndexAny(rest, ": ") == 0 {
+		return strings.TrimLeft(rest, ": ")
+	}
+	return msg
+}
+
 func (e *Error) addShape(t Tensor) { e.Shapes = append(e.Shapes, t.shapeOrNil()) }

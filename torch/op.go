@@ -106,6 +106,9 @@ func (o *Op) call(args []any, want int) results {
 	if err != nil {
 		panic(newError(o.name, err, args))
 	}
+	if t := tracing.Load(); t.here() {
+		t.record(o.name, args, r)
+	}
 	return r
 }
 

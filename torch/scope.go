@@ -90,6 +90,15 @@ func NoGrad(fn func()) {
 	})
 }
 
+// EnableGrad runs fn with operations recorded for backward, also inside [NoGrad].
+func EnableGrad(fn func()) {
+	onThread(func() {
+		before := setGradMode(true)
+		defer setGradMode(before)
+		fn()
+	})
+}
+
 // Autocast runs fn with operators that gain from it computing in d (BFloat16 on the CPU), as torch.autocast does. Casts
 // of parameters are cached inside the outermost Autocast: never update parameters inside it, the cache would be stale.
 func Autocast(d Dtype, fn func()) {

@@ -9,7 +9,7 @@ import (
 
 // Examples are labelled images in memory, on the network's device and in the order that everything keeps.
 type Examples struct {
-	X     torch.Tensor // Float [n, C, H, W] in [0, 1]
+	X     torch.Tensor // Float or Half [n, C, H, W] in [0, 1]
 	Y     torch.Tensor // Long [n]
 	Part  data.Part    // the role under which reads are counted
 	Meter *data.Meter  // nil for images that are no samples, such as adversarial ones
@@ -18,12 +18,12 @@ type Examples struct {
 // Len returns the number of images.
 func (e *Examples) Len() int { return int(e.Y.Size(0)) }
 
-// Batch returns images from to to-1 and their labels, sharing memory.
+// Batch returns images from to to-1 as Float and their labels, sharing memory unless they are Half.
 func (e *Examples) Batch(from, to int) (x, y torch.Tensor, err error) {
 	if err := e.Meter.Read(e.Part, to-from); err != nil {
 		return x, y, err
 	}
-	return e.X.Narrow(0, int64(from), int64(to-from)), e.Y.Narrow(0, int64(from), int64(to-from)), nil
+	return e.X.Narrow(0, int64(from), int64(to-from)).CastTo(torch.Float), e.Y.Narrow(0, int64(from), int64(to-from)), nil
 }
 
 // Trainable returns the parameters that unlearning moves, with their names, in registration order: all that require

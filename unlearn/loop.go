@@ -113,21 +113,18 @@ type loop struct {
 }
 
 func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
+	driving := 0
+	if task.Driver != nil {
+		driving = task.Driver.Len()
+	}
+	if err := o.Check(m, task.Net, task.Forget.X, task.Forget.Len(), driving); err != nil {
+		return nil, err
+	}
 	l := &loop{method: m, task: task, o: o, names: Trainable(task.Net, o.BN)}
-	if len(l.names) == 0 {
-		return nil, usagef("--bn %s leaves no parameter to train", o.BN)
-	}
-	if o.StopOnDrop && task.Driver == nil {
-		return nil, usagef("--stop-on-collapse: %s has no adversarial or retained images to judge by", m.Name)
-	}
 	for _, p := range l.names {
 		l.params = append(l.params, p.Tensor)
 		l.reference = append(l.reference, p.Tensor.Detach().Clone())
 		l.momenta = append(l.momenta, p.Tensor.Detach().ZerosLike())
-	}
-	if err := l.checkSlices(); err != nil {
-		task.Net.Root().Eval()
-		return nil, err
 	}
 	if task.Resume != nil {
 		if err := l.restore(task.Resume); err != nil {
@@ -232,7 +229,7 @@ func (l *loop) step(ctx context.Context) (outcome Outcome, reason string, err er
 func (l *loop) update(rec *Record) (finite bool, err error) {
 	step := Step{Weights: l.o.LossWeights}
 	if l.task.Driver != nil {
-		from, to := slice(l.state.Slice, l.driverBatch(), l.task.Driver.Len())
+		from, to := slice(l.state.Slice, l.o.driverBatch(l.method), l.task.Driver.Len())
 		x, y, err := l.task.Driver.Batch(from, to)
 		if err != nil {
 			return false, err
@@ -290,7 +287,8 @@ func (l *loop) anchorReference() []torch.Tensor {
 func (l *loop) hits(ctx context.Context) (int64, error) {
 	left := l.task.Meter.Enter(data.PhaseStopCheck)
 	defer l.task.Meter.Enter(left)
-	score, err := metrics.Evaluate(context.WithoutCancel(ctx), l.task.Net, l.task.Forget, l.task.EvalBatch, nil)
+	l.task.Net.Root().Eval()
+	score, err := metrics.Evaluate(context.WithoutCancel(ctx), l.task.Net.Forward, l.task.Forget, l.task.EvalBatch, nil)
 	return score.Hits, err
 }
 
@@ -301,19 +299,13 @@ func (l *loop) collapsed() bool {
 	return l.o.StopOnDrop && l.state.Seen > 0 && l.state.Right*int64(l.task.Classes) < l.state.Seen
 }
 
-func (l *loop) driverBatch() int {
-	if l.method.Driver == ByRetain {
-		return l.o.RetainBatch
-	}
-	return l.o.AdvBatch
-}
-
 // slices is the number of steps in a pass.
 func (l *loop) slices() int {
+	n := l.task.Forget.Len()
 	if l.task.Driver != nil {
-		return count(l.task.Driver.Len(), l.driverBatch())
+		n = l.task.Driver.Len()
 	}
-	return count(l.task.Forget.Len(), l.o.ForgetBatch)
+	return l.o.StepsOfPass(l.method, n)
 }
 
 // count is the number of slices of size b in n images, the last one maybe short.
@@ -387,37 +379,52 @@ func (l *loop) restore(s *State) error {
 	return nil
 }
 
-// checkSlices refuses settings under which batch normalisation would see one value a channel, before anything is
-// changed: a slice of one image that some layer has shrunk to one pixel.
-func (l *loop) checkSlices() error {
-	alone := func(images metrics.Images, batch int, mode BNMode) error {
-		n := images.Len()
-		if n == 0 {
+// Check refuses what cannot work, before anything is attacked or changed: settings that leave nothing to train, and slices
+// of one image that batch normalisation cannot take. x holds images like those of the task, Float [n, C, H, W]; k are to be
+// forgotten, and driving drive the loop unless they are the same.
+func (o *Options) Check(m *Method, net nn.Module, x torch.Tensor, k, driving int) error {
+	type set struct {
+		n, batch int
+		bn       BNMode
+	}
+	sets := []set{{k, o.ForgetBatch, o.BN}}
+	if m.Driver != ByForget {
+		sets = append(sets, set{driving, o.driverBatch(m), o.driverBN()})
+	}
+	switch {
+	case len(Trainable(net, o.BN)) == 0:
+		return usagef("--bn %s leaves no parameter to train", o.BN)
+	case o.StopOnDrop && m.Driver == ByForget:
+		return usagef("--stop-on-collapse: %s has no adversarial or retained images to judge by", m.Name)
+	}
+	for _, s := range sets {
+		if s.n == 0 {
 			return usagef("there are no images to learn from")
 		}
-		if (mode != BNTrain && mode != BNFrozenStats) || (batch > 1 && n%batch != 1) {
-			return nil
+		if s.bn != BNTrain && s.bn != BNFrozenStats {
+			continue
 		}
-		var err error
-		torch.Scope(func() {
-			err = torch.Try(func() {
-				torch.NoGrad(func() {
-					setMode(l.task.Net, BNFrozenStats)
-					x := l.task.Forget.X.Narrow(0, 0, 1).ZerosLike()
-					l.task.Net.Forward(x)
-				})
-			})
-		})
-		if err != nil {
-			return usagef("a slice of one image (%d images, %d at a time) cannot be batch-normalised: %v. Change the batch size or use --bn eval", n, batch, err)
+		if err := CheckSlices(net, x, s.n, s.batch); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// CheckSlices refuses slices of so many of n images where one slice has one image and some layer of net shrinks that to one
+// pixel: batch normalisation would see one value a channel. x is as for Check. net is left in evaluation mode.
+func CheckSlices(net nn.Module, x torch.Tensor, n, batch int) (err error) {
+	if batch > 1 && n%batch != 1 {
 		return nil
 	}
-	if err := alone(l.task.Forget, l.o.ForgetBatch, l.o.BN); err != nil {
-		return err
+	defer net.Root().Eval()
+	setMode(net, BNFrozenStats)
+	torch.Scope(func() {
+		err = torch.Try(func() { torch.NoGrad(func() { net.Forward(x.Narrow(0, 0, 1)) }) })
+	})
+	if err != nil {
+		return usagef("a slice of one image (%d images, %d at a time) cannot be batch-normalised: %v. "+
+			"Change the batch size, or use running statistics", n, batch, err)
 	}
-	if l.task.Driver == nil {
-		return nil
-	}
-	return alone(l.task.Driver, l.driverBatch(), l.o.driverBN())
+	return nil
 }

@@ -1,5 +1,7 @@
 package unlearn
 
+import "fmt"
+
 // Options are the settings of the loop, the same for all methods (spec/l2ul.md sections 2 and 5).
 type Options struct {
 	Goal        Goal        `flag:"goal" default:"misclassify" oneof:"misclassify|relabel" group:"unlearning" help:"no image keeps its label, or every image gets its new label"`
@@ -37,6 +39,14 @@ func (g Goal) Met(hits, n int64) bool {
 	return hits == 0
 }
 
+// Progress says how near the goal is, given the same hits: "3 of 16 images keep their label".
+func (g Goal) Progress(hits, n int64) string {
+	if g == Relabel {
+		return fmt.Sprintf("%d of %d images have their new label", hits, n)
+	}
+	return fmt.Sprintf("%d of %d images keep their label", hits, n)
+}
+
 // BNMode says which statistics batch normalisation uses while unlearning, whether its running ones are updated, and
 // whether its weights and biases are trained.
 type BNMode string
@@ -55,6 +65,21 @@ func (o *Options) driverBN() BNMode {
 	}
 	return o.BN
 }
+
+// driverBatch is how many images of its driver a method sees in a step.
+func (o *Options) driverBatch(m *Method) int {
+	switch m.Driver {
+	case ByAdversarial:
+		return o.AdvBatch
+	case ByRetain:
+		return o.RetainBatch
+	default:
+		return o.ForgetBatch
+	}
+}
+
+// StepsOfPass is how many steps a pass over so many driving images takes.
+func (o *Options) StepsOfPass(m *Method, driving int) int { return count(driving, o.driverBatch(m)) }
 
 func (o *Options) check(m *Method) Check {
 	if o.StopCheck == "auto" {

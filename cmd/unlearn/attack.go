@@ -19,6 +19,6 @@ func (p *program) attack() *cli.Command {
 			}
 			s := result.Summary
 			return printLines(p.stdout, fmt.Sprintf("%d examples, %.2f %% successful, mean cross-entropy to the target %.3g, L2 norm %.3g to %.3g, %.1f s",
-				s.Pairs, 100*s.Success, s.MeanLoss, s.NormMin, s.NormMax, result.Seconds))
+				s.Pairs, 100*s.Success, s.MeanLoss, s.Norm.Min, s.Norm.Max, result.Seconds))
 		})
 }

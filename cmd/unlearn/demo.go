@@ -29,7 +29,10 @@ func (p *program) demo() *cli.Command {
 			if err := noArguments(c); err != nil {
 				return err
 			}
-			ctx, release := run.Signals(c.Context, demoGrace, os.Exit)
+			ctx, release := run.Signals(c.Context, demoGrace, func(stopped *run.Stopped, code int) {
+				stopped.Again = o.Again()
+				p.abort(o.JSON)(stopped, code)
+			})
 			defer release()
 			console := run.NewConsole(o.TerminalOptions, p.stdout, p.stderr)
 			result, err := run.Demo(ctx, run.Invocation{Catalog: p.catalog, Argv: os.Args, Console: console}, o)
@@ -50,7 +53,11 @@ func (p *program) printDemo(r *run.DemoResult, output string) error {
 	}
 	row("before", r.Methods[0].Before, r.Train.Seconds.Total)
 	for _, m := range r.Methods {
-		row(m.Method, m.After, m.Seconds.Attack+m.Seconds.Importance+m.Seconds.Unlearn)
+		attack := m.Seconds.Attack
+		if m.Attack != nil { // what the examples cost, though a method before this one may have paid
+			attack = m.Attack.Seconds
+		}
+		row(m.Method, m.After, attack+m.Seconds.Importance+m.Seconds.Unlearn)
 	}
 	k := len(r.Methods[0].Forget.Indices)
 	images := fmt.Sprintf("the first %d of a random order", k)
@@ -65,7 +72,8 @@ func (p *program) printDemo(r *run.DemoResult, output string) error {
 		fmt.Sprintf("D_f      %d training images to forget: %s", k, images),
 		fmt.Sprintf("D_r      the other training images, %d of them scored", r.Methods[0].After.Retain.N),
 		fmt.Sprintf("D_test   %d images the network never saw", r.Methods[0].After.Test.N),
-		"seconds  before: of training; then of attack, importance and unlearning, without scoring",
+		"seconds  before: of training; then of attack, importance and unlearning, without scoring; an attack taken from the",
+		"         cache counts with the seconds that it took",
 		"",
 		fmt.Sprintf("%s, %s: %s", r.Train.Model, network, filepath.Join(output, "train")),
 		fmt.Sprintf("Run folders with results and weights: %s", filepath.Join(output, "{neggrad,adv,adv-imp}")))

@@ -26,10 +26,10 @@ func images(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // weights HOW FROM TO writes a checkpoint anew: as it is (the suffix of TO decides the container), with its keys under
-// module., or with a NaN in it.
+// module., behind a layer with the mean and std of resnet20, as nn.Sequential(layer, network) is saved, or with a NaN in it.
 func weights(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
-		ts.Fatalf("usage: weights as-is|module|nan FROM TO")
+		ts.Fatalf("usage: weights as-is|module|sequential|nan FROM TO")
 	}
 	file, err := ckpt.Load(ts.MkAbs(args[1]))
 	ts.Check(err)
@@ -38,6 +38,18 @@ func weights(ts *testscript.TestScript, neg bool, args []string) {
 		for i := range file.Tensors {
 			file.Tensors[i].Name = "module." + file.Tensors[i].Name
 		}
+	case "sequential":
+		for i := range file.Tensors {
+			file.Tensors[i].Name = "1." + file.Tensors[i].Name
+		}
+		layer := []ckpt.Tensor{{Name: "0.mean"}, {Name: "0.std"}}
+		for i, values := range [][]float32{{0.4914, 0.4822, 0.4465}, {0.2023, 0.1994, 0.2010}} {
+			layer[i].DType, layer[i].Shape = ckpt.F32, []int64{1, 3, 1, 1}
+			for _, v := range values {
+				layer[i].Data = binary.LittleEndian.AppendUint32(layer[i].Data, math.Float32bits(v))
+			}
+		}
+		file.Tensors = append(layer, file.Tensors...)
 	case "nan":
 		i := slices.IndexFunc(file.Tensors, func(t ckpt.Tensor) bool { return strings.HasSuffix(t.Name, "conv1.weight") })
 		binary.LittleEndian.PutUint32(file.Tensors[i].Data[8:], math.Float32bits(float32(math.NaN())))

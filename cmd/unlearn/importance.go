@@ -17,8 +17,8 @@ func (p *program) importance() *cli.Command {
 			if err != nil || result == nil || inv.Console.JSON() {
 				return err
 			}
-			q := result.Quantiles
-			return printLines(p.stdout, fmt.Sprintf("%s over %d images in %.1f s; anchor weights: least %.3f, quartiles %.3f %.3f %.3f, greatest %.3f",
-				result.Estimator, len(result.Forget.Indices), result.Seconds, q[0], q[1], q[2], q[3], q[4]))
+			a := result.Anchors
+			return printLines(p.stdout, fmt.Sprintf("%s over %d images in %.1f s; anchor weights: least %.3f, median %.3f, mean %.3f, greatest %.3f; %.2f %% are 1",
+				result.Estimator, len(result.Forget.Indices), result.Seconds, a.Min, a.Median, a.Mean, a.Max, 100*a.Ones))
 		})
 }

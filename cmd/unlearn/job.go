@@ -40,7 +40,7 @@ func (p *program) work(verb, usage, description string, do func(context.Context,
 			if err := cfg.Decode(&bound); err != nil {
 				return err
 			}
-			ctx, release := run.Signals(c.Context, bound.Grace, os.Exit)
+			ctx, release := run.Signals(c.Context, bound.Grace, p.abort(terminal.JSON))
 			defer release()
 			console := run.NewConsole(terminal, p.stdout, p.stderr)
 			for _, name := range cfg.Unused {
@@ -49,6 +49,14 @@ func (p *program) work(verb, usage, description string, do func(context.Context,
 			err = do(ctx, run.Invocation{Catalog: p.catalog, Config: cfg, Argv: os.Args, Console: console})
 			return errors.Join(err, console.Close())
 		},
+	}
+}
+
+// abort ends the program while a job is still at work, and says whether it can be resumed.
+func (p *program) abort(asJSON bool) func(*run.Stopped, int) {
+	return func(stopped *run.Stopped, code int) {
+		report(stopped, code, asJSON, p.stdout, p.stderr)
+		os.Exit(code)
 	}
 }
 

@@ -40,16 +40,16 @@ func start(args []string, stdout, stderr io.Writer) int {
 		err = app.Run(permute(app, args))
 	}
 	if err != nil {
-		report(err, wantsJSON(args), stdout, stderr)
+		report(err, run.ExitCode(err), wantsJSON(args), stdout, stderr)
 	}
 	return run.ExitCode(err)
 }
 
 // report says what went wrong: a sentence on stderr, and under --json an event as the last line of stdout.
-func report(err error, asJSON bool, stdout, stderr io.Writer) {
+func report(err error, code int, asJSON bool, stdout, stderr io.Writer) {
 	fmt.Fprintf(stderr, "unlearn: %v\n", err)
 	if asJSON {
-		run.NewConsole(run.TerminalOptions{JSON: true}, stdout, stderr).Emit(run.Failure{Message: err.Error(), Code: run.ExitCode(err)})
+		run.NewConsole(run.TerminalOptions{JSON: true}, stdout, stderr).Emit(run.Failure{Message: err.Error(), Code: code})
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -108,5 +109,32 @@ func TestKilled(t *testing.T) {
 		if !bytes.Equal(got, want) {
 			t.Errorf("SIGTERM at step %g, SIGKILL at step %g: other weights", first, second)
 		}
+	}
+}
+
+// A job that does not come to its end in time is ended; its last checkpoint is still good, and it says so.
+func TestGraceRunsOut(t *testing.T) {
+	dir := t.TempDir()
+	if err := tinyimages.Write(filepath.Join(dir, "data"), 3); err != nil {
+		t.Fatal(err)
+	}
+	job := []string{
+		"train", "--json", "-q", "-m", "resnet18", "--dataset", "imagefolder", "--data-dir", "data", "--threads", "1",
+		"--epochs", "100", "--train-batch", "36", "--save-every", "2", "--grace", "1ns", "-o", "run",
+	}
+	var events []map[string]any
+	code, stderr := process(t, dir, func(e map[string]any, p *os.Process) {
+		events = append(events, e)
+		if e["event"] == "checkpoint" && len(events) > 8 {
+			if err := p.Signal(syscall.SIGTERM); err != nil {
+				t.Error(err)
+			}
+		}
+	}, job...)
+	if code != 75 || !strings.Contains(stderr, "stopped by SIGTERM; continue with --resume run/checkpoints/step-") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+	if !slices.ContainsFunc(events, func(e map[string]any) bool { return e["event"] == "error" && e["exit_code"] == 75. }) {
+		t.Errorf("no event tells of the end; the last is %v", events[len(events)-1])
 	}
 }

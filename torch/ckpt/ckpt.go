@@ -73,7 +73,7 @@ type Tensor struct {
 type File struct {
 	Tensors  []Tensor
 	Metadata map[string]string // safetensors' __metadata__; a .pt has none
-	// Format is how the tensors were stored. Save follows its Wrapper and Prefix, so that a file can go back as it came;
+	// Format is how the tensors were stored. Save follows all but its Container, so that a file can go back as it came;
 	// the zero Format is the plain one.
 	Format Format
 }
@@ -94,12 +94,17 @@ type Format struct {
 	// Wrapper is the key of the dict that held the state dict, such as "state_dict"; empty if there was none.
 	// Other entries of that dict (epoch, optimizer) are not kept. Safetensors files have no wrapper.
 	Wrapper string
-	// Prefix was taken off every name: "module." for networks saved from DataParallel, else empty.
+	// Prefix was taken off every name: "module." for networks saved from DataParallel, "1." by [File.StripNormalizer].
 	Prefix string
+	// Front are tensors that StripNormalizer took off the file, under the names they have there.
+	Front []Tensor
 }
 
-// parallelPrefix is what DataParallel and DistributedDataParallel put before each name.
-const parallelPrefix = "module."
+// The prefixes of wrapped networks.
+const (
+	parallelPrefix   = "module." // by DataParallel and DistributedDataParallel
+	sequentialPrefix = "1."      // of the second module of a Sequential
+)
 
 // ErrCorrupt is what errors.Is finds in every error of Load and Read that is the fault of the content: damaged, lying or
 // cut off, of an unsupported kind, or with names in its pickle that are refused.
@@ -178,24 +183,49 @@ func Read(r io.ReaderAt, size int64) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.stripPrefix()
+	f.stripPrefix(parallelPrefix)
 	return f, nil
 }
 
-// stripPrefix takes "module." off the names where all of them have it.
-func (f *File) stripPrefix() {
-	for _, t := range f.Tensors {
-		if !strings.HasPrefix(t.Name, parallelPrefix) {
-			return
-		}
-	}
-	if len(f.Tensors) == 0 {
+// stripPrefix takes a prefix off the names where all of them have it.
+func (f *File) stripPrefix(prefix string) {
+	if len(f.Tensors) == 0 || slices.ContainsFunc(f.Tensors, func(t Tensor) bool { return !strings.HasPrefix(t.Name, prefix) }) {
 		return
 	}
-	f.Format.Prefix = parallelPrefix
+	f.Format.Prefix += prefix
 	for i := range f.Tensors {
-		f.Tensors[i].Name = f.Tensors[i].Name[len(parallelPrefix):]
+		f.Tensors[i].Name = f.Tensors[i].Name[len(prefix):]
 	}
+}
+
+// StripNormalizer takes a normalising layer off a network, where the file holds nn.Sequential(layer, network): it takes "1."
+// off the names and moves the layer's own tensors, "0.mean" and "0.std" if it has any, to Format.Front. Any other file stays
+// as it is. Load does not do this by itself, because names that begin with "1." can be a network's own.
+func (f *File) StripNormalizer() {
+	front := func(t Tensor) bool { return t.Name == "0.mean" || t.Name == "0.std" }
+	network := slices.DeleteFunc(slices.Clone(f.Tensors), front)
+	if slices.ContainsFunc(network, func(t Tensor) bool { return !strings.HasPrefix(t.Name, sequentialPrefix) }) {
+		return
+	}
+	for _, t := range f.Tensors {
+		if front(t) {
+			t.Name = f.Format.Prefix + t.Name
+			f.Format.Front = append(f.Format.Front, t)
+		}
+	}
+	f.Tensors = network
+	f.stripPrefix(sequentialPrefix)
+	f.stripPrefix(parallelPrefix) // Sequential(layer, DataParallel(network))
+}
+
+// stored is f under the names that its file has.
+func (f *File) stored() *File {
+	out := &File{Tensors: slices.Clone(f.Format.Front), Metadata: f.Metadata, Format: Format{Wrapper: f.Format.Wrapper}}
+	for _, t := range f.Tensors {
+		t.Name = f.Format.Prefix + t.Name
+		out.Tensors = append(out.Tensors, t)
+	}
+	return out
 }
 
 // Save writes f to path, as safetensors or as a .pt by the suffix (.safetensors, .pt, .pth). The file appears whole or
@@ -206,6 +236,7 @@ func Save(path string, f *File) error {
 	if err != nil {
 		return err
 	}
+	f = f.stored()
 	if err := f.check(); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -248,7 +279,7 @@ func (f *File) check() error {
 			return fmt.Errorf("two tensors are named %q", t.Name)
 		}
 		seen[t.Name] = true
-		if !utf8.ValidString(t.Name) || f.Format.Prefix+t.Name == metadataKey {
+		if !utf8.ValidString(t.Name) || t.Name == metadataKey {
 			return fmt.Errorf("%q cannot be the name of a tensor", t.Name)
 		}
 		if t.DType.Size() == 0 {

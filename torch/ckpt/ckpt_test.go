@@ -160,7 +160,7 @@ func checkPyTorch(t *testing.T, dir string) {
 		if name == "parallel.pt" {
 			format.Wrapper, format.Prefix = "net", "module."
 		}
-		if f.Format != format {
+		if !cmp.Equal(f.Format, format) {
 			t.Errorf("%s: format %+v, want %+v", name, f.Format, format)
 		}
 	}
@@ -255,6 +255,62 @@ func TestWriteLayout(t *testing.T) {
 		`"mask":{"dtype":"BOOL","shape":[3],"data_offsets":[32,35]}}`
 	if n := binary.LittleEndian.Uint64(data); n%8 != 0 || strings.TrimRight(string(data[8:8+n]), " ") != header {
 		t.Errorf("header of %d bytes:\n%s\nwant\n%s", n, data[8:8+n], header)
+	}
+}
+
+// A network behind a normalising layer, as nn.Sequential and nn.DataParallel save it, in all combinations.
+func TestStripNormalizer(t *testing.T) {
+	tensor := func(name string) ckpt.Tensor {
+		return ckpt.Tensor{Name: name, DType: ckpt.U8, Shape: []int64{1}, Data: []byte{1}}
+	}
+	for _, c := range []struct{ names, left, front, prefix string }{
+		{"1.a 1.b.c", "a b.c", "", "1."},
+		{"0.mean 0.std 1.a", "a", "0.mean 0.std", "1."},
+		{"1.a 0.std", "a", "0.std", "1."},
+		{"module.0.mean module.1.a", "a", "module.0.mean", "module.1."},
+		{"1.module.a 0.mean 1.module.b", "a b", "0.mean", "1.module."},
+		{"1.b 1.module.a", "b module.a", "", "1."},
+		{"1.1.a", "1.a", "", "1."},
+		{"1.a 2.b", "1.a 2.b", "", ""},
+		{"0.weight 1.a", "0.weight 1.a", "", ""},
+		{"0.mean a", "0.mean a", "", ""},
+		{"1.b 10.a", "1.b 10.a", "", ""},
+	} {
+		for _, suffix := range []string{".safetensors", ".pt"} {
+			file := &ckpt.File{}
+			for _, name := range strings.Fields(c.names) {
+				file.Tensors = append(file.Tensors, tensor(name))
+			}
+			path, again := filepath.Join(t.TempDir(), "a"+suffix), filepath.Join(t.TempDir(), "b"+suffix)
+			if err := ckpt.Save(path, file); err != nil {
+				t.Fatal(err)
+			}
+			got, err := ckpt.Load(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got.StripNormalizer()
+			names := func(of []ckpt.Tensor) string {
+				var all []string
+				for _, x := range of {
+					all = append(all, x.Name)
+				}
+				return strings.Join(all, " ")
+			}
+			if names(got.Tensors) != c.left || names(got.Format.Front) != c.front || got.Format.Prefix != c.prefix {
+				t.Errorf("%s, %s: left %q, front %q, prefix %q", suffix, c.names, names(got.Tensors), names(got.Format.Front), got.Format.Prefix)
+			}
+			if err := ckpt.Save(again, got); err != nil {
+				t.Fatal(err)
+			}
+			back, err := ckpt.Load(again)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if back.StripNormalizer(); back.Hash() != got.Hash() || back.Format.Prefix != c.prefix || len(back.Format.Front) != len(got.Format.Front) {
+				t.Errorf("%s, %s: comes back as %+v", suffix, c.names, back)
+			}
+		}
 	}
 }
 

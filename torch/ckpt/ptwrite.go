@@ -102,7 +102,7 @@ func pickleStateDict(f *File) (program []byte, storages [][]byte) {
 			strides[d] = step
 			step *= max(n, 1)
 		}
-		w.text(f.Format.Prefix + t.Name)
+		w.text(t.Name)
 		w.op("ctorch._utils\n_rebuild_tensor_v2\n((").text("storage").op("ctorch\n" + classes[t.DType] + "\n")
 		w.text(strconv.Itoa(key)).text("cpu").integer(int64(len(t.Data) / t.DType.Size())).op("tQ")
 		w.integer(0).tuple(t.Shape).tuple(strides)

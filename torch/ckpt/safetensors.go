@@ -249,7 +249,7 @@ func writeSafetensors(w io.Writer, f *File) error {
 		t := f.Tensors[i]
 		begin := end
 		end += int64(len(t.Data))
-		entries[f.Format.Prefix+t.Name] = entry{t.DType, append([]int64{}, t.Shape...), [2]int64{begin, end}}
+		entries[t.Name] = entry{t.DType, append([]int64{}, t.Shape...), [2]int64{begin, end}}
 	}
 
 	var header bytes.Buffer

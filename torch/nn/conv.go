@@ -14,6 +14,19 @@ type Conv2dModule struct {
 	Weight, Bias              torch.Tensor // owned by the module; Bias is undefined if there is none
 	stride, padding, dilation []int64
 	groups                    int64
+	instead                   Convolution
+}
+
+// Convolution computes what c would for x, with a derivative, or reports that it does not do this one.
+type Convolution func(c *Conv2dModule, x torch.Tensor) (y torch.Tensor, done bool)
+
+// SetConvolution lets every Conv2d in m ask fn first; nil goes back to libtorch alone.
+func SetConvolution(m Module, fn Convolution) {
+	for _, module := range Modules(m) {
+		if c, ok := module.(*Conv2dModule); ok {
+			c.instead = fn
+		}
+	}
 }
 
 // Conv2d makes a convolution of images [n, inChannels, h, w] with square kernels. Parameters: weight
@@ -39,7 +52,17 @@ func Conv2d(inChannels, outChannels, kernelSize, stride, padding, dilation, grou
 
 // Forward convolves x [n, inChannels, h, w].
 func (m *Conv2dModule) Forward(x torch.Tensor) torch.Tensor {
+	if m.instead != nil {
+		if y, done := m.instead(m, x); done {
+			return y
+		}
+	}
 	return F.Conv2d(x, m.Weight, m.Bias, m.stride, m.padding, m.dilation, m.groups)
+}
+
+// Geometry returns stride, padding and dilation, each {height, width}, and the number of groups.
+func (m *Conv2dModule) Geometry() (stride, padding, dilation []int64, groups int64) {
+	return m.stride, m.padding, m.dilation, m.groups
 }
 
 // weightAndBias makes the parameters of a linear map with PyTorch's default initialisation: weight from

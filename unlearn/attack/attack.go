@@ -7,10 +7,11 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 
 	"l2ul/torch"
-	"l2ul/torch/nn"
+	"l2ul/unlearn/engine"
 	"l2ul/unlearn/kernels"
 )
 
@@ -22,6 +23,9 @@ type Options struct {
 	Num      string  `flag:"num-adv,num-adv-images" default:"auto" arg:"N|auto" group:"attack" help:"adversarial examples of each image; auto: ceil(1024/k)"`
 	Norm     string  `flag:"norm" default:"l2" oneof:"l2|linf" group:"attack" help:"ball of the perturbation"`
 	Targeted bool    `flag:"targeted" default:"true" group:"attack" help:"toward a random other class; false: away from the label"`
+	Exclude  string  `flag:"target-exclude" deftext:"only the label" oneof:"|goal" group:"attack" help:"goal: aim at no image's new label of goal relabel either"`
+	Pairs    string  `flag:"pairs" arg:"FILE" group:"attack" help:"attack these pairs, in place of --num-adv random classes of each image: lines of SOURCE,TARGET, or a .safetensors file with source, target and perhaps start"`
+	Store    string  `flag:"adv-store" default:"f32" oneof:"f32|f16" group:"attack" help:"keep the examples as they are, or rounded to half the size, which changes bits"`
 }
 
 // Repeats returns N, the number of examples to make of each of k images.
@@ -38,6 +42,12 @@ func (o *Options) Repeats(k int) (int, error) {
 
 // Validate checks what the tags cannot say.
 func (o *Options) Validate() error {
+	switch {
+	case o.Pairs != "" && !o.Targeted:
+		return fmt.Errorf("--pairs %s: pairs name the classes to reach; leave --targeted=false out", o.Pairs)
+	case o.Exclude != "" && (o.Pairs != "" || !o.Targeted):
+		return fmt.Errorf("--target-exclude %s: no targets are drawn; leave it out", o.Exclude)
+	}
 	_, err := o.Repeats(1)
 	return err
 }
@@ -79,7 +89,7 @@ type Log struct {
 type Set struct {
 	Pairs []Pair       // all that are planned
 	Done  int          // how many of them, from the first on, are made
-	X     torch.Tensor // Float [len(Pairs), C, H, W], owned by the set, its first Done images written; undefined before the first
+	X     torch.Tensor // Float or Half [len(Pairs), C, H, W], owned by the set, its first Done images written; undefined before the first
 }
 
 // Targets returns the targets of all pairs, Long [len(Pairs)], on the CPU and in the current scope.
@@ -101,13 +111,21 @@ func (s *Set) Free() {
 
 // Summary is the outcome of a whole set.
 type Summary struct {
-	Pairs    int     `json:"pairs"`
-	Success  float64 `json:"success"`         // share of pairs whose attack succeeded
-	MeanLoss float64 `json:"mean_loss"`       // mean cross-entropy to the target at the end
-	NormMin  float64 `json:"norm_min"`        // smallest,
-	NormMean float64 `json:"norm_mean"`       // mean and
-	NormMax  float64 `json:"norm_max"`        // largest L2 norm of a perturbation
-	OnLabel  int     `json:"target_is_label"` // pairs whose target is the image's own label
+	Pairs    int     `json:"pairs" jsonschema:"minimum=0"`
+	Success  float64 `json:"success" jsonschema:"minimum=0,maximum=1,description=share of pairs whose attack succeeded"`
+	MeanLoss float64 `json:"mean_loss" jsonschema:"description=mean cross-entropy to the target at the end"`
+	Norm     Norms   `json:"norm"`
+	OnLabel  int     `json:"target_is_label" jsonschema:"minimum=0,description=pairs whose target is the image's own label"`
+}
+
+// Norms are the L2 norms of the perturbations; quantiles are interpolated between neighbours.
+type Norms struct {
+	Min    float64 `json:"min" jsonschema:"minimum=0"`
+	Q05    float64 `json:"q05" jsonschema:"minimum=0"`
+	Median float64 `json:"median" jsonschema:"minimum=0"`
+	Mean   float64 `json:"mean" jsonschema:"minimum=0"`
+	Q95    float64 `json:"q95" jsonschema:"minimum=0"`
+	Max    float64 `json:"max" jsonschema:"minimum=0"`
 }
 
 // Summary sums up the finished pairs; labels are those of the images.
@@ -116,27 +134,37 @@ func (s *Set) Summary(labels []int) Summary {
 	if n == 0 {
 		return Summary{}
 	}
-	sum := Summary{Pairs: n, NormMin: s.Pairs[0].Norm}
-	for _, p := range s.Pairs[:n] {
+	sum, norms := Summary{Pairs: n}, make([]float64, n)
+	for i, p := range s.Pairs[:n] {
 		if p.Success {
 			sum.Success += 1 / float64(n)
 		}
 		sum.MeanLoss += p.LossEnd / float64(n)
-		sum.NormMean += p.Norm / float64(n)
-		sum.NormMin, sum.NormMax = min(sum.NormMin, p.Norm), max(sum.NormMax, p.Norm)
+		sum.Norm.Mean += p.Norm / float64(n)
+		norms[i] = p.Norm
 		if p.Target == labels[p.Source] {
 			sum.OnLabel++
 		}
 	}
+	slices.Sort(norms)
+	at := func(q float64) float64 {
+		below, part := math.Modf(q * float64(n-1))
+		low, high := norms[int(below)], norms[min(int(below)+1, n-1)]
+		return low + part*(high-low)
+	}
+	sum.Norm.Min, sum.Norm.Q05, sum.Norm.Median, sum.Norm.Q95, sum.Norm.Max = at(0), at(0.05), at(0.5), at(0.95), at(1)
 	return sum
 }
 
 // Job is an attack on k images.
 type Job struct {
-	Net     nn.Module    // put and left in evaluation mode; its parameters are frozen meanwhile
+	Net     *engine.Network
 	X       torch.Tensor // Float [k, C, H, W] in [0, 1]
 	Labels  []int        // of the images
 	Classes int
+	Avoid   []int        // of each image, a class that is not aimed at beside its label; nil for none
+	Pairs   []Pair       // to attack in place of drawn ones; nil to draw
+	Starts  torch.Tensor // of Pairs, Float [len(Pairs), C, H, W] in [0, 1]; undefined to draw
 	Options Options
 	Seed    int64
 	Chunk   int // pairs attacked at once, at least 1; does not change the stream of targets and starts
@@ -146,7 +174,6 @@ type Job struct {
 // it calls saved, which may be nil. When ctx ends, at most one iteration later it returns the context's cause; set then
 // holds all finished chunks.
 func (j *Job) Run(ctx context.Context, set *Set, saved func() error) (err error) {
-	defer Freeze(j.Net)()
 	torch.Scope(func() {
 		starts := j.newStarts(set.Done)
 		classes := j.classes()
@@ -165,7 +192,7 @@ func (j *Job) classes() []int64 {
 	for from := 0; from < len(j.Labels); from += j.Chunk {
 		torch.Scope(func() {
 			x := j.X.Narrow(0, int64(from), int64(min(j.Chunk, len(j.Labels)-from)))
-			torch.NoGrad(func() { classes = append(classes, torch.ToSlice[int64](j.Net.Forward(x).ArgMax(1, false))...) })
+			classes = append(classes, torch.ToSlice[int64](j.Net.Logits(x).ArgMax(1, false))...)
 		})
 	}
 	return classes
@@ -188,7 +215,10 @@ func (j *Job) chunk(ctx context.Context, set *Set, starts *starts, before []int6
 			return
 		}
 		adv := x.Add(delta, 1).Clamp(0, 1)
-		after, lossEnd := j.predict(adv, y)
+		if j.Options.Store == "f16" {
+			adv = adv.CastTo(torch.Half)
+		}
+		after, lossEnd := j.predict(adv.CastTo(torch.Float), y)
 		norms := torch.ToSlice[float64](delta.CastTo(torch.Double).Square().SumDim([]int64{1, 2, 3}, false).Sqrt())
 		for i := range pairs {
 			p := &pairs[i]
@@ -209,15 +239,15 @@ func (j *Job) chunk(ctx context.Context, set *Set, starts *starts, before []int6
 
 // Perturb returns the perturbation of a batch of images x, Float [n, C, H, W] in [0, 1], after exactly o.Iters steps of
 // projected gradient descent (spec/l2ul.md section 3.1): ascent on -CE to the classes y, Long [n]; untargeted, on CE of the
-// labels y. It begins at the images start, like x, projected to the ball. net must be frozen, see [Freeze].
-func Perturb(net nn.Module, x, start, y torch.Tensor, o *Options) torch.Tensor {
+// labels y. It begins at the images start, like x, projected to the ball.
+func Perturb(net *engine.Network, x, start, y torch.Tensor, o *Options) torch.Tensor {
 	delta := kernels.PGDStart(x, start, o.Eps, o.Norm)
 	_ = perturb(context.Background(), net, x, delta, y, o) // fails only when its context ends
 	return delta
 }
 
 // perturb does the steps on delta, in place, until they are done or ctx ends.
-func perturb(ctx context.Context, net nn.Module, x, delta, y torch.Tensor, o *Options) error {
+func perturb(ctx context.Context, net *engine.Network, x, delta, y torch.Tensor, o *Options) error {
 	step := kernels.PGDL2Step
 	if o.Norm == "linf" {
 		step = kernels.PGDLinfStep
@@ -227,12 +257,14 @@ func perturb(ctx context.Context, net nn.Module, x, delta, y torch.Tensor, o *Op
 			return context.Cause(ctx)
 		}
 		torch.Scope(func() {
-			input := x.Add(delta, 1).SetRequiresGrad(true)
-			gain := net.Forward(input).CrossEntropy(y, torch.Tensor{}, torch.ReduceSum, -100)
-			if o.Targeted {
-				gain = gain.Neg()
-			}
-			step(delta, torch.Grad([]torch.Tensor{gain}, []torch.Tensor{input})[0], x, o.Step, o.Eps)
+			grad := net.InputGrad(x.Add(delta, 1), func(logits torch.Tensor) torch.Tensor {
+				gain := logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceSum, -100)
+				if o.Targeted {
+					gain = gain.Neg()
+				}
+				return gain
+			})
+			step(delta, grad, x, o.Step, o.Eps)
 		})
 	}
 	return nil
@@ -241,11 +273,9 @@ func perturb(ctx context.Context, net nn.Module, x, delta, y torch.Tensor, o *Op
 // predict returns the class and the cross-entropy to y of each image.
 func (j *Job) predict(x, y torch.Tensor) (classes []int64, losses []float64) {
 	torch.Scope(func() {
-		torch.NoGrad(func() {
-			logits := j.Net.Forward(x)
-			classes = torch.ToSlice[int64](logits.ArgMax(1, false))
-			losses = torch.ToSlice[float64](logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceNone, -100).CastTo(torch.Double))
-		})
+		logits := j.Net.Logits(x)
+		classes = torch.ToSlice[int64](logits.ArgMax(1, false))
+		losses = torch.ToSlice[float64](logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceNone, -100).CastTo(torch.Double))
 	})
 	return classes, losses
 }
@@ -259,29 +289,12 @@ func (s *Set) add(x torch.Tensor) {
 	if !s.X.Defined() {
 		shape := x.Shape()
 		shape[0] = int64(len(s.Pairs))
-		s.X = opEmpty.One(shape, torch.Float, nil, x.Device(), nil, formatOf(x))
+		s.X = opEmpty.One(shape, x.Dtype(), nil, x.Device(), nil, formatOf(x))
 		torch.Own(s.X)
 	}
 	n := x.Size(0)
 	s.X.Narrow(0, int64(s.Done), n).CopyI(x)
 	s.Done += int(n)
-}
-
-// Freeze puts net into evaluation mode with no parameter tracked by autograd, and returns what tracks them again.
-func Freeze(net nn.Module) (thaw func()) {
-	net.Root().Eval()
-	var tracked []torch.Tensor
-	for _, p := range net.Root().Parameters() {
-		if p.RequiresGrad() {
-			tracked = append(tracked, p)
-			p.SetRequiresGrad(false)
-		}
-	}
-	return func() {
-		for _, p := range tracked {
-			p.SetRequiresGrad(true)
-		}
-	}
 }
 
 func formatOf(t torch.Tensor) torch.MemoryFormat {
@@ -291,7 +304,7 @@ func formatOf(t torch.Tensor) torch.MemoryFormat {
 	return torch.Contiguous
 }
 
-// Resumed is the set of a job whose first pairs are done: x holds their examples, Float [done, C, H, W].
+// Resumed is the set of a job whose first pairs are done: x holds their examples, Float or Half [done, C, H, W].
 func Resumed(pairs []Pair, x torch.Tensor) *Set {
 	s := &Set{Pairs: pairs}
 	s.add(x)

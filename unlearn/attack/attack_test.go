@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"l2ul/internal/reference"
@@ -17,6 +19,7 @@ import (
 	"l2ul/torch/ckpt"
 	"l2ul/torch/nn"
 	"l2ul/unlearn/attack"
+	"l2ul/unlearn/engine"
 )
 
 func TestMain(m *testing.M) { reference.TestMain(m) }
@@ -27,8 +30,10 @@ func settings(iters int) attack.Options {
 }
 
 func newJob(g *smallnet.Golden, o attack.Options, chunk int) *attack.Job {
+	net := engine.Freeze(g.Fresh(), engine.Reference)
+	g.Cleanup(net.Thaw)
 	return &attack.Job{
-		Net: g.Fresh(), X: g.Tensor("x"), Labels: g.Ints("y"), Classes: smallnet.Classes, Chunk: chunk, Options: o,
+		Net: net, X: g.Tensor("x"), Labels: g.Ints("y"), Classes: smallnet.Classes, Chunk: chunk, Options: o,
 	}
 }
 
@@ -55,7 +60,8 @@ func sources(g *smallnet.Golden) torch.Tensor {
 func TestPerturbationsAreTheReferences(t *testing.T) {
 	smallnet.ForEach(t, func(t *testing.T, g *smallnet.Golden) {
 		net := g.Fresh()
-		defer attack.Freeze(net)()
+		frozen := engine.Freeze(net, engine.Reference)
+		defer frozen.Thaw()
 		var cases map[string][4]any
 		g.Meta("pgd", &cases)
 		compared := 0
@@ -70,7 +76,7 @@ func TestPerturbationsAreTheReferences(t *testing.T) {
 				compared++
 				o.Iters = iters
 				torch.Scope(func() {
-					g.Equal(want, attack.Perturb(net, sources(g), g.Tensor("pair.start").Contiguous(g.Format), g.Tensor("pair.target"), &o), rtol)
+					g.Equal(want, attack.Perturb(frozen, sources(g), g.Tensor("pair.start").Contiguous(g.Format), g.Tensor("pair.target"), &o), rtol)
 				})
 			}
 		}
@@ -120,8 +126,8 @@ func TestLogSaysWhatTheNetworkSays(t *testing.T) {
 				job := newJob(g, o, 24)
 				set := run(g, job)
 				x := sources(g)
-				logits := job.Net.Forward(set.X).Detach()
-				classes, before := torch.ToSlice[int64](logits.ArgMax(1, false)), torch.ToSlice[int64](job.Net.Forward(x).ArgMax(1, false))
+				logits := job.Net.Logits(set.X).Detach()
+				classes, before := torch.ToSlice[int64](logits.ArgMax(1, false)), torch.ToSlice[int64](job.Net.Logits(x).ArgMax(1, false))
 				delta := set.X.Sub(x, 1)
 				norms := torch.ToSlice[float64](delta.CastTo(torch.Double).Square().SumDim([]int64{1, 2, 3}, false).Sqrt())
 				largest := torch.ToSlice[float32](largestOf(delta))
@@ -164,7 +170,7 @@ func TestLogSaysWhatTheNetworkSays(t *testing.T) {
 				if sum.Pairs != 24 || math.Abs(sum.Success-float64(hits)/24) > 1e-12 || math.Abs(sum.MeanLoss-mean) > 1e-5*max(1, mean) || sum.OnLabel != onLabel {
 					t.Errorf("summary %+v: want %d hits, mean loss %g, %d on label", sum, hits, mean, onLabel)
 				}
-				if sum.NormMin > sum.NormMean || sum.NormMean > sum.NormMax || math.Abs(sum.NormMax-slices.Max(norms)) > 1e-5 {
+				if math.Abs(sum.Norm.Max-slices.Max(norms)) > 1e-5 || math.Abs(sum.Norm.Min-slices.Min(norms)) > 1e-5 {
 					t.Errorf("norms of the summary: %+v", sum)
 				}
 			}
@@ -305,7 +311,9 @@ func TestNonFiniteWeights(t *testing.T) {
 					o := settings(iters)
 					o.Norm = norm
 					job := newJob(g, o, 5)
-					torch.NoGrad(func() { job.Net.Root().Parameters()[0].FillI(bad) })
+					net := g.Fresh()
+					torch.NoGrad(func() { net.Root().Parameters()[0].FillI(bad) })
+					job.Net = engine.Freeze(net, engine.Exact) // no plan of such weights agrees with the network
 					set, err := job.Plan()
 					if err != nil {
 						t.Fatal(err)
@@ -332,7 +340,7 @@ func TestOnePairOverflows(t *testing.T) {
 		net.Param("weight", torch.Full([]int64{1}, 1e20, false))
 		x := torch.Zeros([]int64{4, 3, 1, 1}, false)
 		x.Select(0, 2).FillI(1)
-		job := &attack.Job{Net: net, X: x, Labels: []int{0, 0, 0, 0}, Classes: 3, Chunk: 4, Options: attack.Options{Eps: 0, Step: 0.1, Iters: 1, Num: "1", Norm: "l2", Targeted: true}}
+		job := &attack.Job{Net: engine.Freeze(net, engine.Reference), X: x, Labels: []int{0, 0, 0, 0}, Classes: 3, Chunk: 4, Options: attack.Options{Eps: 0, Step: 0.1, Iters: 1, Num: "1", Norm: "l2", Targeted: true}}
 		set, err := job.Plan()
 		if err != nil {
 			t.Fatal(err)
@@ -368,7 +376,7 @@ func TestStreamsAreTheReferences(t *testing.T) {
 		net.Param("weight", torch.Ones([]int64{1}, false))
 		// In a ball this large and after no iteration, an example is its start.
 		job := &attack.Job{
-			Net: net, X: torch.Zeros([]int64{70, 3, 2, 2}, false), Labels: labels, Classes: 10, Seed: 7, Chunk: 31,
+			Net: engine.Freeze(net, engine.Reference), X: torch.Zeros([]int64{70, 3, 2, 2}, false), Labels: labels, Classes: 10, Seed: 7, Chunk: 31,
 			Options: attack.Options{Eps: 1000, Num: "3", Norm: "l2", Targeted: true},
 		}
 		set := run(g, job)
@@ -388,17 +396,17 @@ func TestStreamsAreTheReferences(t *testing.T) {
 }
 
 func TestOtherClasses(t *testing.T) {
-	if _, err := attack.OtherClasses([]int{0}, 1, 1); err == nil {
+	if _, err := attack.OtherClasses([]int{0}, nil, 1, 1); err == nil {
 		t.Error("one class has another class")
 	}
-	two, err := attack.OtherClasses([]int{0, 1, 1, 0, 1}, 2, 9)
+	two, err := attack.OtherClasses([]int{0, 1, 1, 0, 1}, nil, 2, 9)
 	if err != nil || !slices.Equal(two, []int{1, 0, 0, 1, 0}) {
 		t.Errorf("two classes: %v, %v", two, err)
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		classes := rapid.IntRange(2, 1000).Draw(rt, "classes")
 		labels := rapid.SliceOfN(rapid.IntRange(0, classes-1), 0, 50).Draw(rt, "labels")
-		got, err := attack.OtherClasses(labels, classes, rapid.Int64Min(0).Draw(rt, "seed"))
+		got, err := attack.OtherClasses(labels, nil, classes, rapid.Int64Min(0).Draw(rt, "seed"))
 		if err != nil || len(got) != len(labels) {
 			rt.Fatalf("%d targets for %d labels: %v", len(got), len(labels), err)
 		}
@@ -410,35 +418,75 @@ func TestOtherClasses(t *testing.T) {
 	})
 }
 
-// What the network was allowed to learn before an attack, it is afterwards, whether the attack succeeds or not.
-func TestParametersAreTrackedAgain(t *testing.T) {
-	g := smallnet.Load(t, "tiny")
-	torch.Scope(func() {
-		job := newJob(g, settings(1), 24)
-		params := job.Net.Root().Parameters()
-		params[0].SetRequiresGrad(false)
-		run(g, job)
-		for i, p := range params {
-			if p.RequiresGrad() != (i != 0) {
-				t.Errorf("parameter %d: requires grad %t", i, p.RequiresGrad())
-			}
-			if p.Grad().Defined() {
-				t.Errorf("parameter %d has a gradient", i)
-			}
+// With one more class to avoid, all others are drawn, about equally often; avoiding the label itself changes nothing.
+func TestOtherClassesAvoided(t *testing.T) {
+	const n, classes = 3000, 5
+	labels, avoid := make([]int, n), make([]int, n)
+	for i := range labels {
+		labels[i], avoid[i] = i%classes, (i+1+i/classes%4)%classes
+	}
+	got, err := attack.OtherClasses(labels, avoid, classes, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	drawn := map[[3]int]int{}
+	for i, c := range got {
+		if c == labels[i] || c == avoid[i] {
+			t.Fatalf("label %d, to avoid %d: target %d", labels[i], avoid[i], c)
 		}
-		if job.Net.Root().Training() {
-			t.Error("the network was left in training mode")
+		drawn[[3]int{labels[i], avoid[i], c}]++
+	}
+	if len(drawn) != classes*4*3 { // of 150 draws each, for 3 classes
+		t.Errorf("%d combinations drawn, not %d", len(drawn), classes*4*3)
+	}
+	for combination, times := range drawn {
+		if times < 25 || times > 80 {
+			t.Errorf("label, avoided and target %v: %d of 150", combination, times)
 		}
-		torch.NoGrad(func() { params[1].FillI(math.NaN()) })
-		set, err := job.Plan()
-		if err != nil {
-			t.Fatal(err)
+	}
+	plain, err := attack.OtherClasses(labels, nil, classes, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if same, err := attack.OtherClasses(labels, labels, classes, 3); err != nil || !slices.Equal(same, plain) {
+		t.Errorf("avoiding the label: %v", err)
+	}
+	if _, err := attack.OtherClasses([]int{0}, []int{1}, 2, 3); err == nil {
+		t.Error("a third of two classes was drawn")
+	}
+}
+
+// Imported pairs give what the same pairs give when they are drawn; other starts give other examples. Examples kept as
+// halves are the others, rounded.
+func TestImportedPairsAndHalves(t *testing.T) {
+	smallnet.ForEach(t, func(t *testing.T, g *smallnet.Golden) {
+		job := newJob(g, settings(3), 5)
+		drawn := run(g, job)
+		for _, p := range drawn.Pairs {
+			job.Pairs = append(job.Pairs, attack.Pair{Source: p.Source, Repeat: p.Repeat, Target: p.Target})
 		}
-		if err := job.Run(t.Context(), set, nil); err == nil {
-			t.Error("weights that are not finite pass")
+		imported := run(g, job)
+		if !torch.Equal(drawn.X, imported.X) {
+			t.Error("imported pairs give other examples")
 		}
-		if !params[1].RequiresGrad() {
-			t.Error("a failed attack leaves the parameters frozen")
+		shape := drawn.X.Shape()
+		job.Starts = torch.Zeros(shape, false).Contiguous(g.Format)
+		dark := run(g, job)
+		if torch.Equal(drawn.X, dark.X) {
+			t.Error("the starts have no effect")
+		}
+		for i := range dark.Pairs { // the start of each pair is its own
+			job.Starts.Select(0, int64(i)).FillI(float64(i) / float64(len(dark.Pairs)))
+		}
+		graded := run(g, job)
+		job.Chunk = 24
+		if whole := run(g, job); !torch.AllClose(graded.X, whole.X, 1e-5, 1e-5) {
+			t.Error("the starts of later chunks are not those of their pairs")
+		}
+		job.Pairs, job.Starts, job.Chunk, job.Options.Store = nil, torch.Tensor{}, 5, "f16"
+		half := run(g, job)
+		if half.X.Dtype() != torch.Half || !torch.Equal(half.X, drawn.X.CastTo(torch.Half)) {
+			t.Errorf("halves: %v", half.X.Dtype())
 		}
 	})
 }
@@ -462,6 +510,26 @@ func TestErrorsOfSavedStopTheAttack(t *testing.T) {
 func TestSummaryOfNothing(t *testing.T) {
 	if got := (&attack.Set{}).Summary(nil); got != (attack.Summary{}) {
 		t.Errorf("%+v: a result cannot hold infinity", got)
+	}
+}
+
+// The quantiles are numpy.quantile's.
+func TestNormQuantiles(t *testing.T) {
+	for _, c := range []struct {
+		norms []float64
+		want  attack.Norms
+	}{
+		{[]float64{3, 10, 1, 4, 2}, attack.Norms{Min: 1, Q05: 1.2, Median: 3, Mean: 4, Q95: 8.8, Max: 10}},
+		{[]float64{4, 1, 3, 2}, attack.Norms{Min: 1, Q05: 1.15, Median: 2.5, Mean: 2.5, Q95: 3.85, Max: 4}},
+		{[]float64{7}, attack.Norms{Min: 7, Q05: 7, Median: 7, Mean: 7, Q95: 7, Max: 7}},
+	} {
+		set := &attack.Set{Done: len(c.norms)}
+		for _, n := range c.norms {
+			set.Pairs = append(set.Pairs, attack.Pair{Log: attack.Log{Norm: n}})
+		}
+		if d := cmp.Diff(c.want, set.Summary([]int{0}).Norm, cmpopts.EquateApprox(0, 1e-12)); d != "" {
+			t.Errorf("%v:\n%s", c.norms, d)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package attack
 
 import (
 	"fmt"
+	"slices"
 
 	"l2ul/torch"
 	"l2ul/unlearn/seed"
@@ -14,20 +15,20 @@ const (
 )
 
 // Plan draws the targets of all pairs of k labelled images, in the published order: repeat by repeat, image by image.
-// Untargeted pairs have the label itself, the class to leave.
+// Untargeted pairs have the label itself, the class to leave. A job with Pairs has those.
 func (j *Job) Plan() (*Set, error) {
+	if j.Pairs != nil {
+		return &Set{Pairs: slices.Clone(j.Pairs)}, nil
+	}
 	k := len(j.Labels)
 	repeats, err := j.Options.Repeats(k)
 	if err != nil {
 		return nil, err
 	}
-	labels := make([]int, 0, repeats*k)
-	for range repeats {
-		labels = append(labels, j.Labels...)
-	}
+	labels := slices.Repeat(j.Labels, repeats)
 	targets := labels
 	if j.Options.Targeted {
-		if targets, err = OtherClasses(labels, j.Classes, seed.For(j.Seed, targetStream, 0)); err != nil {
+		if targets, err = OtherClasses(labels, slices.Repeat(j.Avoid, repeats), j.Classes, seed.For(j.Seed, targetStream, 0)); err != nil {
 			return nil, err
 		}
 	}
@@ -39,10 +40,8 @@ func (j *Job) Plan() (*Set, error) {
 }
 
 // OtherClasses draws, for each label, one of the other classes, all equally likely (rule `other`, spec/l2ul.md section 3.2).
-func OtherClasses(labels []int, classes int, streamSeed int64) ([]int, error) {
-	if classes < 2 {
-		return nil, fmt.Errorf("a network with %d class has no other class to aim at", classes)
-	}
+// avoid, if it is not empty, is one more class for each label that is not drawn (--target-exclude, section 2.3).
+func OtherClasses(labels, avoid []int, classes int, streamSeed int64) ([]int, error) {
 	var u []float32
 	torch.Scope(func() {
 		torch.Seeded(torch.NewGenerator(streamSeed), func() {
@@ -51,31 +50,46 @@ func OtherClasses(labels []int, classes int, streamSeed int64) ([]int, error) {
 	})
 	out := make([]int, len(labels))
 	for i, label := range labels {
-		out[i] = otherClass(u[i], label, classes)
+		excluded := []int{label}
+		if len(avoid) > 0 && avoid[i] != label {
+			excluded = []int{min(label, avoid[i]), max(label, avoid[i])}
+		}
+		if len(excluded) >= classes {
+			return nil, fmt.Errorf("of %d classes none is left to aim at beside %v", classes, excluded)
+		}
+		out[i] = otherClass(u[i], excluded, classes)
 	}
 	return out, nil
 }
 
-// otherClass turns u, uniform in [0, 1), into a class: t = trunc(u·(C-1)) in float32, clamped to C-2, and from the label on
-// one more.
-func otherClass(u float32, label, classes int) int {
-	t := min(int(u*float32(classes-1)), classes-2)
-	if t >= label {
-		t++
+// otherClass turns u, uniform in [0, 1), into one of the C classes without the excluded ones, which ascend: with e of them,
+// t = trunc(u·(C-e)) in float32, clamped to C-e-1, and one more for each excluded class that t reaches.
+func otherClass(u float32, excluded []int, classes int) int {
+	left := classes - len(excluded)
+	t := min(int(u*float32(left)), left-1)
+	for _, e := range excluded {
+		if t >= e {
+			t++
+		}
 	}
 	return t
 }
 
 // starts draws the starting images of the pairs one after the other, uniform in [0, 1). One value takes one output of the
-// generator whatever the size of the call, so the stream is that of the sequential loop.
+// generator whatever the size of the call, so the stream is that of the sequential loop. Given ones are handed out instead.
 type starts struct {
 	generator *torch.Generator
 	like      torch.Tensor
+	given     torch.Tensor
+	done      int64 // of the given ones
 }
 
 // newStarts returns the starts of the pairs behind the first skip ones. It lives in the current scope.
 func (j *Job) newStarts(skip int) *starts {
-	s := &starts{torch.NewGenerator(seed.For(j.Seed, startStream, 0)), j.X}
+	if j.Starts.Defined() {
+		return &starts{like: j.X, given: j.Starts, done: int64(skip)}
+	}
+	s := &starts{generator: torch.NewGenerator(seed.For(j.Seed, startStream, 0)), like: j.X}
 	for skip > 0 {
 		n := min(skip, j.Chunk)
 		torch.Scope(func() { s.next(n) })
@@ -84,10 +98,15 @@ func (j *Job) newStarts(skip int) *starts {
 	return s
 }
 
-// next draws n starting images, in the memory format and on the device of the images.
+// next returns n starting images, in the memory format and on the device of the images.
 func (s *starts) next(n int) (u torch.Tensor) {
-	shape := s.like.Shape()
-	shape[0] = int64(n)
-	torch.Seeded(s.generator, func() { u = torch.Rand(shape, false) })
+	if s.given.Defined() {
+		u = s.given.Narrow(0, s.done, int64(n))
+		s.done += int64(n)
+	} else {
+		shape := s.like.Shape()
+		shape[0] = int64(n)
+		torch.Seeded(s.generator, func() { u = torch.Rand(shape, false) })
+	}
 	return u.To(s.like.Device(), torch.Float).Contiguous(formatOf(s.like))
 }

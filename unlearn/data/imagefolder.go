@@ -8,11 +8,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-
-	"golang.org/x/sync/errgroup"
 )
 
 func init() {
@@ -89,7 +86,7 @@ func openImageFolder(ctx context.Context, src Source, splits []string) ([]*Set, 
 		if split == "test" && len(tree["test"]) == 0 {
 			folder = "val" // ImageNet has no labelled test split
 		}
-		if sets[i], err = decodeSplit(ctx, src.Dir, split, folder, classes, tree[folder]); err != nil {
+		if sets[i], err = decodeSplit(ctx, src, split, folder, classes, tree[folder]); err != nil {
 			return nil, err
 		}
 	}
@@ -198,16 +195,16 @@ func readArchive(ctx context.Context, file string, splits []string) (imageTree, 
 }
 
 // decodeSplit decodes the files of a split in parallel. They must all have the size of the first.
-func decodeSplit(ctx context.Context, source, split, folder string, classes []string, files []imageFile) (*Set, error) {
+func decodeSplit(ctx context.Context, src Source, split, folder string, classes []string, files []imageFile) (*Set, error) {
 	if len(files) == 0 {
-		return nil, inputf(source, "no images under %s/<class>/", split)
+		return nil, inputf(src.Dir, "no images under %s/<class>/", split)
 	}
 	where := func(f imageFile) string {
 		member := path.Join(folder, f.class, f.name)
 		if f.content != nil {
-			return source + ":" + member
+			return src.Dir + ":" + member
 		}
-		return filepath.Join(source, filepath.FromSlash(member))
+		return filepath.Join(src.Dir, filepath.FromSlash(member))
 	}
 	load := func(f imageFile) ([]byte, error) {
 		if f.content != nil {
@@ -225,7 +222,7 @@ func decodeSplit(ctx context.Context, source, split, folder string, classes []st
 	}
 	size := 3 * width * height
 	if size > maxSetBytes/len(files) {
-		return nil, inputf(source, "%d images of %d x %d pixels need more than %d bytes of memory; make them smaller first",
+		return nil, inputf(src.Dir, "%d images of %d x %d pixels need more than %d bytes of memory; make them smaller first",
 			len(files), width, height, int64(maxSetBytes))
 	}
 	s := &Set{
@@ -233,8 +230,7 @@ func decodeSplit(ctx context.Context, source, split, folder string, classes []st
 		Pixels: make([]byte, size*len(files)), Labels: make([]int, len(files)), Names: make([]string, len(files)),
 	}
 	const chunk = 64 // images a goroutine takes at a time
-	group, inner := errgroup.WithContext(ctx)
-	group.SetLimit(runtime.GOMAXPROCS(0))
+	group, inner := src.pool(ctx)
 	for start := 0; start < len(files) && inner.Err() == nil; start += chunk {
 		group.Go(func() error {
 			for i := start; i < min(start+chunk, len(files)); i++ {

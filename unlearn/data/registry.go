@@ -1,16 +1,28 @@
 package data
 
 import (
+	"cmp"
 	"context"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Source says where a dataset comes from. Each dataset uses what it needs of it.
 type Source struct {
-	Dir  string // folder or archive with the files
-	Seed int64  // of generated datasets
+	Dir     string // folder or archive with the files
+	Seed    int64  // of generated datasets
+	Workers int    // goroutines that decode or draw images; 0 for one a core
+}
+
+// pool returns a group of the source's workers.
+func (s Source) pool(ctx context.Context) (*errgroup.Group, context.Context) {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(cmp.Or(s.Workers, runtime.GOMAXPROCS(0)))
+	return group, ctx
 }
 
 // Dataset is a kind of data that [Open] can read.

@@ -54,9 +54,6 @@ func (r *Resident) Free() {
 	r.table.Free()
 }
 
-// Set returns the set in host memory.
-func (r *Resident) Set() *Set { return r.set }
-
 // Gather returns the images with these indices as Float [k, C, H, W] in [0, 1] and their labels as Long [k], in the
 // current scope. It counts nothing: what belongs to a run goes through a View. Indices outside the set panic with
 // *torch.Error.
@@ -98,31 +95,15 @@ func (r *Resident) View(part Part, indices []int, meter *Meter) *View {
 // Len returns the number of samples.
 func (v *View) Len() int { return len(v.indices) }
 
-// Part returns the role of the samples.
-func (v *View) Part() Part { return v.part }
-
 // Indices returns the indices of the samples in the set, in the view's order. The caller must not change them.
 func (v *View) Indices() []int { return v.indices }
 
 // Batch returns samples from to to-1 of the view: x Float [n, C, H, W] in [0, 1] and labels y Long [n], in the current
 // scope. It fails with *AccessError where the regime forbids the read.
 func (v *View) Batch(from, to int) (x, y torch.Tensor, err error) {
-	return v.gather(v.indices[from:to])
-}
-
-// Pick returns the samples at these positions of the view, like Batch: for shuffled epochs.
-func (v *View) Pick(positions []int) (x, y torch.Tensor, err error) {
-	indices := make([]int, len(positions))
-	for i, p := range positions {
-		indices[i] = v.indices[p]
-	}
-	return v.gather(indices)
-}
-
-func (v *View) gather(indices []int) (x, y torch.Tensor, err error) {
-	if err := v.meter.Read(v.part, len(indices)); err != nil {
+	if err := v.meter.Read(v.part, to-from); err != nil {
 		return x, y, err
 	}
-	x, y = v.resident.Gather(indices)
+	x, y = v.resident.Gather(v.indices[from:to])
 	return x, y, nil
 }

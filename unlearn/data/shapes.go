@@ -4,9 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
-
-	"golang.org/x/sync/errgroup"
 
 	"l2ul/unlearn/seed"
 )
@@ -78,14 +75,14 @@ func openShapes(ctx context.Context, src Source, splits []string) ([]*Set, error
 			return nil, usagef("dataset shapes has no split %q: choose train or test", split)
 		}
 		var err error
-		if sets[i], err = drawShapes(ctx, src.Seed, split, n); err != nil {
+		if sets[i], err = drawShapes(ctx, src, split, n); err != nil {
 			return nil, err
 		}
 	}
 	return sets, nil
 }
 
-func drawShapes(ctx context.Context, dataSeed int64, split string, n int) (*Set, error) {
+func drawShapes(ctx context.Context, src Source, split string, n int) (*Set, error) {
 	s := &Set{
 		Dataset: "shapes", Split: split, C: 3, H: shapesSide, W: shapesSide,
 		Pixels: make([]byte, n*3*shapesSide*shapesSide), Labels: make([]int, n),
@@ -94,13 +91,12 @@ func drawShapes(ctx context.Context, dataSeed int64, split string, n int) (*Set,
 		s.Classes = append(s.Classes, f.name)
 	}
 	const chunk = 100
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(runtime.GOMAXPROCS(0))
+	group, ctx := src.pool(ctx)
 	for start := 0; start < n; start += chunk {
 		group.Go(func() error {
 			for i := start; i < min(start+chunk, n) && ctx.Err() == nil; i++ {
 				s.Labels[i] = figureOf(i)
-				draw(s.Image(i), s.Labels[i], newDice(seed.For(dataSeed, "shapes/"+split, i)))
+				draw(s.Image(i), s.Labels[i], newDice(seed.For(src.Seed, "shapes/"+split, i)))
 			}
 			return ctx.Err()
 		})

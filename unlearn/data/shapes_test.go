@@ -38,7 +38,7 @@ func TestShapesAreFixed(t *testing.T) {
 
 func TestShapesSeed(t *testing.T) {
 	draw := func(seed int64, split string, n int) *Set {
-		s, err := drawShapes(t.Context(), seed, split, n)
+		s, err := drawShapes(t.Context(), Source{Seed: seed, Workers: 1 + n%3}, split, n)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,7 +94,7 @@ func TestFigures(t *testing.T) {
 
 func BenchmarkShapes(b *testing.B) {
 	for b.Loop() {
-		if _, err := drawShapes(b.Context(), 0, "train", shapesTrain); err != nil {
+		if _, err := drawShapes(b.Context(), Source{}, "train", shapesTrain); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -607,8 +607,8 @@ func TestErrors(t *testing.T) {
 func refused(t *testing.T, want string, call func()) {
 	t.Helper()
 	err := torch.Try(call)
-	if _, ok := errors.AsType[*torch.Error](err); !ok || !strings.Contains(err.Error(), want) {
-		t.Errorf("got error %v, want one that says %q", err, want)
+	if _, ok := errors.AsType[*torch.Error](err); !ok || !strings.Contains(err.Error(), want) || strings.Count(err.Error(), "l2ul::") != 1 {
+		t.Errorf("got error %v, want one that says %q and names its operator once", err, want)
 	}
 }
 

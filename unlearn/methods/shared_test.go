@@ -14,6 +14,7 @@ import (
 	"l2ul/torch/ckpt"
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
+	"l2ul/unlearn/engine"
 	"l2ul/unlearn/importance"
 )
 
@@ -53,7 +54,8 @@ func independent(t *testing.T, fn func(g *smallnet.Golden, names []string)) {
 func TestIndependentAttack(t *testing.T) {
 	independent(t, func(g *smallnet.Golden, _ []string) {
 		net := g.Fresh()
-		defer attack.Freeze(net)()
+		frozen := engine.Freeze(net, engine.Reference)
+		defer frozen.Thaw()
 		x := g.Tensor("x").IndexSelect(0, g.Tensor("pair.source"))
 		for _, c := range []struct {
 			name      string
@@ -69,7 +71,7 @@ func TestIndependentAttack(t *testing.T) {
 			{"alpha0.delta1", 1.5, 0, 1, 1e-6},
 		} {
 			o := attack.Options{Eps: c.eps, Step: c.step, Iters: c.iters, Norm: "l2", Targeted: true}
-			delta := attack.Perturb(net, x, g.Tensor("pair.start"), g.Tensor("pair.target"), &o)
+			delta := attack.Perturb(frozen, x, g.Tensor("pair.start"), g.Tensor("pair.target"), &o)
 			if diff := delta.Sub(g.Tensor("pgd."+c.name), 1).Abs().Max().Item(); !(diff <= c.atol) {
 				t.Errorf("%s: differs by up to %g", c.name, diff)
 			}

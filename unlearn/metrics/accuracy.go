@@ -6,7 +6,6 @@ import (
 	"math"
 
 	"l2ul/torch"
-	"l2ul/torch/nn"
 )
 
 // Images are labelled images in a fixed order, handed out in batches.
@@ -28,10 +27,9 @@ type Score struct {
 // Accuracy returns Hits / N, NaN for an empty set.
 func (s Score) Accuracy() float64 { return float64(s.Hits) / float64(s.N) }
 
-// Evaluate scores net on images, batch images at a time, in evaluation mode, in which it leaves net. progress, which may
-// be nil, is told the number of images done.
-func Evaluate(ctx context.Context, net nn.Module, images Images, batch int, progress func(done int)) (Score, error) {
-	net.Root().Eval()
+// Evaluate scores a classifier, given as the function from images to logits, on images, batch images at a time. progress,
+// which may be nil, is told the number of images done.
+func Evaluate(ctx context.Context, classifier func(x torch.Tensor) (logits torch.Tensor), images Images, batch int, progress func(done int)) (Score, error) {
 	score, sum := Score{N: int64(images.Len())}, 0.0
 	for from := 0; from < images.Len(); from += batch {
 		if err := context.Cause(ctx); err != nil {
@@ -45,7 +43,7 @@ func Evaluate(ctx context.Context, net nn.Module, images Images, batch int, prog
 				return
 			}
 			torch.NoGrad(func() {
-				logits := net.Forward(x)
+				logits := classifier(x)
 				score.Hits += Hits(logits, y)
 				sum += logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceNone, ignoreNone).CastTo(torch.Double).Sum().Item()
 			})

@@ -57,7 +57,7 @@ func TestEvaluate(t *testing.T) {
 			hits   int64
 		}{{[]int64{1, 0, 1, 0, 1, 2}, 6}, {[]int64{0, 1, 2, 1, 0, 0}, 0}, {[]int64{1, 2, 2, 2, 1, 2}, 3}} {
 			for batch := 1; batch <= 7; batch++ {
-				score, err := metrics.Evaluate(t.Context(), &rows{}, newImages(logits, c.labels), batch, nil)
+				score, err := metrics.Evaluate(t.Context(), (&rows{}).Forward, newImages(logits, c.labels), batch, nil)
 				if err != nil || score.Hits != c.hits || score.N != 6 || !math.IsNaN(score.Loss) || score.Accuracy() != float64(c.hits)/6 {
 					t.Errorf("labels %v, %d at a time: %+v, %v", c.labels, batch, score, err)
 				}
@@ -72,7 +72,7 @@ func TestEvaluate(t *testing.T) {
 			want += (math.Log(sum) - float64(row[labels[i]])) / 5
 		}
 		set, told := newImages(finite, labels), []int{}
-		score, err := metrics.Evaluate(t.Context(), &rows{}, set, 2, func(done int) { told = append(told, done) })
+		score, err := metrics.Evaluate(t.Context(), (&rows{}).Forward, set, 2, func(done int) { told = append(told, done) })
 		if err != nil || math.Abs(score.Loss-want) > 1e-6 || score.N != 5 {
 			t.Errorf("%+v, want loss %g: %v", score, want, err)
 		}
@@ -99,26 +99,25 @@ func TestTies(t *testing.T) {
 
 func TestEmptySet(t *testing.T) {
 	torch.Scope(func() {
-		score, err := metrics.Evaluate(t.Context(), &rows{}, newImages(nil, nil), 4, nil)
+		score, err := metrics.Evaluate(t.Context(), (&rows{}).Forward, newImages(nil, nil), 4, nil)
 		if err != nil || score.Hits != 0 || score.N != 0 || !math.IsNaN(score.Loss) || !math.IsNaN(score.Accuracy()) {
 			t.Errorf("%+v, %v", score, err)
 		}
 	})
 }
 
-func TestModeErrorsAndInterruption(t *testing.T) {
+func TestErrorsAndInterruption(t *testing.T) {
 	torch.Scope(func() {
 		net := &rows{}
-		net.Train(true)
 		set := newImages([][]float32{{1, 0}, {0, 1}, {0, 2}}, []int64{0, 1, 1})
 		ctx, cancel := context.WithCancelCause(t.Context())
 		stop := errors.New("stopped by a test")
-		_, err := metrics.Evaluate(ctx, net, set, 1, func(int) { cancel(stop) })
-		if !errors.Is(err, stop) || len(set.read) != 1 || net.Training() {
-			t.Errorf("%v after %d reads, training mode %t", err, len(set.read), net.Training())
+		_, err := metrics.Evaluate(ctx, net.Forward, set, 1, func(int) { cancel(stop) })
+		if !errors.Is(err, stop) || len(set.read) != 1 {
+			t.Errorf("%v after %d reads", err, len(set.read))
 		}
 		set.fail = errors.New("no such image")
-		if _, err := metrics.Evaluate(t.Context(), net, set, 1, nil); !errors.Is(err, set.fail) {
+		if _, err := metrics.Evaluate(t.Context(), net.Forward, set, 1, nil); !errors.Is(err, set.fail) {
 			t.Errorf("%v", err)
 		}
 	})

@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
+	"maps"
+	"strings"
+	"time"
 
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
+	"l2ul/torch/cuda"
 	"l2ul/torch/nn"
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
@@ -26,21 +28,58 @@ const adversarialSchema = "unlearn.adversarial/1"
 
 // attackJob sets up the attack on a forget set.
 func (d *desk) attackJob(o attack.Options, forget *data.ForgetSet, x torch.Tensor) *attack.Job {
-	return &attack.Job{
-		Net: d.net, X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Seed: d.compute.Seed,
+	job := &attack.Job{
+		Net: d.frozen(), X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Seed: d.compute.Seed,
 		Chunk: attackChunk,
 	}
+	if o.Exclude == excludeGoal {
+		job.Avoid = forget.Targets
+	}
+	if d.pairs != nil {
+		job.Pairs, job.Starts = d.pairs.pairs, d.pairs.starts
+	}
+	return job
 }
 
-// attackKey identifies an adversarial set by everything that decides its bits (spec/l2ul.md section 3.4).
-func (d *desk) attackKey(job *attack.Job, forget *data.ForgetSet) string {
-	build := torch.Build()
-	sum := sha256.Sum256(canonical(map[string]any{
-		"schema": adversarialSchema, "weights": d.weights.Hash(), "model": d.model.Model, "mean": d.model.Mean, "std": d.model.Std, "data": forget.DataHash, "indices": forget.Indices,
-		"options": job.Options, "seed": job.Seed, "chunk": job.Chunk, "threads": d.compute.Threads, "cores": CurrentEnvironment().Cores,
-		"channels_last": d.compute.ChannelsLast, "libtorch": build.Version, "kernels": build.CPUCapability, "unlearn": CurrentVersions().Unlearn,
-	}))
+const excludeGoal = "goal"
+
+// key identifies something that was computed, by everything that decides its bits: the network, what computes, and parts.
+func (d *desk) key(parts map[string]any) string {
+	env := CurrentEnvironment()
+	maps.DeleteFunc(env.Variables, func(name, _ string) bool { return strings.HasPrefix(name, "UNLEARN_") }) // known by their effect
+	all := map[string]any{
+		"weights": d.weights.Hash(), "model": d.model.Model, "mean": d.model.Mean, "std": d.model.Std,
+		"device": d.computer(), "mode": d.mode, "threads": d.compute.Threads, "channels_last": d.compute.ChannelsLast,
+		"deterministic": d.compute.Deterministic, "cores": env.Cores, "processor": env.Processor, "kernels": env.Kernels,
+		"variables": env.Variables, "libtorch": env.Versions.Libtorch, "unlearn": env.Versions.Unlearn,
+	}
+	maps.Copy(all, parts)
+	sum := sha256.Sum256(canonical(all))
 	return hex.EncodeToString(sum[:])
+}
+
+// computer names the kind of device that computes: other GPUs give other bits.
+func (d *desk) computer() string {
+	if d.device.Type != torch.CPUType {
+		if devices, err := cuda.Devices(); err == nil && d.device.Index < len(devices) {
+			return devices[d.device.Index].Name
+		}
+	}
+	return d.device.String()
+}
+
+// attackKey identifies an adversarial set (spec/l2ul.md section 3.4).
+func (d *desk) attackKey(job *attack.Job, forget *data.ForgetSet) string {
+	parts := map[string]any{
+		"schema": adversarialSchema, "data": forget.DataHash, "indices": forget.Indices, "avoid": job.Avoid,
+		"seed": job.Seed, "chunk": job.Chunk,
+	}
+	options := job.Options
+	if d.pairs != nil {
+		options.Pairs, parts["pairs"] = "", d.pairs.hash // wherever they are read from
+	}
+	parts["options"] = options
+	return d.key(parts)
 }
 
 // madeTensors are the finished examples of a set, for a checkpoint.
@@ -78,7 +117,7 @@ func column[T torch.Element](set *attack.Set, of func(p *attack.Pair) T) torch.T
 }
 
 // unpackAdversarial is the set of a file with the key; nil when the file is of another.
-func unpackAdversarial(file *ckpt.File, key string, format torch.MemoryFormat) (*attack.Set, error) {
+func (d *desk) unpackAdversarial(file *ckpt.File, key string) (*attack.Set, error) {
 	if file.Metadata["schema"] != adversarialSchema || file.Metadata["key"] != key {
 		return nil, nil
 	}
@@ -123,103 +162,130 @@ func unpackAdversarial(file *ckpt.File, key string, format torch.MemoryFormat) (
 			},
 		})
 	}
-	set.X, set.Done = x.Contiguous(format), n
+	set.X, set.Done = d.here(x), n
 	torch.Own(set.X)
 	return set, nil
 }
 
-// adversarial makes the adversarial set of a forget set, or takes it from the run folder or the cache. unfinished, which may
-// be nil, is the part an interrupted run had made; saved is called after each chunk.
-func (d *desk) adversarial(ctx context.Context, job *attack.Job, forget *data.ForgetSet, folder *Folder, unfinished *attack.Set, saved func(*attack.Set) error) (*attack.Set, error) {
-	key := d.attackKey(job, forget)
-	own := folder.Path("adversarial.safetensors")
-	cached := ""
-	if dir, err := CacheDir(); err == nil {
-		cached = filepath.Join(dir, "attacks", key+".safetensors")
+// origin says where an adversarial set is from.
+type origin uint8
+
+const (
+	made       origin = iota // by this run
+	fromFolder               // by this run, before it was resumed
+	fromCache                // by another
+)
+
+// crafting is the making of an adversarial set.
+type crafting struct {
+	*desk
+	job        *attack.Job
+	forget     *data.ForgetSet
+	folder     *Folder
+	unfinished *attack.Set // what an interrupted run had made; may be nil
+	seconds    float64     // what that took, and in the end what the whole set took, if it is not from the folder
+	from       origin
+
+	// saved is called after each chunk.
+	saved func(*attack.Set) error
+}
+
+// adversarialNote is kept in the cache beside a set.
+type adversarialNote struct {
+	Seconds float64 `json:"seconds"` // that making it took
+}
+
+const attackCache = "attacks"
+
+// run makes the set, or takes it from the run folder or the cache.
+func (c *crafting) run(ctx context.Context) (*attack.Set, error) {
+	key := c.attackKey(c.job, c.forget)
+	own := c.folder.Path("adversarial.safetensors")
+	if set := c.read(own, key); set != nil {
+		c.from = fromFolder
+		return set, nil
 	}
-	for _, path := range []string{own, cached} {
-		if set := d.readAdversarial(path, key); set != nil {
-			if unfinished != nil {
-				unfinished.Free()
-			}
-			if path == cached {
-				d.Console.Log().Info().Str("file", path).Msg("adversarial examples taken from the cache")
-				if err := ckpt.Save(own, packAdversarial(set, forget, key)); err != nil {
-					set.Free()
-					return nil, err
-				}
-			}
-			return set, nil
-		}
+	if set := c.fetch(own, key); set != nil {
+		c.from = fromCache
+		return set, nil
 	}
-	set := unfinished
-	if set == nil {
-		var err error
-		if set, err = job.Plan(); err != nil {
-			return nil, err
-		}
-	}
-	progress := d.Console.Progress("attack", "pairs", int64(len(set.Pairs)))
-	defer progress.Done()
-	progress.Set(int64(set.Done))
-	err := job.Run(ctx, set, func() error {
-		progress.Set(int64(set.Done))
-		return saved(set)
-	})
+	set, err := c.make(ctx)
 	if err != nil {
-		if ctx.Err() != nil && set.Done > 0 { // stopped inside a chunk: the finished ones are worth keeping
-			err = cmp.Or(saved(set), err)
-		}
+		return nil, err
+	}
+	if err := ckpt.Save(own, packAdversarial(set, c.forget, key)); err != nil {
 		set.Free()
 		return nil, err
 	}
-	file := packAdversarial(set, forget, key)
-	if err := ckpt.Save(own, file); err != nil {
-		set.Free()
-		return nil, err
-	}
-	if cached != "" {
-		if err := saveInCache(cached, file); err != nil {
-			d.Console.Log().Debug().Err(err).Msg("the adversarial examples are not cached")
-		}
+	if err := c.cache.Put(attackCache, key, adversarialNote{c.seconds}, own); err != nil {
+		c.Console.Log().Info().Err(err).Msg("the adversarial examples are not cached")
 	}
 	return set, nil
 }
 
-func (d *desk) readAdversarial(path, key string) *attack.Set {
-	if path == "" {
+// fetch makes the set of the cache appear in the run folder and reads it there; nil when there is none.
+func (c *crafting) fetch(own, key string) *attack.Set {
+	var note adversarialNote
+	found, err := c.cache.Get(attackCache, key, &note, own)
+	if err != nil {
+		c.Console.Log().Warn().Err(err).Msg("the cache is of no use here")
+	}
+	if !found {
 		return nil
 	}
+	set := c.read(own, key)
+	if set != nil {
+		c.seconds = note.Seconds
+		c.Console.Log().Info().Float64("seconds", note.Seconds).Msg("adversarial examples taken from the cache; seconds: what making them took")
+	}
+	return set
+}
+
+// make attacks the pairs that are left.
+func (c *crafting) make(ctx context.Context) (*attack.Set, error) {
+	began := earlier(time.Now(), c.seconds)
+	set := c.unfinished
+	if set == nil {
+		var err error
+		if set, err = c.job.Plan(); err != nil {
+			return nil, err
+		}
+	}
+	c.unfinished = nil
+	progress := c.Console.Progress("attack", "pairs", int64(len(set.Pairs)))
+	defer progress.Done()
+	progress.Set(int64(set.Done))
+	err := c.job.Run(ctx, set, func() error {
+		progress.Set(int64(set.Done))
+		c.seconds = time.Since(began).Seconds()
+		return c.saved(set)
+	})
+	if err != nil {
+		if ctx.Err() != nil && set.Done > 0 { // stopped inside a chunk: the finished ones are worth keeping
+			err = cmp.Or(c.saved(set), err)
+		}
+		set.Free()
+		return nil, err
+	}
+	return set, nil
+}
+
+// read reads the set of a file; nil when there is none, or one of another attack.
+func (c *crafting) read(path, key string) *attack.Set {
 	file, err := ckpt.Load(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	var set *attack.Set
 	if err == nil {
-		set, err = unpackAdversarial(file, key, d.format())
+		set, err = c.unpackAdversarial(file, key)
 	}
 	if err != nil {
-		d.Console.Log().Warn().Err(err).Msg("cannot use these adversarial examples; making them again")
+		c.Console.Log().Warn().Err(err).Msg("cannot use these adversarial examples; making them again")
+	}
+	if set != nil && c.unfinished != nil { // it is whole, and the part of no more use
+		c.unfinished.Free()
+		c.unfinished = nil
 	}
 	return set
-}
-
-// cacheTag marks a folder that backups may leave out (https://bford.info/cachedir/).
-const cacheTag = "Signature: 8a477f597d28d172789f06886806bc55\n# The cache of unlearn; everything in it can be made again.\n"
-
-func saveInCache(path string, file *ckpt.File) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	dir, err := CacheDir()
-	if err != nil {
-		return err
-	}
-	tag := filepath.Join(dir, "CACHEDIR.TAG")
-	if _, err := os.Stat(tag); errors.Is(err, fs.ErrNotExist) {
-		if err := WriteFile(tag, []byte(cacheTag)); err != nil {
-			return err
-		}
-	}
-	return ckpt.Save(path, file)
 }

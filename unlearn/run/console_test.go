@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"os/exec"
@@ -189,18 +190,28 @@ func TestCadence(t *testing.T) {
 func TestSignals(t *testing.T) {
 	if mode := os.Getenv("L2UL_SIGNAL_TEST"); mode != "" {
 		grace, checkpoint := time.Duration(0), ""
-		if mode == "grace" {
+		if strings.HasPrefix(mode, "grace") {
 			grace = 100 * time.Millisecond
 		}
-		ctx, release := Signals(context.Background(), grace, os.Exit)
+		ctx, release := Signals(context.Background(), grace, func(s *Stopped, code int) {
+			fmt.Println(s)
+			os.Exit(code)
+		})
+		switch {
+		case strings.HasSuffix(mode, ", saved"):
+			announcer(ctx)(os.Args[0]) // a file that is there
+		case strings.HasSuffix(mode, ", finished"):
+			announcer(ctx)(os.Args[0] + ".gone")
+		}
 		fmt.Println("ready")
 		<-ctx.Done()
 		fmt.Println("stopping")
 		switch mode {
-		case "grace", "hang":
-			select {}
+		case "none":
 		case "saves":
 			checkpoint = "c.json"
+		default:
+			select {}
 		}
 		release()
 		os.Exit(ExitCode(StopCause(ctx, checkpoint)))
@@ -217,8 +228,12 @@ func TestSignals(t *testing.T) {
 		{"none", []os.Signal{syscall.SIGTERM}, 143},
 		{"hang", []os.Signal{os.Interrupt, os.Interrupt}, 130},
 		{"hang", []os.Signal{syscall.SIGTERM, os.Interrupt}, 130},
+		{"hang, saved", []os.Signal{os.Interrupt, os.Interrupt}, 130},
 		{"grace", []os.Signal{syscall.SIGTERM}, 143},
 		{"grace", []os.Signal{os.Interrupt}, 130},
+		{"grace, saved", []os.Signal{syscall.SIGTERM}, 75},
+		{"grace, saved", []os.Signal{os.Interrupt}, 75},
+		{"grace, finished", []os.Signal{syscall.SIGTERM}, 143}, // and nothing is left to resume
 	} {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSignals$")
 		cmd.Env = append(os.Environ(), "L2UL_SIGNAL_TEST="+c.mode)
@@ -237,6 +252,13 @@ func TestSignals(t *testing.T) {
 			if err := cmd.Process.Signal(s); err != nil {
 				t.Fatal(err)
 			}
+		}
+		rest, err := io.ReadAll(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if says := strings.Contains(string(rest), "--resume "+os.Args[0]); says != strings.HasSuffix(c.mode, ", saved") {
+			t.Errorf("%s, %v: %s", c.mode, c.signals, rest)
 		}
 		var exit *exec.ExitError
 		if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != c.want {

@@ -23,6 +23,9 @@ type DemoOptions struct {
 	Force  bool   `flag:"force" config:"no" env:"-" help:"train again as well"`
 }
 
+// Again is the command that goes on with an interrupted demo.
+func (o *DemoOptions) Again() string { return "unlearn demo -o " + o.Output }
+
 // DemoSchema is the schema name of DemoResult.
 const DemoSchema = "unlearn.demo/1"
 
@@ -58,7 +61,7 @@ func Demo(ctx context.Context, inv Invocation, o DemoOptions) (*DemoResult, erro
 	d := &demo{inv, o, demoPreset, demoImages}
 	result, err := d.run(ctx)
 	if stopped := (*Stopped)(nil); errors.As(err, &stopped) {
-		stopped.Again = "unlearn demo -o " + o.Output
+		stopped.Again = o.Again()
 	}
 	return result, err
 }

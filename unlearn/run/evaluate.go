@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/engine"
 )
 
 // Evaluate scores a network on the splits asked for. The result is nil for a dry run.
@@ -17,6 +18,7 @@ func Evaluate(ctx context.Context, inv Invocation) (result *EvalResult, err erro
 		return nil, err
 	}
 	d.model, d.source, d.compute, d.eval = o.ModelOptions, o.DataOptions, o.ComputeOptions, o.EvalOptions
+	d.mode = engine.Mode(o.Mode)
 	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		result, err = d.evaluate(ctx, o)
@@ -55,7 +57,7 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) (*EvalResult, er
 	}
 	d.Console.Emit(Start{Verb: d.Config.Spec.Verb, ConfigHash: d.Config.Hash()})
 	result := &EvalResult{
-		Schema: EvalSchema, Model: d.model.Model, Dataset: d.train.Dataset, Device: d.device.String(), Limited: o.Limit != "",
+		Schema: EvalSchema, Model: d.model.Model, Dataset: d.train.Dataset, Device: d.device.String(), Mode: d.mode, Limited: o.Limit != "",
 		Hashes:   Hashes{Weights: d.weights.Hash(), Data: d.train.Fingerprint(), Config: d.Config.Hash()},
 		Versions: CurrentVersions(),
 	}

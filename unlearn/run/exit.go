@@ -21,7 +21,7 @@ const (
 	ExitInput       = 4   // input missing or corrupt
 	ExitDevice      = 5   // device missing, too old or out of memory
 	ExitResumable   = 75  // stopped by a signal, checkpoint saved
-	ExitInterrupted = 130 // stopped by SIGINT, nothing saved
+	ExitInterrupted = 130 // stopped by SIGINT, nothing saved; or by a second SIGINT
 	ExitTerminated  = 143 // stopped by SIGTERM or SIGUSR1, nothing saved
 )
 

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/engine"
 	"l2ul/unlearn/importance"
 	"l2ul/unlearn/metrics"
 	"l2ul/unlearn/seed"
@@ -24,6 +26,9 @@ type forgetState struct {
 	Seconds Seconds         `json:"seconds"`
 	Reads   data.Reads      `json:"reads"`
 	Before  *Scores         `json:"before,omitempty"`
+	Cached  []string        `json:"cached,omitempty"`  // as in Result
+	Crafted float64         `json:"crafted,omitempty"` // seconds that making the adversarial examples took, whoever did it
+	Anchors *AnchorSummary  `json:"anchors,omitempty"`
 	Tested  bool            `json:"tested"`          // the goal has been tested on θ⁰, and does not hold
 	Read    bool            `json:"read"`            // the attack has read D_f
 	Pairs   []attack.Pair   `json:"pairs,omitempty"` // of an unfinished attack,
@@ -80,7 +85,11 @@ func (f *forgetting) decode() (err error) {
 	if err := cfg.Decode(&f.o); err != nil {
 		return err
 	}
+	if err := f.openCache(); err != nil {
+		return err
+	}
 	f.model, f.source, f.compute, f.eval = f.o.ModelOptions, f.o.DataOptions, f.o.ComputeOptions, f.o.EvalOptions
+	f.mode = engine.Mode(f.o.Mode)
 	if f.method, err = unlearn.FindMethod(f.o.Method); err != nil {
 		return err
 	}
@@ -116,18 +125,24 @@ func (f *forgetting) prepare(ctx context.Context) error {
 			return Usagef("--method %s reads retained images, and there are none", f.method.Name)
 		}
 	}
-	if f.method.Driver == unlearn.ByAdversarial {
-		if !f.attack.Targeted { // the examples would be labelled with the very class to forget
-			return Usagef("--targeted=false: --method %s needs examples of other classes; untargeted ones are for unlearn attack", f.method.Name)
-		}
-		for _, w := range f.attack.Warnings() {
-			f.Console.Warn(w)
-		}
-	}
 	if f.loop.Goal == unlearn.Relabel && len(f.set.Targets) == 0 {
 		if err := f.drawTargets(); err != nil {
 			return err
 		}
+	}
+	if f.method.Driver == unlearn.ByAdversarial {
+		if !f.attack.Targeted { // the examples would be labelled with the very class to forget
+			return Usagef("--targeted=false: --method %s needs examples of other classes; untargeted ones are for unlearn attack", f.method.Name)
+		}
+		if f.attack.Exclude != "" && f.loop.Goal != unlearn.Relabel {
+			return Usagef("--target-exclude %s: only --goal relabel has new labels to leave out", f.attack.Exclude)
+		}
+		if err := f.prepareAttack(&f.attack, f.set); err != nil {
+			return err
+		}
+	}
+	if err := f.check(); err != nil {
+		return err
 	}
 	if f.o.DryRun {
 		return f.tellPlan()
@@ -135,9 +150,37 @@ func (f *forgetting) prepare(ctx context.Context) error {
 	return nil
 }
 
+// check refuses settings of the loop, or of training, that cannot work on these images.
+func (f *forgetting) check() error {
+	if f.method.Scratch {
+		return checkTraining(f.trainJob(f.recipe, f.rest, data.PartRetain, nil))
+	}
+	k := len(f.set.Indices)
+	driving, err := f.driving()
+	if err != nil {
+		return err
+	}
+	if err := f.loop.Check(f.method, f.net, f.blank(), k, driving); err != nil || !f.method.Anchored {
+		return err
+	}
+	return f.checkImportance(&f.importance, k, f.loop.ForgetBatch)
+}
+
+// driving is how many images drive the loop.
+func (f *forgetting) driving() (int, error) {
+	switch f.method.Driver {
+	case unlearn.ByAdversarial:
+		return f.pairCount(&f.attack, f.set)
+	case unlearn.ByRetain:
+		return len(f.rest), nil
+	default:
+		return len(f.set.Indices), nil
+	}
+}
+
 // drawTargets draws the new labels of goal relabel for a forget set that has none of its own.
 func (f *forgetting) drawTargets() error {
-	targets, err := attack.OtherClasses(f.set.Labels, len(f.train.Classes), seed.For(f.compute.Seed, "relabel/random-other", 0))
+	targets, err := attack.OtherClasses(f.set.Labels, nil, len(f.train.Classes), seed.For(f.compute.Seed, "relabel/random-other", 0))
 	if err != nil {
 		return Usagef("--goal relabel: %w", err)
 	}
@@ -148,25 +191,21 @@ func (f *forgetting) drawTargets() error {
 func (f *forgetting) tellPlan() error {
 	k := len(f.set.Indices)
 	rows := [][2]string{{"method", fmt.Sprintf("%s: %s", f.method.Name, f.method.Summary)}}
-	driving, batch := k, f.loop.ForgetBatch
-	switch f.method.Driver {
-	case unlearn.ByAdversarial:
-		n, err := f.attack.Repeats(k)
-		if err != nil {
-			return err
-		}
-		driving, batch = n*k, f.loop.AdvBatch
+	driving, err := f.driving()
+	if err != nil {
+		return err
+	}
+	if f.method.Driver == unlearn.ByAdversarial {
 		rows = append(rows, [2]string{"attack", fmt.Sprintf("%d pairs, %d iterations each", driving, f.attack.Iters)})
-	case unlearn.ByRetain:
-		driving, batch = len(f.rest), f.loop.RetainBatch
-	case unlearn.ByForget:
 	}
-	steps := fmt.Sprintf("at most %d passes of %d steps", f.loop.MaxPasses, (driving+batch-1)/max(batch, 1))
-	if f.loop.MaxSteps > 0 {
-		steps += fmt.Sprintf(", and at most %d steps", f.loop.MaxSteps)
-	}
+	var steps string
 	if f.method.Scratch {
 		steps = planned(f.trainJob(f.recipe, f.rest, data.PartRetain, nil))
+	} else {
+		steps = fmt.Sprintf("at most %d passes of %d steps", f.loop.MaxPasses, f.loop.StepsOfPass(f.method, driving))
+		if f.loop.MaxSteps > 0 {
+			steps += fmt.Sprintf(", and at most %d steps", f.loop.MaxSteps)
+		}
 	}
 	f.plan(f.o.FolderOptions, append(rows,
 		[2]string{"forget", fmt.Sprintf("%d images, goal %s", k, f.loop.Goal)},
@@ -184,7 +223,7 @@ func (f *forgetting) run(ctx context.Context) (*Result, error) {
 	defer folder.Close()
 	f.folder = folder
 	inputs := f.inputs(f.set)
-	if f.saver, err = f.newSaver(folder, f.o.FolderOptions, inputs, checkpoint); err != nil {
+	if f.saver, err = f.newSaver(ctx, folder, f.o.FolderOptions, inputs, checkpoint); err != nil {
 		return nil, err
 	}
 	if err := f.set.Write(folder.Path("forget.json")); err != nil {
@@ -235,7 +274,7 @@ func (f *forgetting) openViews() {
 		for i, t := range f.set.Targets {
 			targets[i] = int64(t)
 		}
-		f.wanted = &unlearn.Examples{X: x, Y: torch.FromSlice(targets), Part: data.PartForget, Meter: f.meter}
+		f.wanted = &unlearn.Examples{X: x, Y: torch.FromSlice(targets).To(f.device, torch.Long), Part: data.PartForget, Meter: f.meter}
 	}
 	if len(f.rest) > 0 {
 		f.retain = training.View(data.PartRetain, f.limited(f.rest), f.meter)
@@ -247,11 +286,14 @@ func (f *forgetting) openViews() {
 func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Result, error) {
 	f.meter.Enter(data.PhaseBefore)
 	if f.state.Before == nil {
-		before, err := f.scores(ctx, "before")
+		before, err := f.scores(ctx, "before", f.cachedScore)
 		if err != nil {
 			return nil, err
 		}
 		f.state.Before, f.state.Reads = before, f.meter.Reads()
+		if f.state.Cached != nil {
+			f.Console.Log().Info().Strs("scores", f.state.Cached).Msg("scores before taken from the cache")
+		}
 	}
 	if f.state.Ended != nil { // only the scores after were missing
 		return f.state.Ended, f.put(saved)
@@ -278,17 +320,21 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 	if err := f.drive(ctx, task, saved); err != nil {
 		return nil, err
 	}
+	f.thaw()
 	if err := f.anchor(ctx, task); err != nil {
 		return nil, err
 	}
 	return f.unlearn(ctx, task)
 }
 
-// goalHolds tests the goal before anything is done.
+// goalHolds tests the goal before anything is done. That of misclassifying is told by the scores before.
 func (f *forgetting) goalHolds(ctx context.Context) (bool, error) {
+	if s := f.state.Before.Forget; f.loop.Goal == unlearn.Misclassify {
+		return f.loop.Goal.Met(s.Hits, s.N), nil
+	}
 	left := f.meter.Enter(data.PhaseStopCheck)
 	defer f.meter.Enter(left)
-	s, err := metrics.Evaluate(ctx, f.net, f.wanted, f.eval.BatchSize, nil)
+	s, err := metrics.Evaluate(ctx, f.frozen().Logits, f.wanted, f.eval.BatchSize, nil)
 	return f.loop.Goal.Met(s.Hits, s.N), err
 }
 
@@ -299,29 +345,38 @@ func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.N
 		task.Driver = f.residents[0].View(data.PartRetain, f.rest, f.meter)
 	case unlearn.ByAdversarial:
 		f.meter.Enter(data.PhaseAttack)
-		began := time.Now()
+		began := earlier(time.Now(), f.state.Seconds.Attack)
 		if !f.state.Read { // the images of an attack that goes on were counted when it began
 			if err := f.meter.Read(data.PartForget, f.images.Len()); err != nil {
 				return err
 			}
 			f.state.Read, f.state.Reads = true, f.meter.Reads()
 		}
-		set, err := f.desk.adversarial(ctx, f.attackJob(f.attack, f.set, f.images.X), f.set, f.folder, f.unfinished(saved), func(set *attack.Set) error {
-			f.state.Pairs, f.state.Made = set.Pairs, set.Done
-			f.state.Seconds.Attack += time.Since(began).Seconds()
-			began = time.Now()
-			f.state.Reads = f.meter.Reads()
+		c := &crafting{
+			desk: &f.desk, job: f.attackJob(f.attack, f.set, f.images.X), forget: f.set, folder: f.folder,
+			unfinished: f.unfinished(saved), seconds: f.state.Seconds.Attack,
+		}
+		c.saved = func(set *attack.Set) error {
+			f.state.Pairs, f.state.Made, f.state.Seconds.Attack, f.state.Reads = set.Pairs, set.Done, c.seconds, f.meter.Reads()
 			// A cadence in steps counts each chunk as one.
 			return f.saver.save(0, ctx.Err() != nil || f.saver.cadence.Steps > 0, madeTensors(set), &f.state)
-		})
+		}
+		set, err := c.run(ctx)
 		if err != nil {
 			return err
 		}
-		f.state.Seconds.Attack += time.Since(began).Seconds()
+		f.crafted = set
+		f.state.Seconds.Attack = time.Since(began).Seconds()
+		switch c.from {
+		case made:
+			f.state.Crafted = c.seconds
+		case fromCache:
+			f.state.Crafted, f.state.Cached = c.seconds, append(f.state.Cached, "attack")
+		case fromFolder:
+			f.state.Crafted = cmp.Or(f.state.Crafted, f.state.Seconds.Attack)
+		}
 		f.state.Pairs, f.state.Made = set.Pairs, 0 // all of it is in a file of its own
-		x := set.X.Clone()
-		task.Driver = &unlearn.Examples{X: x, Y: set.Targets()}
-		set.Free()
+		task.Driver = &unlearn.Examples{X: set.X, Y: set.Targets().To(f.device, torch.Long)}
 	case unlearn.ByForget:
 	}
 	return nil
@@ -333,7 +388,7 @@ func (f *forgetting) unfinished(saved []nn.Named) *attack.Set {
 	if !ok || f.state.Made == 0 {
 		return nil
 	}
-	return attack.Resumed(f.state.Pairs, x.Contiguous(f.format()))
+	return attack.Resumed(f.state.Pairs, f.here(x))
 }
 
 const importanceSchema = "unlearn.importance/1"
@@ -351,6 +406,10 @@ func (f *forgetting) anchor(ctx context.Context, task *unlearn.Task) error {
 		return err
 	}
 	task.Anchors = importance.Anchors(omega)
+	if f.state.Anchors == nil {
+		anchors := summarize(task.Anchors)
+		f.state.Anchors = &anchors
+	}
 	f.state.Seconds.Importance += time.Since(began).Seconds()
 	return nil
 }
@@ -400,7 +459,7 @@ func (f *forgetting) unlearn(ctx context.Context, task *unlearn.Task) (*unlearn.
 	task.Observe = func(r unlearn.Record) {
 		progress.Set(int64(r.Step))
 		if r.Hits >= 0 {
-			progress.Note(fmt.Sprintf("loss %.4g, %d of %d still known", r.Loss, r.Hits, f.images.Len()))
+			progress.Note(fmt.Sprintf("loss %.4g, %s", r.Loss, f.loop.Goal.Progress(r.Hits, int64(f.images.Len()))))
 		}
 		values := map[string]Number{"loss": Number(r.Loss), "forget_loss": Number(r.ForgetLoss), "n_forget": Number(r.NForget)}
 		if r.NDriver > 0 {
@@ -418,6 +477,7 @@ func (f *forgetting) unlearn(ctx context.Context, task *unlearn.Task) (*unlearn.
 	if f.state.Loop != nil {
 		progress.Set(int64(f.state.Loop.Step))
 	}
+	defer engine.Accelerate(f.net, f.mode)()
 	res, err := unlearn.Forget(ctx, f.method, task, &f.loop)
 	if err != nil {
 		return nil, err
@@ -431,6 +491,7 @@ func (f *forgetting) unlearn(ctx context.Context, task *unlearn.Task) (*unlearn.
 
 // retrain trains a fresh network on D_r.
 func (f *forgetting) retrain(ctx context.Context, saved []nn.Named) (*unlearn.Result, error) {
+	f.thaw()
 	f.net.Root().Free()
 	if err := f.fresh(); err != nil {
 		return nil, err
@@ -458,30 +519,75 @@ func (f *forgetting) retrain(ctx context.Context, saved []nn.Named) (*unlearn.Re
 }
 
 // put sets the network to saved tensors.
-func (f *forgetting) put(saved []nn.Named) error { return nn.Restore(f.net, nn.Pack(saved), false) }
+func (f *forgetting) put(saved []nn.Named) error {
+	f.thaw()
+	return nn.Restore(f.net, nn.Pack(saved), false)
+}
 
 // scores measures the network on D_f, D_r and D_test.
-func (f *forgetting) scores(ctx context.Context, phase string) (*Scores, error) {
+func (f *forgetting) scores(ctx context.Context, phase string, measure func(ctx context.Context, phase string, p part) (Score, error)) (*Scores, error) {
 	began := time.Now()
 	s := &Scores{}
 	var err error
-	if s.Forget, err = f.score(ctx, phase+": D_f", f.images); err != nil {
+	if s.Forget, err = measure(ctx, phase, part{data.PartForget, "D_f", f.train, f.set.Indices, f.images}); err != nil {
 		return nil, err
 	}
 	if f.retain != nil {
-		retain, err := f.score(ctx, phase+": D_r", f.retain)
+		retain, err := measure(ctx, phase, part{data.PartRetain, "D_r", f.train, f.retain.Indices(), f.retain})
 		if err != nil {
 			return nil, err
 		}
 		s.Retain = &retain
 	}
-	test, err := f.score(ctx, phase+": D_test", f.test)
+	test, err := measure(ctx, phase, part{data.PartTest, "D_test", f.desk.test, f.test.Indices(), f.test})
 	if err != nil {
 		return nil, err
 	}
 	s.Test = &test
 	f.state.Seconds.Eval += time.Since(began).Seconds()
 	return s, nil
+}
+
+// part is images to score.
+type part struct {
+	name    data.Part
+	symbol  string
+	set     *data.Set
+	indices []int // in set
+	images  metrics.Images
+}
+
+// measured scores the network as it is now.
+func (f *forgetting) measured(ctx context.Context, phase string, p part) (Score, error) {
+	return f.score(ctx, phase+": "+p.symbol, p.images)
+}
+
+const scoreCache = "scores"
+
+// cachedScore scores the network as it was read, once for all runs: the same weights, images and settings give the same
+// score, bit for bit.
+func (f *forgetting) cachedScore(ctx context.Context, phase string, p part) (score Score, err error) {
+	key := f.key(map[string]any{
+		"schema": "unlearn.score/1", "data": p.set.Fingerprint(), "indices": p.indices, "batch_size": f.eval.BatchSize,
+	})
+	found, err := f.cache.Get(scoreCache, key, &score, "")
+	if err != nil {
+		f.Console.Log().Warn().Err(err).Msg("the cache is of no use here")
+	}
+	if found {
+		f.state.Cached = append(f.state.Cached, phase+"."+string(p.name))
+		return score, nil
+	}
+	if score, err = f.measured(ctx, phase, p); err != nil {
+		return Score{}, err
+	}
+	if loss := float64(*score.Loss); math.IsNaN(loss) || math.IsInf(loss, 0) {
+		return score, nil // JSON has no such number
+	}
+	if err := f.cache.Put(scoreCache, key, score, ""); err != nil {
+		f.Console.Log().Info().Err(err).Msg("the scores are not cached")
+	}
+	return score, nil
 }
 
 // finish measures, writes the weights and the result, and turns an outcome that is no success into an error.
@@ -491,7 +597,7 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 	after := f.state.Before
 	if res.Outcome != unlearn.Already {
 		var err error
-		if after, err = f.scores(ctx, "after"); err != nil {
+		if after, err = f.scores(ctx, "after", f.measured); err != nil {
 			if StopCause(ctx, "") != nil { // nothing but this was left to do
 				err = errors.Join(f.saver.save(int64(res.Steps), true, f.net.Root().StateDict(), &f.state))
 				if err == nil {
@@ -535,9 +641,10 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 		Method: f.method.Name, Goal: string(f.loop.Goal), Outcome: res.Outcome, Reached: f.met(after, res),
 		Steps: int64(res.Steps), Passes: int64(res.Passes), Seconds: f.state.Seconds, Before: f.state.Before, After: after,
 		Forget:     identify(f.set),
-		Hashes:     f.hashes(f.folder),
+		Hashes:     Hashes{Weights: f.weights.Hash(), Data: f.train.Fingerprint(), Config: f.folder.ConfigHash()},
 		DataAccess: DataAccess{Reads: reads},
-		Penalty:    &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: f.device.String(), Precision: "fp32",
+		Anchors:    f.state.Anchors, Cached: f.state.Cached,
+		Penalty: &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: f.device.String(), Precision: "fp32", Mode: f.mode,
 		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Versions: CurrentVersions(),
 	}
 	hits := f.goalHits(after, res)
@@ -549,8 +656,7 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 	}
 	if f.method.Driver == unlearn.ByAdversarial && len(f.state.Pairs) > 0 {
 		set := attack.Set{Pairs: f.state.Pairs, Done: len(f.state.Pairs)}
-		sum := set.Summary(f.set.Labels)
-		r.Attack = &AttackSummary{Pairs: int64(sum.Pairs), Success: sum.Success}
+		r.Attack = &AttackSummary{set.Summary(f.set.Labels), f.attack.Store, f.state.Crafted}
 	}
 	r.Seconds.Total = math.Max(time.Since(f.began).Seconds(), r.Seconds.Attack+r.Seconds.Importance+r.Seconds.Unlearn+r.Seconds.Eval)
 	return r

@@ -1,11 +1,13 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,9 +19,12 @@ import (
 	"l2ul/torch/cuda"
 	"l2ul/torch/models"
 	"l2ul/torch/nn"
+	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/engine"
 	"l2ul/unlearn/kernels"
 	"l2ul/unlearn/metrics"
+	"l2ul/unlearn/run/cache"
 	"l2ul/unlearn/run/config"
 )
 
@@ -39,11 +44,16 @@ type desk struct {
 	compute ComputeOptions
 	eval    EvalOptions
 
+	cache       *cache.Cache
 	train, test *data.Set
 	device      torch.Device
 	residents   []*data.Resident
 	net         models.Classifier
-	weights     *ckpt.File // as read; nil for a fresh network
+	mode        engine.Mode
+	still       *engine.Network // the network while it is frozen, nil before and after
+	weights     *ckpt.File      // as read; nil for a fresh network
+	pairs       *importedPairs
+	crafted     *attack.Set // that drives the loop
 }
 
 // onDevice runs fn as a job on the device that the options ask for.
@@ -110,13 +120,28 @@ func (d *desk) openData(ctx context.Context) error {
 			return Inputf("--data-dir %s: no such file or directory", dir)
 		}
 	}
-	sets, err := data.Open(ctx, d.source.Dataset, data.Source{Dir: d.source.DataDir}, "train", "test")
+	sets, err := data.Open(ctx, d.source.Dataset, data.Source{Dir: d.source.DataDir, Workers: d.source.Workers}, "train", "test")
 	if err != nil {
 		return err
 	}
 	d.train, d.test = sets[0], sets[1]
 	return nil
 }
+
+// openCache opens the cache of earlier runs. A user without a folder for it has none.
+func (d *desk) openCache() error {
+	limit, err := cache.ParseSize(cmp.Or(os.Getenv("UNLEARN_CACHE_SIZE"), defaultCacheSize))
+	if err != nil {
+		return Usagef("UNLEARN_CACHE_SIZE: %w", err)
+	}
+	if dir, err := CacheDir(); err == nil {
+		d.cache = cache.New(dir, limit)
+	}
+	return nil
+}
+
+// defaultCacheSize holds a few hundred adversarial sets of CIFAR, or one of ImageNet with few images to forget.
+const defaultCacheSize = "8G"
 
 // forgetSet resolves what --forget or -k says.
 func (d *desk) forgetSet(text string) (*data.ForgetSet, error) {
@@ -142,9 +167,33 @@ func (d *desk) close() {
 	for _, r := range d.residents {
 		r.Free()
 	}
+	d.thaw()
 	if d.net != nil {
 		d.net.Root().Free()
 	}
+	if d.crafted != nil {
+		d.crafted.Free()
+	}
+}
+
+// frozen is the network for many runs with the weights it has now.
+func (d *desk) frozen() *engine.Network {
+	if d.still == nil {
+		d.still = engine.Freeze(d.net, d.mode)
+	}
+	return d.still
+}
+
+// thaw ends that; it comes before any change of the weights.
+func (d *desk) thaw() {
+	if d.still == nil {
+		return
+	}
+	if why := d.still.Fallback(); why != "" {
+		d.Console.Log().Info().Str("reason", why).Msg("attack and scores ran operator by operator, as --mode reference does")
+	}
+	d.still.Thaw()
+	d.still = nil
 }
 
 // classes is the number of classes of the data, which the network must have.
@@ -189,6 +238,9 @@ func (d *desk) load() error {
 	if prefix := file.Format.Prefix; prefix != "" {
 		d.Console.Log().Info().Str("prefix", prefix).Msg("stripped a prefix from the checkpoint's keys")
 	}
+	if err := d.checkNormalization(file); err != nil {
+		return err
+	}
 	if err := d.restore(file); err != nil {
 		return err
 	}
@@ -209,14 +261,45 @@ func readWeights(path string) (*ckpt.File, error) {
 	if err != nil {
 		return nil, Inputf("--weights: %w", err)
 	}
+	file.StripNormalizer()
 	return file, nil
+}
+
+// checkNormalization refuses weights that were saved behind a layer which normalises in another way than the network does.
+func (d *desk) checkNormalization(file *ckpt.File) error {
+	card, err := models.Info(d.model.Model)
+	if err != nil {
+		return err
+	}
+	mean, std := card.Mean, card.Std
+	if d.model.Mean != nil {
+		mean = d.model.Mean
+	}
+	if d.model.Std != nil {
+		std = d.model.Std
+	}
+	ours := map[string][]float64{"0.mean": mean, "0.std": std}
+	layer, err := nn.Unpack(&ckpt.File{Tensors: file.Format.Front})
+	if err != nil {
+		return Inputf("%s: %w", d.model.Weights, err)
+	}
+	for _, t := range layer {
+		name := strings.TrimPrefix(t.Name, "module.")
+		theirs := torch.ToSlice[float64](t.Tensor.CastTo(torch.Double))
+		same := slices.EqualFunc(theirs, ours[name], func(a, b float64) bool { return math.Abs(a-b) < 1e-5 })
+		if !same {
+			return Inputf("%s was trained behind a layer whose %s is %.6g, and %s has %.6g: set --mean and --std to those of the checkpoint",
+				d.model.Weights, t.Name, theirs, d.model.Model, ours[name])
+		}
+	}
+	return nil
 }
 
 // score evaluates the network on images, with progress under the name of a phase.
 func (d *desk) score(ctx context.Context, phase string, images metrics.Images) (Score, error) {
 	progress := d.Console.Progress(phase, "images", int64(images.Len()))
 	defer progress.Done()
-	s, err := metrics.Evaluate(ctx, d.net, images, d.eval.BatchSize, func(done int) { progress.Set(int64(done)) })
+	s, err := metrics.Evaluate(ctx, d.frozen().Logits, images, d.eval.BatchSize, func(done int) { progress.Set(int64(done)) })
 	if err != nil {
 		return Score{}, err
 	}
@@ -271,26 +354,28 @@ func (inv *Invocation) open(o FolderOptions) (*Folder, *Checkpoint, error) {
 
 // saver saves checkpoints at the cadence of --save-every.
 type saver struct {
-	inv     *Invocation
-	folder  *Folder
-	keep    int
-	cadence Cadence
-	inputs  map[string]string
+	inv      *Invocation
+	folder   *Folder
+	keep     int
+	cadence  Cadence
+	inputs   map[string]string
+	announce func(checkpoint string)
 
 	savedStep int64
 	savedAt   time.Time
 	last      string // manifest of the newest checkpoint, "" for none
 }
 
-func (inv *Invocation) newSaver(f *Folder, o FolderOptions, inputs map[string]string, resumed *Checkpoint) (*saver, error) {
+func (inv *Invocation) newSaver(ctx context.Context, f *Folder, o FolderOptions, inputs map[string]string, resumed *Checkpoint) (*saver, error) {
 	cadence, err := ParseCadence(o.SaveEvery)
 	if err != nil {
 		return nil, err
 	}
-	s := &saver{inv: inv, folder: f, keep: o.Keep, cadence: cadence, inputs: inputs, savedAt: time.Now()}
+	s := &saver{inv: inv, folder: f, keep: o.Keep, cadence: cadence, inputs: inputs, announce: announcer(ctx), savedAt: time.Now()}
 	if resumed != nil {
 		s.savedStep = resumed.Step
 		s.last = strings.TrimSuffix(resumed.TensorFile(), ".safetensors") + ".json"
+		s.announce(s.last)
 	}
 	return s, nil
 }
@@ -305,6 +390,7 @@ func (s *saver) save(step int64, force bool, tensors []nn.Named, state any) erro
 		return err
 	}
 	s.savedStep, s.savedAt, s.last = step, time.Now(), manifest
+	s.announce(manifest)
 	s.inv.Console.Emit(CheckpointEvent{Step: step, Path: manifest})
 	return nil
 }
@@ -326,6 +412,15 @@ func (d *desk) plan(o FolderOptions, rows ...[2]string) {
 	d.Console.Plan(d.Config.Spec.Verb, all)
 }
 
+// about fills in About; weights is the hash of the network that the result is about.
+func (d *desk) about(schema, outcome string, o FolderOptions, f *Folder, weights string) About {
+	return About{
+		Schema: schema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: outcome,
+		Hashes: Hashes{Weights: weights, Data: d.train.Fingerprint(), Config: f.ConfigHash()},
+		Device: d.device.String(), Seed: d.compute.Seed, Versions: CurrentVersions(),
+	}
+}
+
 // destination is the folder that a run would write into; "" for a verb without one.
 func (inv *Invocation) destination(o FolderOptions) string {
 	switch {
@@ -337,6 +432,11 @@ func (inv *Invocation) destination(o FolderOptions) string {
 		return ""
 	}
 	return filepath.Join("runs", "DATE-"+inv.Config.Spec.Verb+"-"+inv.Config.Hash()[:8])
+}
+
+// earlier is when a job would have begun that has worked for so many seconds before, in processes that were stopped.
+func earlier(began time.Time, seconds float64) time.Time {
+	return began.Add(-time.Duration(seconds * float64(time.Second)))
 }
 
 // tensorsOf reads the tensors of a checkpoint into the current scope.

@@ -3,12 +3,17 @@ package run
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -18,6 +23,7 @@ import (
 
 	"l2ul/internal/tinyimages"
 	"l2ul/torch"
+	"l2ul/torch/ckpt"
 	"l2ul/unlearn/run/config"
 )
 
@@ -140,6 +146,9 @@ func left(t *testing.T, dir string) map[string]string {
 	readJSON(t, filepath.Join(dir, "result.json"), &result)
 	delete(result, "seconds")
 	delete(result, "peak_memory_bytes")
+	if attack, ok := result["attack"].(map[string]any); ok {
+		delete(attack, "seconds")
+	}
 	text, err := json.MarshalIndent(result, "", " ")
 	if err != nil {
 		t.Fatal(err)
@@ -175,11 +184,12 @@ func readJSON(t *testing.T, path string, v any) {
 	}
 }
 
-// resumable are the jobs that must go on to the same bits, with settings that visit every stage several times.
+// resumable are the jobs that must go on to the same bits, with settings that visit every stage several times: 80 pairs are
+// more than one chunk of the attack.
 var resumable = map[string]job{
 	"train":   {verb: "train", flags: flags("epochs", "2", "train-batch", "16", "save-every", "2")},
-	"attack":  {verb: "attack", flags: flags("k", "4", "num-adv", "5", "iters", "2", "batch-size", "8", "save-every", "1")},
-	"adv-imp": {verb: "forget", flags: flags("method", "adv-imp", "k", "4", "num-adv", "5", "iters", "2", "batch-size", "8", "adv-batch", "8", "lr", "0.0003", "max-steps", "4", "limit", "8", "save-every", "2")},
+	"attack":  {verb: "attack", flags: flags("k", "4", "num-adv", "20", "iters", "2", "save-every", "1")},
+	"adv-imp": {verb: "forget", flags: flags("method", "adv-imp", "k", "4", "num-adv", "20", "iters", "2", "batch-size", "8", "adv-batch", "8", "lr", "0.0003", "max-steps", "4", "limit", "8", "save-every", "2")},
 	"neggrad": {verb: "forget", flags: flags("method", "neggrad", "k", "10", "forget-batch", "4", "lr", "0.0001", "max-steps", "3", "limit", "8", "save-every", "1")},
 	"retrain": {verb: "forget", flags: flags("method", "retrain", "k", "4", "epochs", "2", "train-batch", "16", "limit", "8", "save-every", "2")},
 }
@@ -258,6 +268,7 @@ func interrupt(t *testing.T, material string, j job, i int, whole outcome, want 
 		if names, _ := filepath.Glob(filepath.Join(j.dir, "checkpoints", "step-*")); names != nil {
 			t.Errorf("%s: says that nothing was saved, but %v was", what, names)
 		}
+		os.RemoveAll(filepath.Join(material, "cache")) // scores taken before the signal would be found there
 		if again := j.run(t.Context(), material, nil); ExitCode(again.err) != ExitCode(whole.err) {
 			t.Fatalf("%s: started again: %v", what, again.err)
 		}
@@ -301,16 +312,209 @@ func powerCut(t *testing.T, material string, j job, i int, whole outcome, want m
 	}
 }
 
+// The seconds of a resumed job are those of all its processes. The checkpoint of a stopped one is made to say that it took
+// an hour.
+func TestSecondsOfResumedJobs(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, j := range resumable {
+		t.Run(name, func(t *testing.T) {
+			os.RemoveAll(filepath.Join(dir, "cache"))
+			j.dir = filepath.Join(t.TempDir(), "run")
+			ctx, stop := context.WithCancelCause(t.Context())
+			defer stop(nil)
+			cut := j.run(ctx, dir, func(_ int, e map[string]any) {
+				if e["event"] == "checkpoint" {
+					stop(&Stopped{Signal: syscall.SIGTERM})
+				}
+			})
+			var stopped *Stopped
+			if !errors.As(cut.err, &stopped) || stopped.Checkpoint == "" {
+				t.Fatal(cut.err)
+			}
+			text, err := os.ReadFile(stopped.Checkpoint)
+			if err != nil {
+				t.Fatal(err)
+			}
+			spent := regexp.MustCompile(`"(seconds|eval)": [0-9.e-]+`)
+			if !spent.Match(text) {
+				t.Fatalf("the checkpoint knows no seconds: %s", text)
+			}
+			if err := os.WriteFile(stopped.Checkpoint, spent.ReplaceAll(text, []byte(`"$1": 3600`)), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			j.flags = with(j.flags, "resume", "auto")
+			if again := j.run(t.Context(), dir, nil); again.err != nil && ExitCode(again.err) != ExitNotReached {
+				t.Fatal(again.err)
+			}
+			var result struct {
+				Seconds any `json:"seconds"`
+			}
+			readJSON(t, filepath.Join(j.dir, "result.json"), &result)
+			total, ok := result.Seconds.(float64)
+			if !ok {
+				total = result.Seconds.(map[string]any)["total"].(float64)
+			}
+			if total < 3600 {
+				t.Errorf("%g seconds in all, an hour of them before it was stopped", total)
+			}
+		})
+	}
+}
+
 func describe(event map[string]any) string {
 	return fmt.Sprint(event["event"], " ", event["phase"], " ", event["step"])
 }
 
 func with(f map[string][]string, pairs ...string) map[string][]string {
-	out := flags(pairs...)
-	for name, texts := range f {
-		out[name] = texts
-	}
+	out := maps.Clone(f)
+	maps.Copy(out, flags(pairs...))
 	return out
+}
+
+// A second run on the same weights evaluates and attacks nothing again, says so, and gives the same result.
+func TestCache(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := filepath.Join(dir, "cache")
+	os.RemoveAll(folder)
+	j := job{verb: "forget", flags: flags("k", "4", "num-adv", "5", "iters", "2", "lr", "0.0003", "max-steps", "2", "limit", "8")}
+	type numbers struct {
+		Result
+		scored map[string]bool // the sets
+		files  map[string]string
+	}
+	run := func(more ...string) (n numbers) {
+		t.Helper()
+		j := j
+		j.dir, j.flags = filepath.Join(t.TempDir(), "run"), with(j.flags, more...)
+		out := j.run(t.Context(), dir, nil)
+		if code := ExitCode(out.err); code != ExitOK && code != ExitNotReached {
+			t.Fatal(out.err)
+		}
+		readJSON(t, filepath.Join(j.dir, "result.json"), &n.Result)
+		n.scored = map[string]bool{}
+		for _, e := range out.events {
+			if phase, _ := e["phase"].(string); strings.HasPrefix(phase, "before: ") || phase == "attack" {
+				n.scored[strings.TrimPrefix(phase, "before: ")] = true
+			}
+		}
+		n.files = left(t, j.dir)
+		delete(n.files, "result.json")
+		shared, err := os.Stat(filepath.Join(j.dir, "adversarial.safetensors"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cached, err := filepath.Glob(filepath.Join(folder, "attacks", "*.safetensors"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(cached, func(path string) bool {
+			info, err := os.Stat(path)
+			return err == nil && os.SameFile(info, shared)
+		}) {
+			t.Error("the adversarial examples are on the disk twice")
+		}
+		return n
+	}
+	nothing := map[string]bool{}
+	all := map[string]bool{"D_f": true, "D_r": true, "D_test": true, "attack": true}
+	first := run()
+	if d := cmp.Diff(all, first.scored); d != "" || first.Cached != nil {
+		t.Errorf("first run: cached %v, scored\n%s", first.Cached, d)
+	}
+	second := run()
+	if d := cmp.Diff(nothing, second.scored); d != "" {
+		t.Errorf("second run: scored\n%s", d)
+	}
+	if d := cmp.Diff([]string{"before.forget", "before.retain", "before.test", "attack"}, second.Cached); d != "" {
+		t.Errorf("second run: cached\n%s", d)
+	}
+	if reads := second.DataAccess.Reads["before"]; reads["forget"]+reads["retain"]+reads["test"] != 0 {
+		t.Errorf("reads before: %v", reads)
+	}
+	if first.Attack.Seconds <= 0 || second.Attack.Seconds != first.Attack.Seconds {
+		t.Errorf("making the attack took %g s, in the second run %g s", first.Attack.Seconds, second.Attack.Seconds)
+	}
+	second.scored, second.Cached, second.DataAccess.Reads["before"] = first.scored, nil, first.DataAccess.Reads["before"]
+	second.Seconds, second.PeakMemory = first.Seconds, first.PeakMemory
+	if d := cmp.Diff(first, second, cmp.AllowUnexported(numbers{})); d != "" {
+		t.Errorf("second run:\n%s", d)
+	}
+	// What can change the bits is evaluated anew; what it does not touch is not.
+	if d := cmp.Diff(map[string]bool{"D_r": true, "D_test": true}, run("limit", "9").scored); d != "" {
+		t.Errorf("another limit: scored\n%s", d)
+	}
+	if d := cmp.Diff(map[string]bool{"D_f": true, "D_r": true, "D_test": true}, run("batch-size", "7").scored); d != "" {
+		t.Errorf("another batch size: scored\n%s", d)
+	}
+	if d := cmp.Diff(map[string]bool{"D_f": true, "D_r": true, "attack": true}, run("k", "3").scored); d != "" {
+		t.Errorf("another forget set: scored\n%s", d)
+	}
+	if d := cmp.Diff(all, run("mean", "0.4,0.5,0.6").scored); d != "" {
+		t.Errorf("another normalisation: scored\n%s", d)
+	}
+	t.Setenv("OMP_NUM_THREADS", "1")
+	if d := cmp.Diff(all, run().scored); d != "" {
+		t.Errorf("other threads: scored\n%s", d)
+	}
+}
+
+// Imported pairs and starts are attacked as they stand in the file: the examples of a run, started where it ended, do not
+// move without iterations; its pairs give its examples again.
+func TestPairs(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.RemoveAll(filepath.Join(dir, "cache"))
+	attacked := func(more ...string) (string, *ckpt.File) {
+		t.Helper()
+		j := job{verb: "attack", dir: filepath.Join(t.TempDir(), "run"), flags: with(flags("forget", "ids:5,2,40", "num-adv", "2", "iters", "2"), more...)}
+		if out := j.run(t.Context(), dir, nil); out.err != nil {
+			t.Fatal(out.err)
+		}
+		path := filepath.Join(j.dir, "adversarial.safetensors")
+		file, err := ckpt.Load(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path, file
+	}
+	column := func(f *ckpt.File, name string) string {
+		x, ok := f.Lookup(name)
+		if !ok {
+			t.Fatalf("no %s", name)
+		}
+		return fmt.Sprint(x.DType, x.Shape) + string(x.Data)
+	}
+	path, drawn := attacked()
+	_, again := attacked("pairs", path)
+	for _, name := range []string{"x_adv", "source", "target", "position", "repeat"} {
+		if column(drawn, name) != column(again, name) {
+			t.Errorf("the imported pairs have another %s", name)
+		}
+	}
+	i := slices.IndexFunc(drawn.Tensors, func(t ckpt.Tensor) bool { return t.Name == "x_adv" })
+	drawn.Tensors[i].Name = "start"
+	path = filepath.Join(t.TempDir(), "pairs.safetensors")
+	if err := ckpt.Save(path, drawn); err != nil {
+		t.Fatal(err)
+	}
+	_, still := attacked("pairs", path, "iters", "0")
+	start, _ := drawn.Lookup("start")
+	x, _ := still.Lookup("x_adv")
+	for i := 0; i < len(x.Data); i += 4 {
+		from := math.Float32frombits(binary.LittleEndian.Uint32(start.Data[i:]))
+		to := math.Float32frombits(binary.LittleEndian.Uint32(x.Data[i:]))
+		if math.Abs(float64(from-to)) > 1e-6 {
+			t.Fatalf("value %d began at %g and is %g", i/4, from, to)
+		}
+	}
 }
 
 // Every job tells its begin and its end as events, and what it writes fits the published schema.
@@ -366,6 +570,17 @@ func TestEventsOfJobs(t *testing.T) {
 				if reads["retain_during_unlearning"] != reader {
 					t.Errorf("data_access: %v", reads)
 				}
+				// One test before the first step and one after each: the scores before tell whether the goal holds already.
+				tests := reads["reads"].(map[string]any)["stop-check"].(map[string]any)["forget"]
+				if name == "adv-imp" && tests != 2*(1+result["steps"].(float64)) {
+					t.Errorf("%v reads of the 2 images to test for the goal, with %v steps", tests, result["steps"])
+				}
+			}
+			if name == "relabel" && !slices.ContainsFunc(out.events, func(e map[string]any) bool {
+				note, _ := e["note"].(string)
+				return strings.HasSuffix(note, "of 2 images have their new label")
+			}) {
+				t.Error("the progress does not say how many images have their new label")
 			}
 			if j.verb != "eval" && j.verb != "split" {
 				var stored map[string]any

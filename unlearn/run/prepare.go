@@ -10,30 +10,24 @@ import (
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/engine"
 	"l2ul/unlearn/importance"
 )
 
 // AttackResult is result.json of `unlearn attack`; the examples are in adversarial.safetensors.
 type AttackResult struct {
-	Schema   string         `json:"schema"` // unlearn.attack/1
-	Name     string         `json:"name,omitempty"`
-	Tags     []string       `json:"tags,omitempty"`
-	Model    string         `json:"model"`
-	Dataset  string         `json:"dataset"`
-	Outcome  string         `json:"outcome"` // always "attacked"
-	Summary  attack.Summary `json:"attack"`
-	Forget   ForgetSet      `json:"forget"`
-	Hashes   Hashes         `json:"hashes"`
-	Seconds  float64        `json:"seconds"`
-	Device   string         `json:"device"`
-	Seed     int64          `json:"seed"`
-	Versions Versions       `json:"versions"`
+	About
+	Summary AttackSummary `json:"attack"`
+	Cached  []string      `json:"cached,omitempty"` // ["attack"] if the examples are those of an earlier run
+	Forget  ForgetSet     `json:"forget"`
+	Seconds float64       `json:"seconds"`
 }
 
 // attackState is the job's own part of a checkpoint; the first Made examples are in the tensor file.
 type attackState struct {
-	Pairs []attack.Pair `json:"pairs"`
-	Made  int           `json:"made"`
+	Pairs   []attack.Pair `json:"pairs"`
+	Made    int           `json:"made"`
+	Seconds float64       `json:"seconds"` // spent on the attack, by all processes
 }
 
 // Attack makes adversarial examples of a forget set and writes the run folder. The result is nil for a dry run.
@@ -47,28 +41,81 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 	if err := inv.Config.Decode(&settings); err != nil {
 		return nil, err
 	}
-	d.model, d.source, d.compute = o.ModelOptions, o.DataOptions, o.ComputeOptions
+	if err := d.openCache(); err != nil {
+		return nil, err
+	}
+	d.model, d.source, d.compute, d.mode = o.ModelOptions, o.DataOptions, o.ComputeOptions, engine.Mode(o.Mode)
 	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		forget, err := d.loadForgetSet(ctx, o.Forget)
 		if err != nil {
 			return err
 		}
-		for _, w := range settings.Warnings() {
-			d.Console.Warn(w)
+		if err := d.prepareAttack(&settings, forget); err != nil {
+			return err
 		}
 		if o.DryRun {
-			n, err := settings.Repeats(len(forget.Indices))
+			n, err := d.pairCount(&settings, forget)
 			if err != nil {
 				return err
 			}
-			d.plan(o.FolderOptions, [2]string{"attack", fmt.Sprintf("%d pairs of %d images, %d iterations each", n*len(forget.Indices), len(forget.Indices), settings.Iters)})
+			d.plan(o.FolderOptions, [2]string{"attack", fmt.Sprintf("%d pairs of %d images, %d iterations each", n, len(forget.Indices), settings.Iters)})
 			return nil
 		}
 		result, err = d.attackRun(ctx, o, settings, forget)
 		return err
 	})
 	return result, interrupted(ctx, "", err)
+}
+
+// prepareAttack refuses an attack that this data does not allow, warns of what is odd about its settings, and reads --pairs.
+func (d *desk) prepareAttack(o *attack.Options, forget *data.ForgetSet) (err error) {
+	classes := len(d.train.Classes)
+	switch {
+	case o.Targeted && classes < 2:
+		return Usagef("the attack aims at another class, and %s has only %s", d.source.Dataset, d.train.Classes[0])
+	case o.Exclude == excludeGoal && len(forget.Targets) == 0:
+		return Usagef("--target-exclude goal: the images to forget have no new labels; use --goal relabel")
+	case o.Exclude == excludeGoal && classes < 3:
+		return Usagef("--target-exclude goal: %s has two classes, the label and the new label; none is left to aim at", d.source.Dataset)
+	}
+	for _, w := range o.Warnings() {
+		d.Console.Warn(w)
+	}
+	if o.Pairs != "" {
+		d.pairs, err = d.loadPairs(o.Pairs, forget)
+	}
+	return err
+}
+
+// pairCount is how many pairs the attack on a forget set has.
+func (d *desk) pairCount(o *attack.Options, forget *data.ForgetSet) (int, error) {
+	if d.pairs != nil {
+		return len(d.pairs.pairs), nil
+	}
+	n, err := o.Repeats(len(forget.Indices))
+	return n * len(forget.Indices), err
+}
+
+// checkImportance refuses slices of the k images to forget that the network cannot normalise.
+func (d *desk) checkImportance(o *importance.Options, k, slice int) error {
+	if o.Kind != "mas-batch" || o.BN == "eval" {
+		return nil
+	}
+	if err := unlearn.CheckSlices(d.net, d.blank(), k, slice); err != nil {
+		return fmt.Errorf("--importance mas-batch: %w", err)
+	}
+	return nil
+}
+
+// blank is an image like those of the data, to try a network with.
+func (d *desk) blank() torch.Tensor {
+	return d.here(torch.Zeros([]int64{1, int64(d.train.C), int64(d.train.H), int64(d.train.W)}, false))
+}
+
+// here puts images where the network computes, in the layout it wants.
+func (d *desk) here(x torch.Tensor) torch.Tensor {
+	return x.To(d.device, x.Dtype()).Contiguous(d.format())
 }
 
 // loadForgetSet reads data and weights and resolves the forget set.
@@ -91,14 +138,18 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 	}
 	defer folder.Close()
 	inputs := d.inputs(forget)
-	saver, err := d.newSaver(folder, o.FolderOptions, inputs, checkpoint)
+	saver, err := d.newSaver(ctx, folder, o.FolderOptions, inputs, checkpoint)
 	if err != nil {
 		return nil, err
 	}
 	if err := forget.Write(folder.Path("forget.json")); err != nil {
 		return nil, err
 	}
-	var unfinished *attack.Set
+	x, _ := d.resident(d.train).Gather(forget.Indices)
+	c := &crafting{desk: d, job: d.attackJob(settings, forget, x), forget: forget, folder: folder}
+	c.saved = func(set *attack.Set) error {
+		return saver.save(int64(set.Done), ctx.Err() != nil, madeTensors(set), attackState{set.Pairs, set.Done, c.seconds})
+	}
 	if checkpoint != nil {
 		var state attackState
 		if err := checkpoint.CheckInputs(inputs); err != nil {
@@ -112,41 +163,32 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 			return nil, err
 		}
 		if x, ok := named(tensors, "x_adv"); ok {
-			unfinished = attack.Resumed(state.Pairs, x.Contiguous(d.format()))
+			c.unfinished = attack.Resumed(state.Pairs, d.here(x))
 		}
+		c.seconds, began = state.Seconds, earlier(began, state.Seconds)
 	}
-	x, _ := d.resident(d.train).Gather(forget.Indices)
-	set, err := d.adversarial(ctx, d.attackJob(settings, forget, x), forget, folder, unfinished, func(set *attack.Set) error {
-		return saver.save(int64(set.Done), ctx.Err() != nil, madeTensors(set), attackState{set.Pairs, set.Done})
-	})
+	set, err := c.run(ctx)
 	if err != nil {
 		return nil, interrupted(ctx, saver.last, err)
 	}
 	defer set.Free()
 	result := &AttackResult{
-		Schema: "unlearn.attack/1", Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: "attacked",
-		Summary: set.Summary(forget.Labels), Forget: identify(forget), Hashes: d.hashes(folder),
-		Seconds: time.Since(began).Seconds(), Device: d.device.String(), Seed: d.compute.Seed, Versions: CurrentVersions(),
+		About:   d.about("unlearn.attack/1", "attacked", o.FolderOptions, folder, d.weights.Hash()),
+		Summary: AttackSummary{set.Summary(forget.Labels), settings.Store, c.seconds}, Forget: identify(forget), Seconds: time.Since(began).Seconds(),
+	}
+	if c.from == fromCache {
+		result.Cached = []string{"attack"}
 	}
 	return result, d.conclude(folder, result, unlearn.Outcome(result.Outcome))
 }
 
 // ImportanceResult is result.json of `unlearn importance`; Ω is in importance.safetensors under the parameters' names.
 type ImportanceResult struct {
-	Schema    string     `json:"schema"` // unlearn.importance/1
-	Name      string     `json:"name,omitempty"`
-	Tags      []string   `json:"tags,omitempty"`
-	Model     string     `json:"model"`
-	Dataset   string     `json:"dataset"`
-	Outcome   string     `json:"outcome"` // always "estimated"
-	Estimator string     `json:"estimator"`
-	Quantiles [5]float64 `json:"anchor_quantiles"` // of Ω̄ over all parameters: least, quartiles, greatest
-	Forget    ForgetSet  `json:"forget"`
-	Hashes    Hashes     `json:"hashes"`
-	Seconds   float64    `json:"seconds"`
-	Device    string     `json:"device"`
-	Seed      int64      `json:"seed"`
-	Versions  Versions   `json:"versions"`
+	About
+	Estimator string        `json:"estimator"`
+	Anchors   AnchorSummary `json:"anchors"`
+	Forget    ForgetSet     `json:"forget"`
+	Seconds   float64       `json:"seconds"`
 }
 
 // Importance estimates the importance of all parameters for a forget set and writes the run folder. The result is nil for a
@@ -166,6 +208,9 @@ func Importance(ctx context.Context, inv Invocation) (result *ImportanceResult, 
 		defer d.close()
 		forget, err := d.loadForgetSet(ctx, o.Forget)
 		if err != nil {
+			return err
+		}
+		if err := d.checkImportance(&settings, len(forget.Indices), o.ForgetBatch); err != nil {
 			return err
 		}
 		if o.DryRun {
@@ -198,9 +243,9 @@ func (d *desk) importanceRun(ctx context.Context, o ImportanceOptions, settings 
 		return nil, err
 	}
 	result := &ImportanceResult{
-		Schema: importanceSchema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: "estimated",
-		Estimator: settings.Kind, Quantiles: quantiles(importance.Anchors(omega)), Forget: identify(forget), Hashes: d.hashes(folder),
-		Seconds: time.Since(began).Seconds(), Device: d.device.String(), Seed: d.compute.Seed, Versions: CurrentVersions(),
+		About:     d.about(importanceSchema, "estimated", o.FolderOptions, folder, d.weights.Hash()),
+		Estimator: settings.Kind, Anchors: summarize(importance.Anchors(omega)), Forget: identify(forget),
+		Seconds: time.Since(began).Seconds(),
 	}
 	return result, d.conclude(folder, result, unlearn.Outcome(result.Outcome))
 }
@@ -216,31 +261,31 @@ func (d *desk) estimate(ctx context.Context, o importance.Options, params []nn.N
 	return job.Run(ctx, func(done int) { progress.Set(int64(done)) })
 }
 
-// quantiles returns least, quartiles and greatest of all values.
-func quantiles(tensors []torch.Tensor) (q [5]float64) {
+// summarize describes Ω̄ over all parameters.
+func summarize(anchors []torch.Tensor) (s AnchorSummary) {
 	torch.Scope(func() {
-		flat := make([]torch.Tensor, len(tensors))
-		for i, t := range tensors {
+		flat := make([]torch.Tensor, len(anchors))
+		for i, t := range anchors {
 			flat[i] = t.Reshape(-1)
 		}
-		sorted := opSort.One(torch.Cat(flat, 0))
-		last := sorted.Numel() - 1
-		for i := range q {
-			q[i] = sorted.Select(0, last*int64(i)/4).Item()
+		all := torch.Cat(flat, 0)
+		s = AnchorSummary{
+			Min: all.Min().Item(), Median: opMedian.One(all).Item(), Mean: all.CastTo(torch.Double).Mean().Item(),
+			Max: all.Max().Item(), Ones: all.Eq(all.OnesLike()).CastTo(torch.Double).Mean().Item(),
 		}
 	})
-	return q
+	return s
 }
 
-var opSort = torch.Define("aten::sort(Tensor self, int dim=-1, bool descending=False) -> (Tensor values, Tensor indices)")
+var opMedian = torch.Define("aten::median(Tensor self) -> Tensor")
 
 // inputs are the hashes that a resumed job must find again.
 func (d *desk) inputs(forget *data.ForgetSet) map[string]string {
-	return map[string]string{"weights": d.weights.Hash(), "data": d.train.Fingerprint(), "forget set": forget.Hash()}
-}
-
-func (d *desk) hashes(f *Folder) Hashes {
-	return Hashes{Weights: d.weights.Hash(), Data: d.train.Fingerprint(), Config: f.ConfigHash()}
+	inputs := map[string]string{"weights": d.weights.Hash(), "data": d.train.Fingerprint(), "forget set": forget.Hash()}
+	if d.pairs != nil {
+		inputs["pairs"] = d.pairs.hash
+	}
+	return inputs
 }
 
 // conclude writes the result and says so.

@@ -2,10 +2,11 @@ package run
 
 import (
 	_ "embed" // for the published schemas
-	"fmt"
 
 	"l2ul/unlearn"
+	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/engine"
 )
 
 // Score is how a model does on one split.
@@ -54,8 +55,19 @@ type DataAccess struct {
 
 // AttackSummary describes the adversarial examples.
 type AttackSummary struct {
-	Pairs   int64   `json:"pairs" jsonschema:"minimum=0"`
-	Success float64 `json:"success" jsonschema:"minimum=0,maximum=1,description=fraction predicted as their target"`
+	attack.Summary
+	Store   string  `json:"store,omitempty" jsonschema:"enum=f32,enum=f16,description=how the examples are kept; f16 rounds them"`
+	Seconds float64 `json:"seconds" jsonschema:"minimum=0,description=what making them took\\, in this run or in the earlier one whose examples it took from the cache"`
+}
+
+// AnchorSummary describes the weights Ω̄ of the penalty over all trained parameters: near 1 they are held, near 0 they may
+// move (spec/l2ul.md section 4.2).
+type AnchorSummary struct {
+	Min    float64 `json:"min"`
+	Median float64 `json:"median" jsonschema:"description=the lower one of an even number"`
+	Mean   float64 `json:"mean"`
+	Max    float64 `json:"max"`
+	Ones   float64 `json:"ones" jsonschema:"minimum=0,maximum=1,description=share that is exactly 1"`
 }
 
 // Versions of the parts that make the bits.
@@ -63,6 +75,20 @@ type Versions struct {
 	Unlearn  string `json:"unlearn"`
 	Libtorch string `json:"libtorch"`
 	Go       string `json:"go,omitempty"`
+}
+
+// About says what a result is of and what made it: the part that the results of train, attack and importance share.
+type About struct {
+	Schema   string   `json:"schema"`
+	Name     string   `json:"name,omitempty"`
+	Tags     []string `json:"tags,omitempty"`
+	Model    string   `json:"model"`
+	Dataset  string   `json:"dataset"`
+	Outcome  string   `json:"outcome"` // one word; these verbs either finish or have no result
+	Hashes   Hashes   `json:"hashes"`
+	Device   string   `json:"device"`
+	Seed     int64    `json:"seed"`
+	Versions Versions `json:"versions"`
 }
 
 // ResultSchema is the schema name of Result.
@@ -89,11 +115,14 @@ type Result struct {
 	Hashes     Hashes          `json:"hashes"`
 	DataAccess DataAccess      `json:"data_access"`
 	Attack     *AttackSummary  `json:"attack,omitempty"`
+	Anchors    *AnchorSummary  `json:"anchors,omitempty"`
+	Cached     []string        `json:"cached,omitempty" jsonschema:"description=what was taken from the cache and not computed: attack\\, before.forget\\, before.retain\\, before.test"`
 	Penalty    *Number         `json:"penalty,omitempty" jsonschema:"oneof_type=number;null,description=final value of lambda times R"`
 	Distance   *Number         `json:"distance,omitempty" jsonschema:"oneof_type=number;null,description=Euclidean distance of the parameters from where they began"`
 	PeakMemory int64           `json:"peak_memory_bytes,omitempty" jsonschema:"minimum=0,description=largest resident size of the process"`
 	Device     string          `json:"device"`
 	Precision  string          `json:"precision"`
+	Mode       engine.Mode     `json:"mode,omitempty" jsonschema:"enum=exact,enum=reference,description=arithmetic of attack and scores: exact is float32 in another order than PyTorch's\\, reference has its bits"`
 	Threads    int             `json:"threads,omitempty"`
 	Seed       int64           `json:"seed"`
 	Limited    bool            `json:"limited" jsonschema:"description=whether --limit left samples out of the scores"`
@@ -102,11 +131,7 @@ type Result struct {
 
 // Progress says how near the goal is, as "3 of 16 images keep their label".
 func (r *Result) Progress() string {
-	what := "keep their label"
-	if r.Goal == string(unlearn.Relabel) {
-		what = "have their new label"
-	}
-	return fmt.Sprintf("%d of %d images %s", *r.GoalHits, len(r.Forget.Indices), what)
+	return unlearn.Goal(r.Goal).Progress(*r.GoalHits, int64(len(r.Forget.Indices)))
 }
 
 // EvalSchema is the schema name of EvalResult.
@@ -114,18 +139,19 @@ const EvalSchema = "unlearn.eval/1"
 
 // EvalResult is what `unlearn eval` writes: a score for each split that was asked for.
 type EvalResult struct {
-	Schema   string   `json:"schema" jsonschema:"enum=unlearn.eval/1"`
-	Model    string   `json:"model,omitempty"`
-	Dataset  string   `json:"dataset,omitempty"`
-	Train    *Score   `json:"train,omitempty"`
-	Test     *Score   `json:"test,omitempty"`
-	Forget   *Score   `json:"forget,omitempty"`
-	Retain   *Score   `json:"retain,omitempty"`
-	Hashes   Hashes   `json:"hashes"`
-	Device   string   `json:"device"`
-	Limited  bool     `json:"limited"`
-	Seconds  float64  `json:"seconds" jsonschema:"minimum=0"`
-	Versions Versions `json:"versions"`
+	Schema   string      `json:"schema" jsonschema:"enum=unlearn.eval/1"`
+	Model    string      `json:"model,omitempty"`
+	Dataset  string      `json:"dataset,omitempty"`
+	Train    *Score      `json:"train,omitempty"`
+	Test     *Score      `json:"test,omitempty"`
+	Forget   *Score      `json:"forget,omitempty"`
+	Retain   *Score      `json:"retain,omitempty"`
+	Hashes   Hashes      `json:"hashes"`
+	Device   string      `json:"device"`
+	Mode     engine.Mode `json:"mode,omitempty" jsonschema:"enum=exact,enum=reference,description=as in unlearn.result/1"`
+	Limited  bool        `json:"limited"`
+	Seconds  float64     `json:"seconds" jsonschema:"minimum=0"`
+	Versions Versions    `json:"versions"`
 }
 
 //go:embed schema/result-1.json

@@ -5,38 +5,49 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 // Signals returns a context that the first SIGINT, SIGTERM or SIGUSR1 cancels with a *Stopped as its cause: the job
-// then ends its step, saves and returns. exit is called with 130 at the second SIGINT, and with the signal's own code
-// when the job has not come to its end within grace after the first signal (0 waits for ever). release undoes it all.
+// then ends its step, saves and returns. exit is called at the second SIGINT, and when the job has not come to its end
+// within grace after the first signal (0 waits for ever): with what stopped the job, the newest checkpoint of it that is on
+// disk, and the code to exit with, which is 130 for the second SIGINT whatever was saved. release undoes it all.
 //
 // Only Go code runs here: the job alone may touch tensors.
-func Signals(parent context.Context, grace time.Duration, exit func(code int)) (ctx context.Context, release func()) {
-	ctx, cancel := context.WithCancelCause(parent)
+func Signals(parent context.Context, grace time.Duration, exit func(*Stopped, int)) (ctx context.Context, release func()) {
+	newest := &atomic.Value{}
+	ctx, cancel := context.WithCancelCause(context.WithValue(parent, newestCheckpoint{}, newest))
 	signals := make(chan os.Signal, 8)
 	done := make(chan struct{})
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGUSR1)
+	stopped := func(s os.Signal) *Stopped {
+		path, _ := newest.Load().(string)
+		if _, err := os.Stat(path); err != nil { // none was saved, or the job has no more need of it
+			path = ""
+		}
+		return &Stopped{Signal: s, Checkpoint: path}
+	}
 	go func() {
-		var first *Stopped
+		var first os.Signal
 		var expired <-chan time.Time
 		for {
 			select {
 			case s := <-signals:
 				switch {
 				case first == nil:
-					first = &Stopped{Signal: s}
-					cancel(first)
+					first = s
+					cancel(&Stopped{Signal: s})
 					if grace > 0 {
 						expired = time.After(grace)
 					}
 				case s == os.Interrupt:
-					exit(ExitInterrupted)
+					exit(stopped(s), ExitInterrupted)
 				}
 			case <-expired:
-				exit(first.ExitCode())
+				stop := stopped(first)
+				exit(stop, stop.ExitCode())
 			case <-done:
 				return
 			}
@@ -46,6 +57,18 @@ func Signals(parent context.Context, grace time.Duration, exit func(code int)) (
 		signal.Stop(signals)
 		close(done)
 		cancel(nil)
+	}
+}
+
+// newestCheckpoint is the key of a context's *atomic.Value, the path of the newest checkpoint.
+type newestCheckpoint struct{}
+
+// announcer returns what tells the handler of signals where a job that it must end at once can be taken up again.
+func announcer(ctx context.Context) func(checkpoint string) {
+	return func(checkpoint string) {
+		if newest, ok := ctx.Value(newestCheckpoint{}).(*atomic.Value); ok {
+			newest.Store(checkpoint)
+		}
 	}
 }
 

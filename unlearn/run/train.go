@@ -10,6 +10,7 @@ import (
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/engine"
 	"l2ul/unlearn/seed"
 	"l2ul/unlearn/train"
 )
@@ -19,22 +20,13 @@ const TrainSchema = "unlearn.train/1"
 
 // TrainResult is result.json of `unlearn train`.
 type TrainResult struct {
-	Schema   string   `json:"schema"`
-	Name     string   `json:"name,omitempty"`
-	Tags     []string `json:"tags,omitempty"`
-	Model    string   `json:"model"`
-	Dataset  string   `json:"dataset"`
-	Outcome  string   `json:"outcome"` // always "trained"
-	Steps    int64    `json:"steps"`
-	Epochs   int64    `json:"epochs"`
-	Train    Score    `json:"train"`
-	Test     Score    `json:"test"`
-	Hashes   Hashes   `json:"hashes"` // weights: of the trained network
-	Seconds  Seconds  `json:"seconds"`
-	Device   string   `json:"device"`
-	Seed     int64    `json:"seed"`
-	Limited  bool     `json:"limited"`
-	Versions Versions `json:"versions"`
+	About
+	Steps   int64   `json:"steps"`
+	Epochs  int64   `json:"epochs"`
+	Train   Score   `json:"train"`
+	Test    Score   `json:"test"`
+	Seconds Seconds `json:"seconds"`
+	Limited bool    `json:"limited"`
 }
 
 // trainState is the job's own part of a checkpoint.
@@ -54,6 +46,7 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 		return nil, err
 	}
 	d.model, d.source, d.compute, d.eval = o.ModelOptions, o.DataOptions, o.ComputeOptions, o.EvalOptions
+	d.mode = engine.Mode(o.Mode)
 	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		if err := d.openData(ctx); err != nil {
@@ -62,11 +55,15 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 		if err := d.begin(); err != nil {
 			return err
 		}
+		job := d.trainJob(recipe, count(d.train.Len()), "", nil)
+		if err := checkTraining(job); err != nil {
+			return err
+		}
 		if o.DryRun {
-			d.plan(o.FolderOptions, [2]string{"steps", planned(d.trainJob(recipe, count(d.train.Len()), "", nil))})
+			d.plan(o.FolderOptions, [2]string{"steps", planned(job)})
 			return nil
 		}
-		result, err = d.trainRun(ctx, o, recipe)
+		result, err = d.trainRun(ctx, o, job)
 		return err
 	})
 	return result, interrupted(ctx, "", err)
@@ -88,7 +85,7 @@ func (d *desk) fresh() (err error) {
 	return err
 }
 
-func (d *desk) trainRun(ctx context.Context, o TrainOptions, recipe train.Options) (*TrainResult, error) {
+func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*TrainResult, error) {
 	began := time.Now()
 	folder, checkpoint, err := d.open(o.FolderOptions)
 	if err != nil {
@@ -99,11 +96,10 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, recipe train.Option
 	if d.weights != nil {
 		inputs["weights"] = d.weights.Hash()
 	}
-	saver, err := d.newSaver(folder, o.FolderOptions, inputs, checkpoint)
+	saver, err := d.newSaver(ctx, folder, o.FolderOptions, inputs, checkpoint)
 	if err != nil {
 		return nil, err
 	}
-	job := d.trainJob(recipe, count(d.train.Len()), "", nil)
 	if checkpoint != nil {
 		var state trainState
 		if err := checkpoint.CheckInputs(inputs); err != nil {
@@ -116,6 +112,7 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, recipe train.Option
 			return nil, err
 		}
 		job.Resume = state.Loop
+		began = earlier(began, state.Loop.Seconds)
 	}
 	job.Save = func(s *train.State, force bool) error {
 		return saver.save(int64(s.Step), force, s.Tensors, trainState{s})
@@ -124,11 +121,7 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, recipe train.Option
 		return nil, interrupted(ctx, saver.last, err)
 	}
 	trained := time.Now()
-	result := &TrainResult{
-		Schema: TrainSchema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: "trained",
-		Steps: int64(job.Steps()), Epochs: int64(recipe.Epochs), Device: d.device.String(), Seed: d.compute.Seed,
-		Limited: o.Limit != "", Versions: CurrentVersions(),
-	}
+	result := &TrainResult{Steps: int64(job.Steps()), Epochs: int64(job.Options.Epochs), Limited: o.Limit != ""}
 	for _, part := range []struct {
 		set   *data.Set
 		name  string
@@ -144,7 +137,7 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, recipe train.Option
 	if err := ckpt.Save(folder.Path("model.safetensors"), file); err != nil {
 		return nil, err
 	}
-	result.Hashes = Hashes{Weights: file.Hash(), Data: d.train.Fingerprint(), Config: folder.ConfigHash()}
+	result.About = d.about(TrainSchema, "trained", o.FolderOptions, folder, file.Hash())
 	result.Seconds = Seconds{Total: time.Since(began).Seconds(), Eval: time.Since(trained).Seconds()}
 	return result, d.conclude(folder, result, unlearn.Outcome(result.Outcome))
 }
@@ -154,6 +147,14 @@ func (d *desk) trainJob(recipe train.Options, indices []int, part data.Part, met
 	return &train.Job{
 		Net: d.net, Set: d.train, Indices: indices, Part: part, Meter: meter, Format: d.format(), Options: recipe, Seed: d.compute.Seed,
 	}
+}
+
+// checkTraining refuses a job without a single step.
+func checkTraining(job *train.Job) error {
+	if job.Steps() == 0 {
+		return Usagef("%d images are too few to train on", len(job.Indices))
+	}
+	return nil
 }
 
 // planned says how long a training job is.
@@ -180,5 +181,6 @@ func (d *desk) runTraining(ctx context.Context, job *train.Job) error {
 			right, seen = 0, 0
 		}
 	}
+	defer engine.Accelerate(d.net, d.mode)()
 	return job.Run(ctx)
 }

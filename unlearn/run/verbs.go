@@ -26,6 +26,7 @@ type ModelOptions struct {
 type DataOptions struct {
 	Dataset string `flag:"dataset" group:"model and data" arg:"NAME" help:"dataset; unlearn ls datasets lists them"`
 	DataDir string `flag:"data-dir" env:"UNLEARN_DATA" group:"model and data" arg:"DIR" result:"no" help:"folder or archive it is read from"`
+	Workers int    `flag:"workers,j" min:"1" deftext:"one a core" group:"model and data" result:"no" help:"goroutines that decode or draw images"`
 }
 
 // SetOptions name the samples to forget.
@@ -52,6 +53,11 @@ type ComputeOptions struct {
 	ChannelsLast  bool   `flag:"channels-last" default:"true" group:"computing" help:"keep images with the channels innermost; changes the last bits"`
 }
 
+// EngineOptions hold for every verb that runs a network whose weights do not change.
+type EngineOptions struct {
+	Mode string `flag:"mode" default:"exact" oneof:"exact|reference" group:"computing" help:"arithmetic of attack and scores; exact: fused, differs from PyTorch by rounding; reference: operator by operator PyTorch's bits"`
+}
+
 // EvalOptions hold for every verb that scores a model.
 type EvalOptions struct {
 	BatchSize int    `flag:"batch-size,b" default:"256" min:"1" result:"no" group:"computing" help:"images at once when scoring; changes no result of forgetting"`
@@ -67,6 +73,7 @@ type ForgetOptions struct {
 	DataOptions
 	SetOptions
 	ComputeOptions
+	EngineOptions
 	EvalOptions
 	Method     string `flag:"method" default:"adv-imp" group:"unlearning" arg:"NAME" help:"how to forget; unlearn ls methods lists them"`
 	SaveFormat string `flag:"save-format" default:"safetensors" oneof:"safetensors|same" result:"no" help:"container of the unlearned weights; same: as they came"`
@@ -93,6 +100,7 @@ type AttackOptions struct {
 	DataOptions
 	SetOptions
 	ComputeOptions
+	EngineOptions
 }
 
 // Validate checks what tags cannot say.
@@ -131,6 +139,7 @@ type TrainOptions struct {
 	ModelOptions
 	DataOptions
 	ComputeOptions
+	EngineOptions
 	EvalOptions
 }
 
@@ -151,6 +160,7 @@ type EvaluateOptions struct {
 	DataOptions
 	SetOptions
 	ComputeOptions
+	EngineOptions
 	EvalOptions
 	Splits []string `flag:"splits" sep:"," oneof:"train|test|forget|retain" deftext:"train,test, or forget,retain,test with a forget set" group:"model and data" help:"what to score"`
 	Output string   `flag:"output,o" config:"no" arg:"FILE" help:"write the result there as well"`

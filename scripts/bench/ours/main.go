@@ -23,6 +23,7 @@ import (
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/engine"
 	"l2ul/unlearn/kernels"
 	_ "l2ul/unlearn/methods"
 	"l2ul/unlearn/metrics"
@@ -39,16 +40,16 @@ func main() {
 type repeat func() (seconds, check float64)
 
 var rows = map[string]func(*inputs) repeat{
-	"C1": func(in *inputs) repeat { return pgd(in, in.network()) },
-	"C1-bf16": func(in *inputs) repeat {
-		return pgd(in, &half{body: in.network()})
-	},
-	"C2": evaluation, "C3": step, "C4": batches, "C6": update, "C8": parity,
+	"C1":      func(in *inputs) repeat { return pgd(in, engine.Freeze(in.network(), engine.Exact)) },
+	"C1-bf16": func(in *inputs) repeat { return pgd(in, engine.Freeze(newHalf(in.network()), engine.Reference)) },
+	"C2":      evaluation, "C3": step, "C4": batches, "C6": update,
+	"C8":       func(in *inputs) repeat { return parity(in, engine.Reference) },
+	"C8-exact": func(in *inputs) repeat { return parity(in, engine.Exact) },
 }
 
 func run(args []string) error {
 	if len(args) < 2 || rows[args[0]] == nil {
-		return fmt.Errorf("usage: ours C1|C1-bf16|C2|C3|C4|C6|C8 INPUTS_DIR [THREADS [SAVE]]")
+		return fmt.Errorf("usage: ours C1|C1-bf16|C2|C3|C4|C6|C8|C8-exact INPUTS_DIR [THREADS [SAVE]]")
 	}
 	threads := 2
 	if len(args) > 2 {
@@ -175,19 +176,21 @@ type half struct {
 	body nn.Module
 }
 
+func newHalf(body nn.Module) *half {
+	h := &half{body: body}
+	h.Child("body", body)
+	return h
+}
+
 func (h *half) Forward(x torch.Tensor) (y torch.Tensor) {
 	torch.Autocast(torch.BFloat16, func() { y = h.body.Forward(x) })
 	return y.CastTo(torch.Float)
 }
 
 // C1: 16 images x 2 targets x 5 iterations.
-func pgd(in *inputs, net nn.Module) repeat {
+func pgd(in *inputs, net *engine.Network) repeat {
 	x, start, y := in.pairs(32)
 	o := &attack.Options{Eps: 4, Step: 0.1, Iters: 5, Norm: "l2", Targeted: true}
-	if h, ok := net.(*half); ok {
-		attack.Freeze(h.body)
-	}
-	attack.Freeze(net)
 	return func() (seconds, check float64) {
 		torch.Scope(func() {
 			var adv torch.Tensor
@@ -206,10 +209,10 @@ func evaluation(in *inputs) repeat {
 	for i := range first {
 		first[i] = i
 	}
-	view, net := resident.View("", first, nil), in.network()
+	view, net := resident.View("", first, nil), engine.Freeze(in.network(), engine.Exact)
 	return func() (seconds, check float64) {
 		seconds = timed(func() {
-			score, err := metrics.Evaluate(context.Background(), net, view, 64, nil)
+			score, err := metrics.Evaluate(context.Background(), net.Logits, view, 64, nil)
 			if err != nil {
 				panic(err)
 			}
@@ -226,6 +229,7 @@ func step(in *inputs) repeat {
 		panic(err)
 	}
 	net := in.network()
+	engine.Accelerate(net, engine.Exact)
 	x, y := all(in.forget())
 	task := &unlearn.Task{
 		Net: net, Classes: 10, Forget: &unlearn.Examples{X: x, Y: y},
@@ -314,10 +318,9 @@ func update(in *inputs) repeat {
 }
 
 // C8: 100 iterations on 12 pairs; the examples go to a file, to be compared bit for bit.
-func parity(in *inputs) repeat {
+func parity(in *inputs, mode engine.Mode) repeat {
 	x, start, y := in.pairs(12)
-	net := in.network()
-	attack.Freeze(net)
+	net := engine.Freeze(in.network(), mode)
 	o := &attack.Options{Eps: 4, Step: 0.1, Iters: 100, Norm: "l2", Targeted: true}
 	return func() (seconds, check float64) {
 		torch.Scope(func() {

@@ -1,0 +1,275 @@
+package engine
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"l2ul/torch"
+	"l2ul/torch/models"
+	"l2ul/torch/nn"
+)
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if n := torch.Live(); n != 0 {
+		fmt.Fprintf(os.Stderr, "%d tensors are not freed\n", n)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// job runs fn as a job on the CPU.
+func job(t *testing.T, fn func()) {
+	t.Helper()
+	if err := torch.Run(torch.CPU, func() error { fn(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newNet makes a network with seeded weights and running statistics that are not those of a fresh one.
+func newNet(t *testing.T, name string) nn.Module {
+	t.Helper()
+	net, err := models.New(name, models.Options{Classes: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(net.Root().Free)
+	for _, b := range net.Root().NamedBuffers() {
+		if strings.HasSuffix(b.Name, "running_mean") {
+			b.Tensor.NormalI(0, 0.1)
+		} else if strings.HasSuffix(b.Name, "running_var") {
+			b.Tensor.UniformI(0.5, 2)
+		}
+	}
+	nn.ToMemoryFormat(net, torch.ChannelsLast)
+	return net
+}
+
+func loss(logits torch.Tensor) torch.Tensor {
+	y := torch.Zeros([]int64{logits.Size(0)}, false).CastTo(torch.Long)
+	return logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceSum, -100)
+}
+
+func TestPlanIsTheNetwork(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		size int64
+	}{{"l2ul-resnet18", 32}, {"cifar-resnet18", 20}, {"resnet18", 64}, {"resnet50", 70}, {"l2ul-resnet18", 33}} {
+		t.Run(fmt.Sprint(c.name, "-", c.size), func(t *testing.T) {
+			job(t, func() {
+				torch.ManualSeed(1)
+				net := newNet(t, c.name)
+				exact, reference := Freeze(net, Exact), Freeze(net, Reference)
+				defer exact.Thaw()
+				defer reference.Thaw()
+				for _, n := range []int64{3, 1, 7, 3} {
+					x := torch.Rand([]int64{n, 3, c.size, c.size}, false).Contiguous(torch.ChannelsLast)
+					if d := distance(exact.Logits(x), reference.Logits(x)); !(d < 1e-4) {
+						t.Errorf("%d images: logits differ by %g", n, d)
+					}
+					// In a deep network some ReLU falls the other way for the last bit of its input.
+					if d := distance(exact.InputGrad(x, loss), reference.InputGrad(x, loss)); !(d < gradientTolerance) {
+						t.Errorf("%d images: gradients differ by %g", n, d)
+					}
+				}
+				if why := exact.Fallback(); why != "" {
+					t.Errorf("no plan: %s", why)
+				}
+			})
+		})
+	}
+}
+
+// Where rounding might decide, the plan does not.
+func TestCloseCallsAreTheReferences(t *testing.T) {
+	job(t, func() {
+		torch.ManualSeed(4)
+		net := newNet(t, "l2ul-resnet18")
+		last := net.Root().Parameters()[len(net.Root().Parameters())-2] // the weights of the last layer, [10, 512]
+		torch.NoGrad(func() { last.Select(0, 3).CopyI(last.Select(0, 7).MulScalar(1 + 1e-6)) })
+		bias := net.Root().Parameters()[len(net.Root().Parameters())-1]
+		torch.NoGrad(func() { bias.Select(0, 3).FillI(5); bias.Select(0, 7).FillI(5) })
+		exact, reference := Freeze(net, Exact), Freeze(net, Reference)
+		defer func() { exact.Thaw() }()
+		defer reference.Thaw()
+		x := torch.Rand([]int64{6, 3, 32, 32}, false).Contiguous(torch.ChannelsLast)
+		if got, want := exact.Logits(x), reference.Logits(x); !torch.Equal(got, want) {
+			t.Errorf("close calls are not the reference's: they differ by %g", got.Sub(want, 1).Abs().Max().Item())
+		}
+		torch.NoGrad(func() { bias.Select(0, 3).FillI(9) })
+		exact.Thaw()
+		exact = Freeze(net, Exact)
+		if got := exact.Logits(x); torch.Equal(got, reference.Logits(x)) || closeCalls(got) != nil {
+			t.Error("clear calls are computed twice")
+		}
+	})
+}
+
+// What the network was allowed to learn before it was frozen, it is afterwards.
+func TestThawTracksAgain(t *testing.T) {
+	job(t, func() {
+		net := newNet(t, "l2ul-resnet18")
+		params := net.Root().Parameters()
+		params[0].SetRequiresGrad(false)
+		frozen := Freeze(net, Exact)
+		frozen.InputGrad(torch.Rand([]int64{2, 3, 32, 32}, false), loss)
+		for i, p := range params {
+			if p.RequiresGrad() || p.Grad().Defined() {
+				t.Fatalf("parameter %d is tracked", i)
+			}
+		}
+		frozen.Thaw()
+		for i, p := range params {
+			if p.RequiresGrad() != (i != 0) {
+				t.Errorf("parameter %d: requires grad %t", i, p.RequiresGrad())
+			}
+		}
+		if net.Root().Training() || frozen.Bytes() != 0 {
+			t.Error("the network trains, or memory is left")
+		}
+	})
+}
+
+// opaque does to images what no plan knows.
+type opaque struct {
+	nn.Base
+	forward func(x torch.Tensor) torch.Tensor
+}
+
+func (m *opaque) Forward(x torch.Tensor) torch.Tensor { return m.forward(x) }
+
+// What a plan cannot be right about runs operator by operator, and says why.
+func TestFallback(t *testing.T) {
+	job(t, func() {
+		weight := torch.RandN([]int64{5, 3 * 8 * 8}, false)
+		head := func(x torch.Tensor) torch.Tensor { return x.Flatten(1, -1).Linear(weight, torch.Tensor{}) }
+		calls := 0
+		for name, c := range map[string]struct {
+			forward func(x torch.Tensor) torch.Tensor
+			why     string
+		}{
+			"operator": {func(x torch.Tensor) torch.Tensor { return head(x.Tanh()) }, "aten::tanh"},
+			"read":     {func(x torch.Tensor) torch.Tensor { return head(x).MulScalar(x.Sum().Item()) }, "aten::sum"},
+			"data":     {func(x torch.Tensor) torch.Tensor { torch.ToSlice[float32](x); return head(x) }, torch.ReadName},
+			"no image": {func(torch.Tensor) torch.Tensor { return weight }, "does not come from the images"},
+			"scaled":   {func(x torch.Tensor) torch.Tensor { return head(x.Add(x, 2)) }, "unscaled"},
+			"moody": {func(x torch.Tensor) torch.Tensor {
+				if calls++; calls%2 == 0 {
+					x = x.Relu().Add(x, 1)
+				}
+				return head(x)
+			}, "logits are not the network's"},
+		} {
+			net := Freeze(&opaque{forward: c.forward}, Exact)
+			x := torch.RandN([]int64{2, 3, 8, 8}, false)
+			logits := net.Logits(x)
+			if why := net.Fallback(); !strings.Contains(why, c.why) {
+				t.Errorf("%s: %q, want %q", name, why, c.why)
+			}
+			if name != "moody" && !torch.Equal(logits, c.forward(x)) {
+				t.Errorf("%s: other logits", name)
+			}
+			net.Thaw()
+		}
+	})
+}
+
+// Layers in orders that the usual networks do not have.
+func TestLayers(t *testing.T) {
+	job(t, func() {
+		torch.ManualSeed(3)
+		weight := func(shape ...int64) torch.Tensor { return torch.RandN(shape, false).MulScalar(0.2) }
+		one, zero := []int64{1, 1}, []int64{0, 0}
+		none := torch.Tensor{}
+		w1, w2, w3, bias := weight(32, 3, 3, 3), weight(32, 32, 3, 3), weight(32, 32, 1, 1), weight(32)
+		scale := torch.Rand([]int64{32}, false).AddScalar(0.5)
+		norm := func(x torch.Tensor) torch.Tensor { return x.BatchNorm(scale, bias, bias, scale, false, 0.1, 1e-5) }
+		conv := func(x, w, b torch.Tensor) torch.Tensor {
+			return x.Conv2d(w, b, one, []int64{w.Size(2) / 2, w.Size(3) / 2}, one, 1)
+		}
+		head := func(x torch.Tensor) torch.Tensor {
+			return x.AdaptiveAvgPool2d(one).Flatten(1, -1).Linear(weight(4, 32).ZerosLike().AddScalar(0.1), weight(4).ZerosLike())
+		}
+		full := weight(7, 32*36)
+		for name, forward := range map[string]func(x torch.Tensor) torch.Tensor{
+			"activation first": func(x torch.Tensor) torch.Tensor {
+				y := conv(x, w1, none)
+				return head(y.Add(conv(norm(y).Relu(), w2, bias), 1))
+			},
+			"two readers of a convolution": func(x torch.Tensor) torch.Tensor {
+				y := conv(x, w1, bias)
+				return head(conv(y.Relu(), w2, none).Add(norm(y), 1).Relu())
+			},
+			"a value added to itself": func(x torch.Tensor) torch.Tensor { y := conv(x, w1, none); return head(y.Add(y, 1).Relu()) },
+			"pool with another reader": func(x torch.Tensor) torch.Tensor {
+				y := conv(x, w1, bias).Relu()
+				return head(y.MaxPool2d([]int64{3, 3}, one, one, one, false).Add(conv(y, w3, none), 1))
+			},
+			"pooling without padding": func(x torch.Tensor) torch.Tensor {
+				return conv(x, w1, none).MaxPool2d([]int64{2, 2}, []int64{2, 2}, zero, one, false).Flatten(1, -1).Linear(full, none)
+			},
+			"a hidden layer": func(x torch.Tensor) torch.Tensor {
+				return conv(x, w1, none).MaxPool2d([]int64{2, 2}, []int64{2, 2}, zero, one, false).Flatten(1, -1).Linear(full, none).Relu().Linear(weight(3, 7).ZerosLike().AddScalar(1), none)
+			},
+			"in place": func(x torch.Tensor) torch.Tensor {
+				y := conv(x, w1, none)
+				y.ReluI()
+				z := conv(y, w3, none)
+				z.AddI(y, 1)
+				z.ReluI()
+				return head(z)
+			},
+		} {
+			exact, reference := Freeze(&opaque{forward: forward}, Exact), Freeze(&opaque{forward: forward}, Reference)
+			for _, n := range []int64{2, 5} {
+				x := torch.RandN([]int64{n, 3, 12, 12}, false)
+				if d := distance(exact.Logits(x), reference.Logits(x)); !(d < 1e-5) {
+					t.Errorf("%s: logits differ by %g", name, d)
+				}
+				if d := distance(exact.InputGrad(x, loss), reference.InputGrad(x, loss)); !(d < 1e-4) {
+					t.Errorf("%s: gradients differ by %g", name, d)
+				}
+			}
+			if why := exact.Fallback(); why != "" {
+				t.Errorf("%s: no plan: %s", name, why)
+			}
+			exact.Thaw()
+		}
+	})
+}
+
+// A step of training takes the same convolutions in another way, and gives them back.
+func TestAccelerate(t *testing.T) {
+	job(t, func() {
+		torch.ManualSeed(6)
+		net := newNet(t, "l2ul-resnet18")
+		x := torch.Rand([]int64{5, 3, 32, 32}, false).Contiguous(torch.ChannelsLast)
+		gradients := func(mode Mode) []torch.Tensor {
+			defer Accelerate(net, mode)()
+			return torch.Grad([]torch.Tensor{loss(net.Forward(x))}, net.Root().Parameters())
+		}
+		want, again := gradients(Reference), gradients(Reference)
+		got := gradients(Exact)
+		after := gradients(Reference)
+		changed := 0
+		for i := range want {
+			if !torch.Equal(want[i], again[i]) || !torch.Equal(want[i], after[i]) {
+				t.Errorf("parameter %d: the reference does not repeat", i)
+			}
+			if !torch.Equal(got[i], want[i]) {
+				changed++
+			}
+			if d := distance(got[i], want[i]); !(d < 2e-2) {
+				t.Errorf("parameter %d: gradients differ by %g", i, d)
+			}
+			if got[i].IsContiguous(torch.ChannelsLast) != want[i].IsContiguous(torch.ChannelsLast) {
+				t.Errorf("parameter %d: another memory format", i)
+			}
+		}
+		if changed == 0 {
+			t.Error("nothing was accelerated")
+		}
+	})
+}

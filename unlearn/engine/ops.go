@@ -1,0 +1,247 @@
+package engine
+
+import (
+	"l2ul/torch"
+	"l2ul/unlearn/kernels"
+)
+
+// op is what a layer does. Implementations bind themselves to the buffers of a batch once and return the step to be
+// repeated.
+type op interface {
+	// prepare makes what lasts as long as the plan, such as packed weights, of the layer n.
+	prepare(p *plan, n *node)
+	// forward returns the step that writes out, the value of the layer (with max(0, …) if relu), from the values in.
+	// memo is the buffer that memo asked for.
+	forward(out torch.Tensor, in []torch.Tensor, memo torch.Tensor, relu bool) func()
+	// backward returns the step that brings grad, the gradient by the layer's value, to the input that passes denies.
+	backward(to target, grad, memo torch.Tensor) func()
+	// passes says that the gradient by input i is grad itself.
+	passes(i int) bool
+	// canRelu says that forward heeds relu.
+	canRelu() bool
+	// remembers says that forward leaves what backward needs in a uint8 buffer of the value's shape.
+	remembers() bool
+}
+
+// target is where a gradient goes: out = gate(grad + add), 0 where gate, the value of a ReLU, is not positive. Undefined
+// tensors are left out; add may be out.
+type target struct{ out, add, gate torch.Tensor }
+
+// put finishes a gradient that libtorch computed.
+func (t target) put(grad torch.Tensor) {
+	if t.add.Defined() {
+		grad = grad.Add(t.add, 1)
+	}
+	if t.gate.Defined() {
+		grad = opThreshold.One(grad, t.gate, 0)
+	}
+	t.out.CopyI(grad)
+}
+
+var opThreshold = torch.Define("aten::threshold_backward(Tensor grad_output, Tensor self, Scalar threshold) -> Tensor")
+
+// write stores a value that libtorch computed.
+func write(out, v torch.Tensor, relu bool) {
+	out.CopyI(v)
+	if relu {
+		out.ReluI()
+	}
+}
+
+// plain is an op without state of its own.
+type plain struct{}
+
+func (plain) prepare(*plan, *node) {}
+func (plain) passes(int) bool      { return false }
+func (plain) canRelu() bool        { return false }
+func (plain) remembers() bool      { return false }
+
+func (plain) backward(target, torch.Tensor, torch.Tensor) func() { return nil }
+
+// source is the images.
+type source struct{ plain }
+
+func (source) forward(torch.Tensor, []torch.Tensor, torch.Tensor, bool) func() { return nil }
+
+// conv is a convolution, with the addition of a second input if there is one.
+type conv struct {
+	kernels.Conv
+	weight, bias torch.Tensor // Double while the plan is made, then Float; bias may be undefined
+	there, back  pass
+	plan         *plan
+}
+
+// pass is a convolution or its gradient, ready to run.
+type pass struct {
+	kernels.Conv
+	packed torch.Tensor
+}
+
+// scale folds a following scaling into the weights.
+func (c *conv) scale(a *affine) {
+	c.weight = c.weight.Mul(a.scale.Reshape(-1, 1, 1, 1))
+	if c.bias.Defined() {
+		c.bias = c.bias.Mul(a.scale).Add(a.shift, 1)
+	} else {
+		c.bias = a.shift
+	}
+}
+
+func (c *conv) prepare(p *plan, n *node) {
+	c.plan, c.weight = p, p.keep(c.weight.CastTo(torch.Float))
+	if c.bias.Defined() {
+		c.bias = p.keep(c.bias.CastTo(torch.Float))
+	}
+	c.there.Conv, c.back.Conv = c.Conv, c.Conv
+	c.back.Gradient = true
+	c.there.Tile = tile(&c.Conv, c.weight.Size(1), n.shape)
+	c.back.Tile = tile(&c.Conv, c.weight.Size(0), n.in[0].shape)
+	c.there.packed = p.keep(c.there.Pack(c.weight))
+}
+
+// fewest is the number of channels summed over that pays for Winograd's transforms.
+const fewest = 32
+
+// tile chooses how a convolution to images of the shape [C, H, W] is summed.
+func tile(c *kernels.Conv, depth int64, shape []int64) int64 {
+	three := c.Kernel[0] == 3 && c.Kernel[1] == 3 && c.Stride[0] == 1 && c.Stride[1] == 1 && c.Padding[0] <= 2 && c.Padding[1] <= 2
+	if !three || depth%8 != 0 || depth < fewest {
+		return 0
+	}
+	return kernels.WinogradTile(shape[1], shape[2])
+}
+
+func (c *conv) passes(i int) bool { return i == 1 }
+func (c *conv) canRelu() bool     { return true }
+func (c *conv) remembers() bool   { return false }
+
+func (c *conv) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, relu bool) func() {
+	e := kernels.Epilogue{Bias: c.bias, Relu: relu}
+	if len(in) > 1 {
+		e.Add = in[1]
+	}
+	return func() { c.there.Run(out, in[0], c.there.packed, e) }
+}
+
+func (c *conv) backward(to target, grad, _ torch.Tensor) func() {
+	if !c.back.packed.Defined() { // evaluation needs none
+		c.back.packed = c.plan.keep(c.back.Pack(c.weight))
+	}
+	return func() { c.back.Run(to.out, grad, c.back.packed, kernels.Epilogue{Add: to.add, Gate: to.gate}) }
+}
+
+// affine is scale·x + shift per channel, Double [C] while the plan is made, then Float [C, 1, 1].
+type affine struct{ scale, shift torch.Tensor }
+
+// then is the map of a and after it b.
+func (a *affine) then(b *affine) *affine {
+	return &affine{a.scale.Mul(b.scale), a.shift.Mul(b.scale).Add(b.shift, 1)}
+}
+
+func (a *affine) prepare(p *plan, _ *node) {
+	for _, t := range []*torch.Tensor{&a.scale, &a.shift} {
+		*t = p.keep(t.CastTo(torch.Float).Reshape(-1, 1, 1))
+	}
+}
+func (a *affine) passes(int) bool { return false }
+func (a *affine) canRelu() bool   { return true }
+func (a *affine) remembers() bool { return false }
+
+func (a *affine) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, relu bool) func() {
+	return func() { write(out, opAddcmul.One(a.shift, in[0], a.scale, 1), relu) }
+}
+
+var opAddcmul = torch.Define("aten::addcmul(Tensor self, Tensor tensor1, Tensor tensor2, *, Scalar value=1) -> Tensor")
+
+func (a *affine) backward(to target, grad, _ torch.Tensor) func() {
+	return func() { to.put(grad.Mul(a.scale)) }
+}
+
+// sum adds two values.
+type sum struct{ plain }
+
+func (sum) passes(int) bool { return true }
+func (sum) canRelu() bool   { return true }
+
+func (sum) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, relu bool) func() {
+	return func() { write(out, in[0].Add(in[1], 1), relu) }
+}
+
+// same is its input: what is left of a ReLU that no other layer does.
+type same struct{ plain }
+
+func (same) passes(int) bool { return true }
+func (same) canRelu() bool   { return true }
+
+func (same) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, relu bool) func() {
+	return func() { write(out, in[0], relu) }
+}
+
+// maxPool is max pooling.
+type maxPool struct{ kernels.Pool }
+
+func (*maxPool) prepare(*plan, *node) {}
+func (*maxPool) passes(int) bool      { return false }
+func (*maxPool) canRelu() bool        { return false }
+func (*maxPool) remembers() bool      { return true }
+
+func (m *maxPool) forward(out torch.Tensor, in []torch.Tensor, memo torch.Tensor, _ bool) func() {
+	return func() { m.Run(out, memo, in[0]) }
+}
+
+func (m *maxPool) backward(to target, grad, memo torch.Tensor) func() {
+	return func() {
+		if to.add.Defined() {
+			own := to.out.EmptyLike()
+			m.Gradient(own, grad, memo, torch.Tensor{})
+			to.put(own)
+		} else {
+			m.Gradient(to.out, grad, memo, to.gate)
+		}
+	}
+}
+
+// average is the mean over height and width.
+type average struct{ plain }
+
+func (average) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, _ bool) func() {
+	return func() { out.CopyI(in[0].MeanDim([]int64{2, 3}, true)) }
+}
+
+func (average) backward(to target, grad, _ torch.Tensor) func() {
+	area := float64(to.out.Size(2) * to.out.Size(3))
+	return func() { to.put(grad.DivScalar(area).ExpandAs(to.out)) }
+}
+
+// flatten makes a vector of an image, channels outermost.
+type flatten struct{ plain }
+
+func (flatten) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, _ bool) func() {
+	return func() { out.CopyI(in[0].Contiguous(torch.Contiguous).Flatten(1, -1)) }
+}
+
+func (flatten) backward(to target, grad, _ torch.Tensor) func() {
+	shape := to.out.Shape()
+	return func() { to.put(grad.Reshape(shape...)) }
+}
+
+// linear is the fully connected layer.
+type linear struct{ weight, bias torch.Tensor }
+
+func (l *linear) prepare(p *plan, _ *node) {
+	l.weight = p.keep(l.weight.Detach()) // a handle of the plan's own: the trace may have made the weight
+	if l.bias.Defined() {
+		l.bias = p.keep(l.bias.Detach())
+	}
+}
+func (*linear) passes(int) bool { return false }
+func (*linear) canRelu() bool   { return true }
+func (*linear) remembers() bool { return false }
+
+func (l *linear) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, relu bool) func() {
+	return func() { write(out, in[0].Linear(l.weight, l.bias), relu) }
+}
+
+func (l *linear) backward(to target, grad, _ torch.Tensor) func() {
+	return func() { to.put(torch.MM(grad, l.weight)) }
+}

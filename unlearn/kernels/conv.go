@@ -1,0 +1,82 @@
+package kernels
+
+import "l2ul/torch"
+
+// The operators below run frozen networks on the CPU: convolutions whose weights are packed once, with bias, residual
+// and ReLU (or, going back, its mask) applied while a sum is still in a register. Every result is one chain of fused
+// multiply-adds in a fixed order: unlike libtorch's, its bits depend neither on the number of threads, nor on the
+// instruction set, nor on the other images of the batch.
+//
+// Images are float32 [n,C,H,W], channels-last; results go to tensors of the caller, so that nothing is allocated.
+
+// Conv is a two-dimensional convolution with square zero padding, dilation 1 and one group. Each pair is height, width.
+type Conv struct {
+	Kernel, Stride, Padding []int64
+	// Tile chooses the way it is summed: 0 tap by tap; 2 or 4 by Winograd's F(Tile×Tile, 3×3), with 2.25 or 4 times
+	// fewer multiplications and a rounding error a few times as large (kernel 3×3, stride 1, depth a multiple of 8).
+	Tile int64
+	// Gradient makes it the gradient of that convolution by its input: from [n,O,…] back to [n,I,…].
+	Gradient bool
+}
+
+// Epilogue is what happens to each sum v before it is stored: v + Bias (float32 [C]) + Add, then max(v, 0) if Relu, or 0
+// where Gate is not positive. Undefined tensors are left out; Add and Gate have the shape of the output, and Add may be
+// the output itself.
+type Epilogue struct {
+	Bias, Add, Gate torch.Tensor
+	Relu            bool
+}
+
+var (
+	opConvPack = torch.Define("l2ul::conv_pack(Tensor weight, int tile, bool gradient) -> Tensor")
+	opConv     = torch.Define("l2ul::conv_(Tensor(a!) out, Tensor x, Tensor packed, int tile, int[2] kernel, int[2] stride, int[2] padding, " +
+		"bool gradient, Tensor? bias, Tensor? add, Tensor? gate, bool relu) -> Tensor(a!)")
+	opWinograd        = torch.Define("l2ul::winograd_conv2d(Tensor x, Tensor weight, int tile, int padding) -> Tensor")
+	opMaxPool         = torch.Define("l2ul::max_pool_(Tensor(a!) out, Tensor(b!) code, Tensor x, int[2] kernel, int[2] stride, int[2] padding) -> (Tensor(a!), Tensor(b!))")
+	opMaxPoolGradient = torch.Define("l2ul::max_pool_gradient_(Tensor(a!) out, Tensor grad, Tensor code, int[2] kernel, int[2] stride, int[2] padding, Tensor? gate) -> Tensor(a!)")
+)
+
+// Pack arranges weights, float32 [O,I,h,w], for [Conv.Run]. What it returns is good for this tile and direction only.
+func (c Conv) Pack(weight torch.Tensor) torch.Tensor {
+	return ready(opConvPack).One(weight, c.Tile, c.Gradient)
+}
+
+// Run convolves x into out, with weights that [Conv.Pack] has packed.
+func (c Conv) Run(out, x, packed torch.Tensor, e Epilogue) {
+	ready(opConv).Do(out, x, packed, c.Tile, c.Kernel, c.Stride, c.Padding, c.Gradient, e.Bias, e.Add, e.Gate, e.Relu)
+}
+
+// WinogradConv2d is the convolution of x, Float [n,I,H,W], channels-last, with weight, Float [O,I,3,3], at stride 1 and
+// with square padding 0, 1 or 2, without bias: by Winograd's F(tile×tile, 3×3), tile 2 or 4. I and O are multiples of 8.
+// Unlike the others it has a derivative, whose two passes go the same way.
+func WinogradConv2d(x, weight torch.Tensor, tile, padding int64) torch.Tensor {
+	return ready(opWinograd).One(x, weight, tile, padding)
+}
+
+// WinogradTile returns the tile, 2 or 4, that takes fewest multiplications for a 3×3 convolution at stride 1 to images of
+// height×width, or 0 where direct sums take no more.
+func WinogradTile(height, width int64) int64 {
+	best, least := int64(0), height*width*9
+	for _, tile := range []int64{2, 4} {
+		up := func(v int64) int64 { return (v + tile - 1) / tile }
+		if cost := up(height) * up(width) * (tile + 2) * (tile + 2); cost < least {
+			best, least = tile, cost
+		}
+	}
+	return best
+}
+
+// Pool is max pooling over windows of a fixed size; places outside the image do not count, NaN is larger than any number.
+type Pool struct{ Kernel, Stride, Padding []int64 }
+
+// Run writes the largest value of each window of x to out, and its place in the window to code, uint8 like out: the
+// first of equals.
+func (p Pool) Run(out, code, x torch.Tensor) {
+	ready(opMaxPool).Do(out, code, x, p.Kernel, p.Stride, p.Padding)
+}
+
+// Gradient adds up, for each place of x, the gradients of the windows whose largest value it was, and writes 0 where
+// gate, if defined, is not positive.
+func (p Pool) Gradient(out, grad, code, gate torch.Tensor) {
+	ready(opMaxPoolGradient).Do(out, grad, code, p.Kernel, p.Stride, p.Padding, gate)
+}

@@ -1,0 +1,65 @@
+// Convolutions of frozen networks on the CPU: weights packed once, bias, residual, ReLU and its gradient's mask applied
+// where a value is still in a register. Images are channels-last. Like the loops of cpu.h these know no tensors.
+//
+// Every output is one chain of fused multiply-adds in a fixed order, so bits depend neither on the number of threads, nor
+// on the instruction set, nor on which other images share the batch.
+#pragma once
+
+#include <cstdint>
+
+namespace l2ul::cpu {
+
+// Columns of a packed weight: one step of the inner loop serves so many output channels.
+constexpr int64_t kPanel = 16;
+
+inline int64_t panels(int64_t width) { return (width + kPanel - 1) / kPanel; }
+
+// A convolution from [images, in_h, in_w, depth] to [images, out_h, out_w, width]; `gradient`: that of a convolution by
+// its input, so stride and padding are the ones of the forward pass, whose output is this one's input.
+struct Conv {
+  int64_t images, in_h, in_w, depth, out_h, out_w, width;
+  int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
+  bool gradient;
+};
+
+// What becomes of a sum v before it is stored: v + bias[channel] + add, then either max(v, 0), with relu, or 0 where
+// gate, the output of a ReLU, is not positive. Null pointers are left out; add and gate have the shape of the output.
+struct Epilogue {
+  const float* bias;
+  const float* add;
+  const float* gate;
+  bool relu;
+};
+
+// Taps summed one by one. packed is [panels, kernel_h, kernel_w, depth, kPanel].
+void pack_direct(const float* weight, const Conv& conv, float* packed);
+void conv_direct(const Conv& conv, const float* x, const float* packed, const Epilogue& epilogue, float* out);
+
+// Where the weight from channel i to channel o lies: at o·out + i·in + tap·tap.
+struct Strides {
+  int64_t out, in, tap;
+};
+
+// Winograd's F(tile x tile, 3x3) for stride 1 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
+// 2016), tile 2 or 4: 2.25 and 4 times fewer multiplications, rounding a few times larger than that of direct sums.
+// depth is a multiple of 8. packed is [tile + 2, tile + 2, panels, depth, kPanel].
+void pack_winograd(const float* weight, const Strides& strides, const Conv& conv, int tile, float* packed);
+void conv_winograd(const Conv& conv, int tile, const float* x, const float* packed, const Epilogue& epilogue,
+                   float* out);
+// The gradient by the weights, in the same way: x is the input of the (forward) convolution, grad the gradient by its
+// output; both numbers of channels are multiples of 8.
+void winograd_weight_gradient(const Conv& conv, int tile, const float* x, const float* grad, const Strides& strides,
+                              float* out);
+
+// A window that slides over images, [images, in_h, in_w, depth] to [images, out_h, out_w, depth].
+struct Window {
+  int64_t images, in_h, in_w, depth, out_h, out_w;
+  int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
+};
+// The largest value of each window; NaN counts as larger than any number. code, unless null, gets its place in the
+// window, the first of equals.
+void max_pool(const Window& window, const float* x, float* out, uint8_t* code);
+// The gradient by x: each window's gradient goes to the place in code. gate is that of Epilogue.
+void max_pool_gradient(const Window& window, const float* grad, const uint8_t* code, const float* gate, float* out);
+
+}  // namespace l2ul::cpu

@@ -1,0 +1,296 @@
+//go:build ignore
+
+// The operators of conv.cc: schemas, argument checks and derivatives. All images are float32, channels-last.
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <array>
+#include <utility>
+
+#include "checks.h"
+#include "conv.h"
+
+namespace l2ul {
+namespace {
+
+using at::IntArrayRef;
+
+struct Image {
+  int64_t count, channels, height, width;
+};
+
+Image check_images(const Name& name, const Tensor& t, at::ScalarType type = at::kFloat) {
+  check_type(name, t, type);
+  TORCH_CHECK(t.dim() == 4, name, " has shape ", t.sizes(), "; it must be [n, C, H, W]");
+  TORCH_CHECK(t.is_contiguous(at::MemoryFormat::ChannelsLast), name, " is not channels-last");
+  return {t.size(0), t.size(1), t.size(2), t.size(3)};
+}
+
+std::array<int64_t, 2> check_pair(const Name& name, IntArrayRef v, int64_t least) {
+  TORCH_CHECK(v.size() == 2 && v[0] >= least && v[1] >= least, name, " is ", v, "; it must be two numbers of ", least,
+              " or more");
+  return {v[0], v[1]};
+}
+
+// A tensor of the output's shape that is read where the output is written, or null.
+const float* check_beside(const Name& name, const std::optional<Tensor>& t, const Tensor& out) {
+  if (!t.has_value() || !t->defined()) return nullptr;
+  check_images(name, *t);
+  check_like(name, *t, out, "out");
+  check_overlap(name, *t, out, "out");
+  return t->const_data_ptr<float>();
+}
+
+void check_written_images(const Name& name, const Tensor& t, const Tensor& x) {
+  check_device(name, t, x, "x");
+  check_written(name, t);
+  check_overlap(name, x, t, "x", /*distinct=*/true);
+}
+
+void check_tile(const Name& name, int64_t tile) {
+  TORCH_CHECK(tile == 0 || tile == 2 || tile == 4, name, " is ", tile, "; it must be 0 (direct), 2 or 4");
+}
+
+// Weights [out, in, 3, 3] whose nine taps lie at even distances: contiguous or channels-last.
+bool one_stride(const Tensor& weight) { return weight.stride(2) == 3 * weight.stride(3); }
+
+cpu::Strides strides_of(const Tensor& weight) { return {weight.stride(0), weight.stride(1), weight.stride(3)}; }
+
+Tensor conv_pack(const Tensor& weight, int64_t tile, bool gradient) {
+  constexpr auto op = "conv_pack";
+  check_type({op, "weight"}, weight, at::kFloat);
+  TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0, "l2ul::conv_pack: weight has shape ", weight.sizes(),
+              "; it must be [out, in, h, w], none of them 0");
+  check_tile({op, "tile"}, tile);
+  const Tensor w = tile == 0 ? weight.contiguous() : weight;
+  cpu::Conv conv = {};
+  conv.depth = w.size(gradient ? 0 : 1), conv.width = w.size(gradient ? 1 : 0);
+  conv.kernel_h = w.size(2), conv.kernel_w = w.size(3);
+  conv.gradient = gradient;
+  const int64_t panels = cpu::panels(conv.width);
+  if (tile == 0) {
+    Tensor packed = at::empty({panels, conv.kernel_h, conv.kernel_w, conv.depth, cpu::kPanel}, w.options());
+    cpu::pack_direct(w.const_data_ptr<float>(), conv, packed.mutable_data_ptr<float>());
+    return packed;
+  }
+  TORCH_CHECK(conv.kernel_h == 3 && conv.kernel_w == 3 && conv.depth % 8 == 0 && one_stride(w),
+              "l2ul::conv_pack: weight has shape ",
+              weight.sizes(), "; tile ", tile, " needs a 3x3 kernel and channels summed over in multiples of 8");
+  Tensor packed = at::empty({tile + 2, tile + 2, panels, conv.depth, cpu::kPanel}, w.options());
+  cpu::pack_winograd(w.const_data_ptr<float>(), strides_of(w), conv, static_cast<int>(tile),
+                     packed.mutable_data_ptr<float>());
+  return packed;
+}
+
+Tensor& conv_(Tensor& out, const Tensor& x, const Tensor& packed, int64_t tile, IntArrayRef kernel, IntArrayRef stride,
+              IntArrayRef padding, bool gradient, const std::optional<Tensor>& bias, const std::optional<Tensor>& add,
+              const std::optional<Tensor>& gate, bool relu) {
+  constexpr auto op = "conv_";
+  const Image from = check_images({op, "x"}, x), to = check_images({op, "out"}, out);
+  check_written_images({op, "out"}, out, x);
+  check_tile({op, "tile"}, tile);
+  const auto [kernel_h, kernel_w] = check_pair({op, "kernel"}, kernel, 1);
+  const auto [stride_h, stride_w] = check_pair({op, "stride"}, stride, 1);
+  const auto [pad_h, pad_w] = check_pair({op, "padding"}, padding, 0);
+  // The images before and after the forward pass.
+  const Image before = gradient ? to : from, after = gradient ? from : to;
+  const auto fits = [](int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad) {
+    return in + 2 * pad >= kernel && out == (in + 2 * pad - kernel) / stride + 1;
+  };
+  TORCH_CHECK(from.count == to.count && fits(before.height, after.height, kernel_h, stride_h, pad_h) &&
+                  fits(before.width, after.width, kernel_w, stride_w, pad_w),
+              "l2ul::conv_: out has shape ", out.sizes(), ", x ", x.sizes(), "; they do not fit kernel ", kernel,
+              ", stride ", stride, ", padding ", padding, gradient ? " of a gradient" : "");
+  const cpu::Conv conv = {from.count, from.height, from.width, from.channels, to.height, to.width, to.channels,
+                          kernel_h,   kernel_w,    stride_h,   stride_w,      pad_h,     pad_w,    gradient};
+  check_type({op, "packed"}, packed, at::kFloat);
+  const int64_t panels = cpu::panels(conv.width);
+  const std::array<int64_t, 5> shape =
+      tile == 0 ? std::array<int64_t, 5>{panels, kernel_h, kernel_w, conv.depth, cpu::kPanel}
+                : std::array<int64_t, 5>{tile + 2, tile + 2, panels, conv.depth, cpu::kPanel};
+  TORCH_CHECK(packed.is_contiguous() && packed.sizes() == IntArrayRef(shape), "l2ul::conv_: packed has shape ",
+              packed.sizes(), "; what conv_pack makes for x and out is ", IntArrayRef(shape));
+  TORCH_CHECK(tile == 0 || (kernel_h == 3 && kernel_w == 3 && stride_h == 1 && stride_w == 1 && pad_h <= 2 &&
+                            pad_w <= 2),
+              "l2ul::conv_: tile ", tile, " needs a 3x3 kernel, stride 1 and padding of at most 2");
+  cpu::Epilogue epilogue = {nullptr, check_beside({op, "add"}, add, out), check_beside({op, "gate"}, gate, out), relu};
+  TORCH_CHECK(!relu || epilogue.gate == nullptr, "l2ul::conv_: relu and gate exclude each other");
+  if (bias.has_value() && bias->defined()) {
+    check_type({op, "bias"}, *bias, at::kFloat);
+    TORCH_CHECK(bias->dim() == 1 && bias->size(0) == conv.width && bias->is_contiguous(), "l2ul::conv_: bias has shape ",
+                bias->sizes(), "; out needs [", conv.width, "]");
+    epilogue.bias = bias->const_data_ptr<float>();
+  }
+  if (out.numel() == 0) return out;
+  const float* const in = x.const_data_ptr<float>();
+  const float* const w = packed.const_data_ptr<float>();
+  if (tile == 0) {
+    cpu::conv_direct(conv, in, w, epilogue, out.mutable_data_ptr<float>());
+  } else {
+    cpu::conv_winograd(conv, static_cast<int>(tile), in, w, epilogue, out.mutable_data_ptr<float>());
+  }
+  return out;
+}
+
+// A convolution that can be trained: 3x3, stride 1, by Winograd in all three passes.
+
+cpu::Conv check_trained(const char* op, const Tensor& x, const Tensor& weight, int64_t tile, int64_t padding) {
+  const Image from = check_images({op, "x"}, x);
+  check_type({op, "weight"}, weight, at::kFloat);
+  check_device({op, "weight"}, weight, x, "x");
+  TORCH_CHECK(weight.dim() == 4 && weight.size(1) == from.channels && weight.size(2) == 3 && weight.size(3) == 3 &&
+                  weight.size(0) % 8 == 0 && weight.size(1) % 8 == 0 && one_stride(weight),
+              "l2ul::", op, ": weight has shape ", weight.sizes(), " for x ", x.sizes(),
+              "; it must be [out, in, 3, 3], both channels multiples of 8");
+  TORCH_CHECK(tile == 2 || tile == 4, Name{op, "tile"}, " is ", tile, "; it must be 2 or 4");
+  const int64_t height = from.height + 2 * padding - 2, width = from.width + 2 * padding - 2;
+  TORCH_CHECK(padding >= 0 && padding <= 2 && height > 0 && width > 0, Name{op, "padding"}, " is ", padding, " for x ",
+              x.sizes(), "; it must be 0, 1 or 2 and leave an image");
+  return {from.count, from.height, from.width, from.channels, height, width, weight.size(0), 3, 3, 1, 1, padding,
+          padding, false};
+}
+
+// One pass: forward, or with conv.gradient to the input.
+Tensor winograd(const cpu::Conv& conv, int tile, const Tensor& x, const Tensor& weight) {
+  Tensor packed = at::empty({tile + 2, tile + 2, cpu::panels(conv.width), conv.depth, cpu::kPanel}, x.options());
+  cpu::pack_winograd(weight.const_data_ptr<float>(), strides_of(weight), conv, tile, packed.mutable_data_ptr<float>());
+  Tensor out = at::empty({conv.images, conv.width, conv.out_h, conv.out_w},
+                         x.options().memory_format(at::MemoryFormat::ChannelsLast));
+  if (out.numel() > 0) {
+    cpu::conv_winograd(conv, tile, x.const_data_ptr<float>(), packed.const_data_ptr<float>(), {},
+                       out.mutable_data_ptr<float>());
+  }
+  return out;
+}
+
+Tensor winograd_conv2d(const Tensor& x, const Tensor& weight, int64_t tile, int64_t padding) {
+  return winograd(check_trained("winograd_conv2d", x, weight, tile, padding), static_cast<int>(tile), x, weight);
+}
+
+struct WinogradConv2d : torch::autograd::Function<WinogradConv2d> {
+  static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, int64_t tile,
+                        int64_t padding) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    context->save_for_backward({x, weight});
+    context->saved_data["tile"] = tile;
+    context->saved_data["padding"] = padding;
+    return winograd_conv2d(x, weight, tile, padding);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list grads) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    const auto saved = context->get_saved_variables();
+    const Tensor &x = saved[0], &weight = saved[1], grad = grads[0].contiguous(at::MemoryFormat::ChannelsLast);
+    const int tile = static_cast<int>(context->saved_data["tile"].toInt());
+    cpu::Conv conv = check_trained("winograd_conv2d", x, weight, tile, context->saved_data["padding"].toInt());
+    Tensor by_x, by_weight;
+    if (context->needs_input_grad(1)) {
+      by_weight = at::empty_like(weight);
+      cpu::winograd_weight_gradient(conv, tile, x.const_data_ptr<float>(), grad.const_data_ptr<float>(),
+                                    strides_of(by_weight), by_weight.mutable_data_ptr<float>());
+    }
+    if (context->needs_input_grad(0)) {
+      std::swap(conv.in_h, conv.out_h);
+      std::swap(conv.in_w, conv.out_w);
+      std::swap(conv.depth, conv.width);
+      conv.gradient = true;
+      by_x = winograd(conv, tile, grad, weight);
+    }
+    return {by_x, by_weight, Tensor(), Tensor()};
+  }
+};
+
+Tensor winograd_conv2d_autograd(const Tensor& x, const Tensor& weight, int64_t tile, int64_t padding) {
+  return WinogradConv2d::apply(x, weight, tile, padding);
+}
+
+cpu::Window check_window(const char* op, const Image& in, const Image& out, IntArrayRef kernel, IntArrayRef stride,
+                         IntArrayRef padding) {
+  const auto [kernel_h, kernel_w] = check_pair({op, "kernel"}, kernel, 1);
+  const auto [stride_h, stride_w] = check_pair({op, "stride"}, stride, 1);
+  const auto [pad_h, pad_w] = check_pair({op, "padding"}, padding, 0);
+  TORCH_CHECK(kernel_h * kernel_w <= 256, "l2ul::", op, ": kernel ", kernel, " has more than 256 places");
+  // Each window must see an image: with padding below the kernel's size, this much suffices.
+  const auto fits = [](int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad) {
+    return pad < kernel && out >= 1 && (out - 1) * stride < in + pad;
+  };
+  TORCH_CHECK(in.count == out.count && in.channels == out.channels &&
+                  fits(in.height, out.height, kernel_h, stride_h, pad_h) &&
+                  fits(in.width, out.width, kernel_w, stride_w, pad_w),
+              "l2ul::", op, ": pooling to [", out.count, ", ", out.channels, ", ", out.height, ", ", out.width,
+              "] from [", in.count, ", ", in.channels, ", ", in.height, ", ", in.width, "] does not fit kernel ",
+              kernel, ", stride ", stride, ", padding ", padding);
+  return {in.count,  in.height, in.width, in.channels, out.height, out.width,
+          kernel_h, kernel_w,  stride_h, stride_w,    pad_h,      pad_w};
+}
+
+std::tuple<Tensor&, Tensor&> max_pool_(Tensor& out, Tensor& code, const Tensor& x, IntArrayRef kernel,
+                                       IntArrayRef stride, IntArrayRef padding) {
+  constexpr auto op = "max_pool_";
+  const Image from = check_images({op, "x"}, x), to = check_images({op, "out"}, out);
+  check_written_images({op, "out"}, out, x);
+  check_images({op, "code"}, code, at::kByte);
+  check_written_images({op, "code"}, code, x);
+  TORCH_CHECK(code.sizes() == out.sizes(), "l2ul::max_pool_: code has shape ", code.sizes(), ", out ", out.sizes());
+  const cpu::Window window = check_window(op, from, to, kernel, stride, padding);
+  cpu::max_pool(window, x.const_data_ptr<float>(), out.mutable_data_ptr<float>(), code.mutable_data_ptr<uint8_t>());
+  return {out, code};
+}
+
+Tensor& max_pool_gradient_(Tensor& out, const Tensor& grad, const Tensor& code, IntArrayRef kernel, IntArrayRef stride,
+                           IntArrayRef padding, const std::optional<Tensor>& gate) {
+  constexpr auto op = "max_pool_gradient_";
+  const Image from = check_images({op, "grad"}, grad), to = check_images({op, "out"}, out);
+  check_written_images({op, "out"}, out, grad);
+  check_images({op, "code"}, code, at::kByte);
+  TORCH_CHECK(code.sizes() == grad.sizes(), "l2ul::max_pool_gradient_: code has shape ", code.sizes(), ", grad ",
+              grad.sizes());
+  const cpu::Window window = check_window(op, to, from, kernel, stride, padding);
+  cpu::max_pool_gradient(window, grad.const_data_ptr<float>(), code.const_data_ptr<uint8_t>(),
+                         check_beside({op, "gate"}, gate, out), out.mutable_data_ptr<float>());
+  return out;
+}
+
+TORCH_LIBRARY_FRAGMENT(l2ul, m) {
+  m.def("conv_pack(Tensor weight, int tile, bool gradient) -> Tensor");
+  m.def(
+      "conv_(Tensor(a!) out, Tensor x, Tensor packed, int tile, int[2] kernel, int[2] stride, int[2] padding, "
+      "bool gradient, Tensor? bias, Tensor? add, Tensor? gate, bool relu) -> Tensor(a!)");
+  m.def("winograd_conv2d(Tensor x, Tensor weight, int tile, int padding) -> Tensor");
+  m.def(
+      "max_pool_(Tensor(a!) out, Tensor(b!) code, Tensor x, int[2] kernel, int[2] stride, int[2] padding) -> "
+      "(Tensor(a!), Tensor(b!))");
+  m.def(
+      "max_pool_gradient_(Tensor(a!) out, Tensor grad, Tensor code, int[2] kernel, int[2] stride, int[2] padding, "
+      "Tensor? gate) -> Tensor(a!)");
+}
+
+TORCH_LIBRARY_IMPL(l2ul, CPU, m) {
+  m.impl("conv_pack", conv_pack);
+  m.impl("conv_", conv_);
+  m.impl("winograd_conv2d", winograd_conv2d);
+  m.impl("max_pool_", max_pool_);
+  m.impl("max_pool_gradient_", max_pool_gradient_);
+}
+
+TORCH_LIBRARY_IMPL(l2ul, Autograd, m) {
+  for (const char* op : {"conv_pack", "conv_", "max_pool_", "max_pool_gradient_"}) {
+    m.impl(op, torch::autograd::autogradNotImplementedFallback());
+  }
+  m.impl("winograd_conv2d", winograd_conv2d_autograd);
+}
+
+TORCH_LIBRARY_IMPL(l2ul, ADInplaceOrView, m) {
+  for (const char* op : {"conv_", "max_pool_", "max_pool_gradient_"}) {
+    m.impl(op, torch::autograd::autogradNotImplementedInplaceOrViewFallback());
+  }
+}
+
+}  // namespace
+}  // namespace l2ul

@@ -1,0 +1,299 @@
+package kernels
+
+import (
+	"fmt"
+	"math"
+	"testing"
+
+	"l2ul/torch"
+)
+
+func images(n, c, h, w int64) torch.Tensor {
+	return torch.RandN([]int64{n, c, h, w}, false).Contiguous(torch.ChannelsLast)
+}
+
+func pair(v int64) []int64 { return []int64{v, v} }
+
+// largest is the largest difference, over the largest magnitude of want.
+func largest(got, want torch.Tensor) float64 {
+	return got.CastTo(torch.Double).Sub(want.CastTo(torch.Double), 1).Abs().Max().Item() / max(want.Abs().Max().Item(), 1e-30)
+}
+
+var opConvolutionBackward = torch.Define("aten::convolution_backward(Tensor grad_output, Tensor input, Tensor weight, SymInt[]? bias_sizes, SymInt[] stride, SymInt[] padding, SymInt[] dilation, bool transposed, SymInt[] output_padding, SymInt groups, bool[3] output_mask) -> (Tensor, Tensor, Tensor)")
+
+// convolution is a case: a convolution of [n, in, h, w] images.
+type convolution struct {
+	n, in, out, h, w, kernel, stride, padding int64
+}
+
+func (c convolution) size(in int64) int64 { return (in+2*c.padding-c.kernel)/c.stride + 1 }
+
+// tensors of the case: x and the gradient of its output, weights, all Float.
+func (c convolution) tensors() (x, grad, weight torch.Tensor) {
+	x, grad = images(c.n, c.in, c.h, c.w), images(c.n, c.out, c.size(c.h), c.size(c.w))
+	return x, grad, torch.RandN([]int64{c.out, c.in, c.kernel, c.kernel}, false)
+}
+
+// reference is what libtorch computes in float64, forward or the gradient by the input.
+func (c convolution) reference(x, grad, weight torch.Tensor, back bool) torch.Tensor {
+	x, grad, weight = x.CastTo(torch.Double), grad.CastTo(torch.Double), weight.CastTo(torch.Double)
+	if !back {
+		return x.Conv2d(weight, torch.Tensor{}, pair(c.stride), pair(c.padding), pair(1), 1)
+	}
+	got, _, _ := opConvolutionBackward.Three(grad, x, weight, nil, pair(c.stride), pair(c.padding), pair(1), false, pair(0), 1, []bool{true, false, false})
+	return got
+}
+
+// ours is what Conv computes.
+func (c convolution) ours(x, grad, weight torch.Tensor, tile int64, back bool, e Epilogue) torch.Tensor {
+	conv := Conv{Kernel: pair(c.kernel), Stride: pair(c.stride), Padding: pair(c.padding), Tile: tile, Gradient: back}
+	out, in := grad.EmptyLike(), x
+	if back {
+		out, in = x.EmptyLike(), grad
+	}
+	out.FillI(math.NaN())
+	conv.Run(out, in, conv.Pack(weight), e)
+	return out
+}
+
+func TestConv(t *testing.T) {
+	bounds := map[int64]float64{0: 2e-6, 2: 4e-6, 4: 4e-5}
+	run(t, func() {
+		torch.ManualSeed(1)
+		for _, c := range []convolution{
+			{2, 64, 48, 9, 13, 3, 1, 1}, {3, 8, 16, 4, 4, 3, 1, 1}, {1, 16, 24, 2, 2, 3, 1, 1}, {7, 24, 8, 5, 1, 3, 1, 2},
+			{2, 32, 17, 11, 6, 3, 1, 0}, {2, 3, 64, 32, 32, 3, 1, 1}, {1, 3, 64, 33, 30, 7, 2, 3}, {2, 40, 20, 8, 8, 3, 2, 1},
+			{5, 16, 33, 7, 7, 1, 2, 0}, {3, 1, 1, 1, 1, 3, 1, 1}, {2, 20, 300, 3, 5, 1, 1, 0}, {1, 9, 5, 10, 10, 2, 3, 1},
+			{40, 8, 8, 12, 12, 3, 1, 1}, {2, 272, 16, 6, 6, 3, 1, 1}, {2, 5, 6, 9, 9, 5, 2, 0},
+		} {
+			x, grad, weight := c.tensors()
+			for _, back := range []bool{false, true} {
+				want := c.reference(x, grad, weight, back)
+				for tile, bound := range bounds {
+					depth := c.in
+					if back {
+						depth = c.out
+					}
+					if tile > 0 && (c.kernel != 3 || c.stride != 1 || depth%8 != 0) {
+						continue
+					}
+					if d := largest(c.ours(x, grad, weight, tile, back, Epilogue{}), want); !(d <= bound) {
+						t.Errorf("%+v, tile %d, gradient %t: differs by %g", c, tile, back, d)
+					}
+				}
+			}
+		}
+	})
+}
+
+// Every combination of what may follow a sum, against the same in libtorch's operators.
+func TestConvEpilogue(t *testing.T) {
+	run(t, func() {
+		torch.ManualSeed(2)
+		c := convolution{3, 16, 20, 6, 7, 3, 1, 1}
+		x, grad, weight := c.tensors()
+		bias, add, gate := torch.RandN([]int64{c.out}, false), grad.Clone(), images(c.n, c.out, c.h, c.w)
+		for tile := range map[int64]bool{0: true, 2: true, 4: true} {
+			plain := c.ours(x, grad, weight, tile, false, Epilogue{})
+			for mask := range 12 {
+				e, want := Epilogue{}, plain
+				if mask&1 != 0 {
+					e.Bias, want = bias, want.Add(bias.Reshape(-1, 1, 1), 1)
+				}
+				if mask&2 != 0 {
+					e.Add, want = add, want.Add(add, 1)
+				}
+				switch mask / 4 {
+				case 1:
+					e.Relu, want = true, want.Relu()
+				case 2:
+					e.Gate, want = gate, torch.Where(gate.GtScalar(0), want, want.ZerosLike())
+				}
+				if got := c.ours(x, grad, weight, tile, false, e); !torch.Equal(got, want) {
+					t.Errorf("tile %d, %+v: differs by %g", tile, e, largest(got, want))
+				}
+			}
+			// The addend may be the output.
+			out := add.Clone()
+			conv := Conv{Kernel: pair(3), Stride: pair(1), Padding: pair(1), Tile: tile}
+			conv.Run(out, x, conv.Pack(weight), Epilogue{Add: out})
+			if !torch.Equal(out, plain.Add(add, 1)) {
+				t.Errorf("tile %d: adding in place differs", tile)
+			}
+		}
+	})
+}
+
+// An image's bits depend neither on its company nor on the number of threads.
+func TestConvBitsAreTheImagesOwn(t *testing.T) {
+	defer torch.SetNumThreads(2)
+	c := convolution{13, 32, 40, 6, 10, 3, 1, 1}
+	for tile := range map[int64]bool{0: true, 2: true, 4: true} {
+		run(t, func() {
+			torch.ManualSeed(3)
+			x, grad, weight := c.tensors()
+			want := c.ours(x, grad, weight, tile, false, Epilogue{})
+			for _, threads := range []int{1, 2, 3} {
+				torch.SetNumThreads(threads)
+				torch.Scope(func() {
+					for _, n := range []int64{1, 2, 13} {
+						part := convolution{n, c.in, c.out, c.h, c.w, 3, 1, 1}
+						from := 13 - n
+						got := part.ours(x.Narrow(0, from, n), grad.Narrow(0, from, n), weight, tile, false, Epilogue{})
+						if !torch.Equal(got, want.Narrow(0, from, n)) {
+							t.Errorf("tile %d, %d threads, %d images: other bits", tile, threads, n)
+						}
+					}
+				})
+			}
+		})
+	}
+}
+
+// Forward and both gradients of the trained form, against libtorch in float64.
+func TestWinogradConv2d(t *testing.T) {
+	run(t, func() {
+		torch.ManualSeed(5)
+		for _, c := range []convolution{
+			{3, 16, 24, 9, 6, 3, 1, 1}, {2, 64, 64, 16, 16, 3, 1, 1}, {5, 8, 8, 2, 2, 3, 1, 1}, {1, 40, 16, 7, 7, 3, 1, 0}, {700, 8, 16, 4, 4, 3, 1, 2},
+		} {
+			for _, tile := range []int64{2, 4} {
+				for _, format := range []torch.MemoryFormat{torch.Contiguous, torch.ChannelsLast} {
+					x, grad, weight := c.tensors()
+					weight = weight.Contiguous(format)
+					double := []torch.Tensor{x.CastTo(torch.Double).SetRequiresGrad(true), weight.CastTo(torch.Double).SetRequiresGrad(true)}
+					want := double[0].Conv2d(double[1], torch.Tensor{}, pair(1), pair(c.padding), pair(1), 1)
+					wantBack := torch.VectorJacobian([]torch.Tensor{want}, []torch.Tensor{grad.CastTo(torch.Double)}, double, false)
+					single := []torch.Tensor{x.SetRequiresGrad(true), weight.SetRequiresGrad(true)}
+					got := WinogradConv2d(x, weight, tile, c.padding)
+					back := torch.VectorJacobian([]torch.Tensor{got}, []torch.Tensor{grad}, single, false)
+					for i, d := range []float64{largest(got, want), largest(back[0], wantBack[0]), largest(back[1], wantBack[1])} {
+						if !(d <= 5e-5) {
+							t.Errorf("%+v, tile %d, %v: %s differs by %g", c, tile, format, []string{"output", "gradient by x", "gradient by weights"}[i], d)
+						}
+					}
+				}
+			}
+		}
+		c := convolution{1, 16, 24, 6, 6, 3, 1, 1}
+		x, _, weight := c.tensors()
+		for want, call := range map[string]func(){
+			"both channels multiples of 8": func() { WinogradConv2d(x, weight.Narrow(0, 0, 12), 4, 1) },
+			"tile is 3":                    func() { WinogradConv2d(x, weight, 3, 1) },
+			"padding is 3":                 func() { WinogradConv2d(x, weight, 4, 3) },
+			"x is not channels-last":       func() { WinogradConv2d(x.Contiguous(torch.Contiguous), weight, 4, 1) },
+		} {
+			refused(t, want, call)
+		}
+	})
+}
+
+func TestMaxPool(t *testing.T) {
+	run(t, func() {
+		torch.ManualSeed(4)
+		for _, c := range []struct{ h, w, kernel, stride, padding int64 }{{8, 8, 3, 2, 1}, {7, 9, 2, 2, 0}, {5, 5, 3, 1, 1}, {6, 4, 3, 3, 0}, {1, 1, 1, 1, 0}} {
+			x := images(2, 11, c.h, c.w)
+			x.Select(0, 1).ClampI(-0.5, 0.5) // equal values
+			x = x.SetRequiresGrad(true)
+			want := x.MaxPool2d(pair(c.kernel), pair(c.stride), pair(c.padding), pair(1), false)
+			grad := torch.RandN(want.Shape(), false).Contiguous(torch.ChannelsLast)
+			wantGrad := torch.VectorJacobian([]torch.Tensor{want}, []torch.Tensor{grad}, []torch.Tensor{x}, false)[0]
+			x, want = x.Detach(), want.Detach()
+			pool := Pool{pair(c.kernel), pair(c.stride), pair(c.padding)}
+			got, code, back := want.EmptyLike(), want.EmptyLike().CastTo(torch.Byte), x.EmptyLike()
+			pool.Run(got, code, x)
+			pool.Gradient(back, grad, code, torch.Tensor{})
+			if !torch.Equal(got, want) || largest(back, wantGrad) > 1e-6 {
+				t.Errorf("%+v: values %t, gradient differs by %g", c, torch.Equal(got, want), largest(back, wantGrad))
+			}
+			gate := images(2, 11, c.h, c.w)
+			pool.Gradient(back, grad, code, gate)
+			if closed := torch.Where(gate.GtScalar(0), wantGrad, wantGrad.ZerosLike()); largest(back, closed) > 1e-6 {
+				t.Errorf("%+v: the gate does not close", c)
+			}
+		}
+	})
+}
+
+// NaN goes through, so that broken weights show.
+func TestConvLetsNaNThrough(t *testing.T) {
+	run(t, func() {
+		c := convolution{1, 16, 16, 4, 4, 3, 1, 1}
+		x, grad, weight := c.tensors()
+		x.Select(2, 1).FillI(math.NaN())
+		for tile := range map[int64]bool{0: true, 2: true, 4: true} {
+			if got := c.ours(x, grad, weight, tile, false, Epilogue{Relu: true}); !math.IsNaN(got.Sum().Item()) {
+				t.Errorf("tile %d hides NaN", tile)
+			}
+		}
+		out, code := x.EmptyLike(), x.EmptyLike().CastTo(torch.Byte)
+		Pool{pair(3), pair(1), pair(1)}.Run(out, code, x)
+		if !math.IsNaN(out.Sum().Item()) {
+			t.Error("pooling hides NaN")
+		}
+	})
+}
+
+func TestConvErrors(t *testing.T) {
+	run(t, func() {
+		c := convolution{2, 16, 24, 6, 6, 3, 1, 1}
+		x, grad, weight := c.tensors()
+		conv := Conv{Kernel: pair(3), Stride: pair(1), Padding: pair(1), Tile: 2}
+		packed, out := conv.Pack(weight), grad.EmptyLike()
+		with := func(change func(c *Conv)) Conv { c := conv; change(&c); return c }
+		pool, code := Pool{pair(3), pair(1), pair(1)}, x.EmptyLike().CastTo(torch.Byte)
+		for want, call := range map[string]func(){
+			"weight has shape [24, 16, 3]":     func() { conv.Pack(weight.Select(3, 0)) },
+			"weight has dtype Double":          func() { conv.Pack(weight.CastTo(torch.Double)) },
+			"tile is 3":                        func() { with(func(c *Conv) { c.Tile = 3 }).Pack(weight) },
+			"multiples of 8":                   func() { conv.Pack(weight.Narrow(1, 0, 12)) },
+			"x is not channels-last":           func() { conv.Run(out, x.Contiguous(torch.Contiguous), packed, Epilogue{}) },
+			"out is not channels-last":         func() { conv.Run(out.Narrow(3, 0, 5), x, packed, Epilogue{}) },
+			"they do not fit kernel":           func() { with(func(c *Conv) { c.Padding = pair(0) }).Run(out, x, packed, Epilogue{}) },
+			"stride is [0, 1]":                 func() { with(func(c *Conv) { c.Stride = []int64{0, 1} }).Run(out, x, packed, Epilogue{}) },
+			"what conv_pack makes":             func() { with(func(c *Conv) { c.Tile = 4 }).Run(out, x, packed, Epilogue{}) },
+			"bias has shape [16]":              func() { conv.Run(out, x, packed, Epilogue{Bias: torch.Zeros([]int64{16}, false)}) },
+			"add has shape":                    func() { conv.Run(out, x, packed, Epilogue{Add: x}) },
+			"relu and gate exclude each other": func() { conv.Run(out, x, packed, Epilogue{Relu: true, Gate: grad}) },
+			"out shares memory with x": func() {
+				with(func(c *Conv) {}).Run(x, x, with(func(*Conv) {}).Pack(torch.RandN([]int64{16, 16, 3, 3}, false)), Epilogue{})
+			},
+			"code has dtype Float":                      func() { pool.Run(x.EmptyLike(), x.EmptyLike(), x) },
+			"does not fit kernel [3, 3], stride [1, 1]": func() { pool.Run(images(2, 16, 9, 6), images(2, 16, 9, 6).CastTo(torch.Byte), x) },
+			"more than 256 places":                      func() { Pool{pair(17), pair(1), pair(8)}.Run(x.EmptyLike(), code, x) },
+			"code has shape":                            func() { pool.Gradient(x.EmptyLike(), x, images(2, 16, 5, 6).CastTo(torch.Byte), torch.Tensor{}) },
+		} {
+			refused(t, want, call)
+		}
+		none := images(2, 16, 6, 6).Narrow(0, 0, 0).Contiguous(torch.ChannelsLast)
+		conv.Run(grad.Narrow(0, 0, 0).Contiguous(torch.ChannelsLast), none, packed, Epilogue{}) // no images: nothing to do
+	})
+}
+
+func TestConvHasNoDerivative(t *testing.T) {
+	run(t, func() {
+		c := convolution{1, 8, 8, 4, 4, 3, 1, 1}
+		x, grad, weight := c.tensors()
+		conv := Conv{Kernel: pair(3), Stride: pair(1), Padding: pair(1)}
+		out := grad.EmptyLike()
+		conv.Run(out, x.SetRequiresGrad(true), conv.Pack(weight), Epilogue{})
+		refused(t, "derivative for l2ul::conv_", func() { out.Sum().Backward() })
+	})
+}
+
+func BenchmarkConv(b *testing.B) {
+	c := convolution{32, 128, 128, 8, 8, 3, 1, 1}
+	for tile := range map[int64]bool{0: true, 2: true, 4: true} {
+		b.Run(fmt.Sprint("tile", tile), func(b *testing.B) {
+			_ = torch.Run(torch.CPU, func() error {
+				x, grad, weight := c.tensors()
+				conv := Conv{Kernel: pair(3), Stride: pair(1), Padding: pair(1), Tile: tile}
+				packed := conv.Pack(weight)
+				for b.Loop() {
+					conv.Run(grad, x, packed, Epilogue{})
+				}
+				return nil
+			})
+		})
+	}
+}
