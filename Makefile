@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: help demo deps libs build cuda cuda-libtorch test test-long parity golden bench lint fmt dist clean FORCE
+.PHONY: help demo deps libs build cuda cuda-libtorch gpu-bundle test test-long parity golden bench lint lint-docker fmt dist clean FORCE
 
 jobs := $(shell nproc 2>/dev/null || echo 2)
 version := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -30,6 +30,9 @@ cuda: libs ## lib/*_cuda.so: our CUDA half, for GPUs of compute capability 8.0 a
 cuda-libtorch: libs ## libtorch's CUDA half under lib/libtorch, to compute on a GPU (2.6 GB to fetch where there is none)
 	torch=$$(scripts/libtorch.sh --cuda) && scripts/link-libtorch.sh "$$torch" lib/libtorch build cuda
 
+gpu-bundle: libs cuda ## build/gpu-bundle.tar.gz, for scripts/gpu-check.sh on a machine with a GPU
+	scripts/gpu-bundle.sh
+
 test: libs build/emulation/libl2ul.so ## everything that must pass, with the race detector; under 9 minutes on 2 cores
 	go test -race -timeout 9m ./...
 	go test -timeout 9m ./cmd/...
@@ -54,6 +57,9 @@ lint: libs ## golangci-lint, gofumpt, go vet, clang-format, shellcheck, and our 
 	scripts/tool.sh golangci-lint fmt --diff
 	scripts/tool.sh clang-format --dry-run -Werror $(c_files)
 	scripts/tool.sh shellcheck --external-sources $(shell_files)
+
+lint-docker: ## Dockerfile.cuda by BuildKit's linter and our own rules, without Docker (two minutes the first time)
+	cd scripts/dockerlint && go vet ./... && go test -count=1 ./... # its cache does not see files outside the module
 
 fmt: ## format Go, C and C++
 	scripts/tool.sh golangci-lint fmt

@@ -111,7 +111,7 @@ func (p *place) wheel(name string, members ...string) string {
 			p.t.Fatal(err)
 		}
 		text := member
-		if strings.HasSuffix(member, "libtorch_cpu.so") {
+		if strings.HasSuffix(member, "libtorch_cpu.so") || strings.HasSuffix(member, "libtorch_cuda.so") {
 			text = library(p.t)
 		}
 		if _, err := io.WriteString(f, text); err != nil {
@@ -198,6 +198,41 @@ func TestFetch(t *testing.T) {
 	if err != nil || again != out {
 		t.Errorf("the second run printed %q, %v, want %q from the cache\n%s", again, err, out, diag)
 	}
+}
+
+func TestFetchCUDA(t *testing.T) {
+	p := newPlace(t)
+	cublas := "cublas-2.0-py3-none-any.whl"
+	sum := p.wheel(cublas, "nvidia/cublas/lib/libcublas.so.13", "nvidia/cublas/include/cublas.h")
+	lock, err := os.ReadFile(filepath.Join(p.dir, "third_party/libtorch.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.write("third_party/libtorch.lock", fmt.Sprintf("%scuda cublas==2.0 %s %s\n", lock, cublas, sum))
+	cmd := p.command()
+	cmd.Args = append(cmd.Args, "--cuda")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.asked(); got != "torch==9.9.9 runtime==1.0 cublas==2.0" {
+		t.Errorf("asked the index for %q", got)
+	}
+	for name, want := range map[string]bool{
+		"lib/libtorch_cuda.so": true, "../nvidia/cublas/lib/libcublas.so.13": true, "../nvidia/cublas/include/cublas.h": false,
+	} {
+		if _, err := os.Stat(filepath.Join(strings.TrimSpace(string(out)), name)); (err == nil) != want {
+			t.Errorf("%s unpacked: %v, want %v", name, err == nil, want)
+		}
+	}
+	// The CPU's flavour knows nothing of it.
+	if _, diag, err := p.run(); err != nil {
+		t.Fatalf("%v\n%s", err, diag)
+	}
+	if got := p.asked(); got != "torch==9.9.9 runtime==1.0" {
+		t.Errorf("without --cuda the index was asked for %q", got)
+	}
+	p.wantCache("libtorch-9.9.9-*", "libtorch-cuda-9.9.9-*")
 }
 
 func TestFetchGoesOnWhereItFailed(t *testing.T) {

@@ -37,6 +37,11 @@
 // goroutine to its thread, and put back what was before, so that no mode leaks to another goroutine. A tensor may be
 // used from several goroutines, each inside a scope of its own, as long as nobody frees it meanwhile.
 //
+// # Devices
+//
+// Everything computes on the CPU unless it is told otherwise. Package torch/cuda opens the GPUs of a machine; then a
+// tensor goes to one with To and [CUDA], and operators follow their tensors.
+//
 // # Reproducibility
 //
 // Generators give PyTorch's streams. The same seed, processor type, number of threads and libtorch give the same bits

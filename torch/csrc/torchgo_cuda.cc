@@ -86,9 +86,8 @@ TORCH_LIBRARY(torchgo_cuda, m) {
   m.def("devices() -> int", devices);
   m.def("properties(int device) -> (str, int, int, int, int)", properties);
   m.def("versions() -> (int, int)", versions);
-  m.def("exchange_device(int device) -> int", [](int64_t device) -> int64_t {
-    return c10::cuda::ExchangeDevice(static_cast<c10::DeviceIndex>(device));
-  });
+  m.def("exchange_device(int device) -> int",
+        [](int64_t device) -> int64_t { return c10::cuda::ExchangeDevice(static_cast<c10::DeviceIndex>(device)); });
   m.def("allow_tf32(bool on) -> ()", [](bool on) {
     at::globalContext().setAllowTF32CuBLAS(on);
     at::globalContext().setAllowTF32CuDNN(on);

@@ -22,7 +22,7 @@ constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 // A list of tensors is cut into pieces of this many values, a block each: eight rounds of four values a thread.
 constexpr int64_t kPiece = 8 * 4 * kThreads;
-// Reductions over a tensor leave one part a block, for so many blocks that one more block can fold them, a thread each.
+// Reductions leave one part a block, of so few blocks that one more block can fold them, a thread each.
 constexpr int kParts = kThreads;
 // What of an image a block holds in shared memory between two passes: enough for 3 x 32 x 32, and little enough for as
 // many blocks as a processor's threads make.
@@ -336,7 +336,7 @@ struct Penalty {
   double weighted, plain;
 };
 
-// Each of kParts blocks adds every kParts-th piece to its part.
+// Each of at most kParts blocks adds every kParts-th piece to its part.
 template <bool Anchored>
 __global__ void __launch_bounds__(kThreads) penalty_parts(const __grid_constant__ Batch<Drift> batch, Penalty* parts) {
   double weighted = 0, plain = 0;
@@ -377,6 +377,8 @@ struct Range {
   bool nan;
 };
 
+__device__ __forceinline__ Range no_range() { return {INFINITY, -INFINITY, false}; }
+
 // The range of all threads' ranges, for all threads.
 __device__ Range block_range(Range mine) {
   __shared__ Range ranges[kThreads];
@@ -393,7 +395,7 @@ __device__ Range block_range(Range mine) {
 }
 
 __global__ void __launch_bounds__(kThreads) range_parts(const float* omega, int64_t size, Range* parts) {
-  Range range = {INFINITY, -INFINITY, false};
+  Range range = no_range();
   for (int64_t at = blockIdx.x * kPiece; at < size; at += kParts * kPiece) {
     each(min(kPiece, size - at), fit_packs(omega), [&](int64_t i, auto width) {
       constexpr int W = decltype(width)::value;
@@ -411,7 +413,7 @@ __global__ void __launch_bounds__(kThreads) range_parts(const float* omega, int6
 
 __global__ void __launch_bounds__(kThreads)
     complements(const float* omega, int64_t size, const Range* parts, float* out) {
-  const Range range = block_range(parts[threadIdx.x]);
+  const Range range = block_range(threadIdx.x * kPiece < size ? parts[threadIdx.x] : no_range());
   // One NaN makes every weight NaN, as the minimum of the tensor would be.
   const float width = range.nan ? NAN : range.high - range.low;
   const int64_t at = blockIdx.x * kPiece;
@@ -465,7 +467,7 @@ const Bodies cuda_bodies = {
     .anchor_weights =
         [](const float* omega, int64_t size, float* out, void* scratch, Stream stream) {
           Range* const parts = static_cast<Range*>(scratch);
-          launch("range_parts", range_parts, kParts, stream, omega, size, parts);
+          launch("range_parts", range_parts, std::min<int64_t>(kParts, pieces_of(size)), stream, omega, size, parts);
           launch("complements", complements, pieces_of(size), stream, omega, size, parts, out);
         },
     .anchored_sgd =
@@ -482,8 +484,8 @@ const Bodies cuda_bodies = {
           Penalty* const parts = static_cast<Penalty*>(scratch);
           check(cudaMemsetAsync(parts, 0, kParts * sizeof *parts, static_cast<cudaStream_t>(stream)), "memset");
           each_batch(list, [&](const Batch<Drift>& batch) {
-            launch("penalty_parts", has_anchors(list) ? penalty_parts<true> : penalty_parts<false>, kParts, stream,
-                   batch, parts);
+            launch("penalty_parts", has_anchors(list) ? penalty_parts<true> : penalty_parts<false>,
+                   std::min(kParts, batch.pieces()), stream, batch, parts);
           });
           launch("penalty_total", penalty_total, 1, stream, parts, out);
         },

@@ -11,12 +11,35 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"l2ul/torch"
+	"l2ul/torch/cuda"
 )
 
+// The whole table of tests runs once for each set of bodies: those of the CPU in the process that `go test` starts, the
+// others in processes that TestOtherBodies starts, since a process has room for one. L2UL_BODIES says which.
+const (
+	bodiesVariable = "L2UL_BODIES"
+	emulated       = "cuda-on-cpu" // cuda.cu compiled for the CPU, in the place of cpu.cc
+	onCUDA         = "cuda"
+)
+
+// device is where the tests compute.
+var device = torch.CPU
+
 func TestMain(m *testing.M) {
+	switch os.Getenv(bodiesVariable) {
+	case emulated:
+		load = sync.OnceValue(func() error { return torch.LoadLibrary(emulation()) })
+	case onCUDA:
+		if err := cuda.Open(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		device = torch.CUDA(0)
+	}
 	code := m.Run()
 	if n := torch.Live(); n != 0 && code == 0 {
 		fmt.Fprintf(os.Stderr, "%d tensors were never freed\n", n)
@@ -26,10 +49,44 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// emulation is the path of the library that `make test` builds of cuda.cu for the CPU.
+func emulation() string {
+	path, err := filepath.Abs(filepath.Join("..", "..", "build", "emulation", Library))
+	if err != nil {
+		panic(err)
+	}
+	return path
+}
+
+func TestOtherBodies(t *testing.T) {
+	if bodies := os.Getenv(bodiesVariable); bodies != "" {
+		t.Skipf("this is the process for %s", bodies)
+	}
+	again := func(t *testing.T, bodies string) {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^Test", "-test.skip=^Test(ThreadsDoNotChangeBits|AgainstPyTorch)$")
+		cmd.Env = append(os.Environ(), bodiesVariable+"="+bodies)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+	t.Run(emulated, func(t *testing.T) {
+		if _, err := os.Stat(emulation()); err != nil {
+			t.Skipf("%v; `make test` builds it", err)
+		}
+		again(t, emulated)
+	})
+	t.Run(onCUDA, func(t *testing.T) {
+		if _, err := os.Stat("/proc/driver/nvidia/version"); err != nil {
+			t.Skipf("no NVIDIA driver: %v", err)
+		}
+		again(t, onCUDA)
+	})
+}
+
 // run runs fn as a job.
 func run(t *testing.T, fn func()) {
 	t.Helper()
-	if err := torch.Run(torch.CPU, func() error { fn(); return nil }); err != nil {
+	if err := torch.Run(device, func() error { fn(); return nil }); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -40,7 +97,10 @@ type array struct {
 	data  []float32
 }
 
-func (a array) tensor() torch.Tensor { return torch.FromSlice(a.data, a.shape...) }
+func (a array) tensor() torch.Tensor { return there(torch.FromSlice(a.data, a.shape...)) }
+
+// there moves a tensor to the device of the tests.
+func there(t torch.Tensor) torch.Tensor { return t.To(device, t.Dtype()) }
 
 func uniform(r *rand.Rand, low, high float32, shape ...int64) array {
 	n := int64(1)
@@ -72,12 +132,12 @@ var layouts = map[string]func(torch.Tensor) torch.Tensor{
 		last := len(shape) - 1
 		width := shape[last]
 		shape[last] = 2*width + 1
-		view := torch.Full(shape, math.NaN(), false).CastTo(x.Dtype()).Narrow(int64(last), 1, width)
+		view := there(torch.Full(shape, math.NaN(), false)).CastTo(x.Dtype()).Narrow(int64(last), 1, width)
 		view.CopyI(x)
 		return view
 	},
 	"misaligned": func(x torch.Tensor) torch.Tensor {
-		view := torch.Zeros([]int64{x.Numel() + 3}, false).CastTo(x.Dtype()).Narrow(0, 3, x.Numel()).View(x.Shape()...)
+		view := there(torch.Zeros([]int64{x.Numel() + 3}, false)).CastTo(x.Dtype()).Narrow(0, 3, x.Numel()).View(x.Shape()...)
 		view.CopyI(x)
 		return view
 	},
@@ -215,7 +275,7 @@ func TestPGDShowsBadGradients(t *testing.T) {
 		for name, step := range map[string]func(delta, grad, x torch.Tensor, alpha, eps float64){"l2": PGDL2Step, "linf": PGDLinfStep} {
 			run(t, func() {
 				shape := []int64{2, 3, 4, 4}
-				delta, grad, x := torch.Zeros(shape, false), torch.Ones(shape, false), torch.Full(shape, 0.5, false)
+				delta, grad, x := there(torch.Zeros(shape, false)), there(torch.Ones(shape, false)), there(torch.Full(shape, 0.5, false))
 				grad.Select(0, 1).Select(0, 2).FillI(bad)
 				step(delta, grad, x, 0.1, 1)
 				if delta.Select(0, 0).IsFinite().All().Item() != 1 {
@@ -250,12 +310,12 @@ func TestGatherLUT(t *testing.T) {
 		}
 		for name, layout := range layouts {
 			run(t, func() {
-				got := GatherLUT(layout(torch.FromSlice(pixels, shape...)), torch.FromSlice(index), layouts["gaps"](table.tensor()))
+				got := GatherLUT(layout(there(torch.FromSlice(pixels, shape...))), there(torch.FromSlice(index)), layouts["gaps"](table.tensor()))
 				equal(t, fmt.Sprint(shape, " ", name), got, want)
 				if name == "channels-last" && !got.IsContiguous(torch.ChannelsLast) {
 					t.Errorf("%v: channels-last pixels gave strides %v", shape, got.Strides())
 				}
-				if none := GatherLUT(torch.FromSlice(pixels, shape...), torch.FromSlice([]int64{}, 0), table.tensor()); none.Size(0) != 0 {
+				if none := GatherLUT(there(torch.FromSlice(pixels, shape...)), there(torch.FromSlice([]int64{}, 0)), table.tensor()); none.Size(0) != 0 {
 					t.Errorf("no index gave shape %v", none.Shape())
 				}
 			})
@@ -398,6 +458,40 @@ func TestAnchoredSGDFinite(t *testing.T) {
 	}
 }
 
+// A list of more tensors than one launch of a CUDA kernel takes.
+func TestManyTensors(t *testing.T) {
+	const n = 1100
+	r := rand.New(rand.NewPCG(17, 18))
+	var p, g []array
+	var want [2]float64
+	for i := range n {
+		p, g = append(p, uniform(r, -1, 1, int64(i%5))), append(g, uniform(r, -1, 1, int64(i%5)))
+		for j := range p[i].data {
+			d := float64(p[i].data[j]) - float64(g[i].data[j])
+			want[1] += d * d
+		}
+	}
+	want[0] = want[1] / 2
+	run(t, func() {
+		id := layouts["contiguous"]
+		for i, v := range torch.ToSlice[float64](AnchorPenalty(tensors(p, id), tensors(g, id), nil)) {
+			if math.Abs(v-want[i]) > 1e-12*want[1] {
+				t.Errorf("penalty[%d] is %v, want %v", i, v, want[i])
+			}
+		}
+		params := tensors(p, id)
+		if AnchoredSGD(params, tensors(g, id), tensors(p, id), nil, nil, 0.5, 0, 0, 0, true).Item() != 1 {
+			t.Error("finite parameters are said not to be")
+		}
+		for i := range p {
+			for j := range p[i].data {
+				p[i].data[j] -= 0.5 * g[i].data[j]
+			}
+			equal(t, fmt.Sprint("tensor ", i), params[i], p[i].data)
+		}
+	})
+}
+
 func TestAnchorPenalty(t *testing.T) {
 	r := rand.New(rand.NewPCG(13, 14))
 	p, ref, a := parameters(r), parameters(r), parameters(r)
@@ -423,6 +517,25 @@ func TestAnchorPenalty(t *testing.T) {
 		})
 	}
 }
+
+// More elements than 32 bits count, on a device that has the room and the speed.
+func TestHuge(t *testing.T) {
+	if device == torch.CPU {
+		t.Skip("takes 26 GB; runs on CUDA")
+	}
+	const n = 1<<31 + 5
+	run(t, func() {
+		delta, grad := opZeros.One([]int64{2, n / 2}, torch.Float, nil, device), opZeros.One([]int64{2, n / 2}, torch.Float, nil, device)
+		last := grad.Select(0, 1).Narrow(0, n/2-1, 1)
+		last.FillI(1)
+		PGDLinfStep(delta, grad, delta.Clone(), 0.25, 1)
+		end := delta.Select(0, 1).Narrow(0, n/2-2, 2)
+		equal(t, "the last two of many", end, []float32{0, 0.25})
+		equal(t, "the first of many", delta.Select(0, 0).Narrow(0, 0, 1), []float32{0})
+	})
+}
+
+var opZeros = torch.Define("aten::zeros(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor")
 
 func TestThreadsDoNotChangeBits(t *testing.T) {
 	r := rand.New(rand.NewPCG(15, 16))
@@ -451,16 +564,15 @@ func TestThreadsDoNotChangeBits(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	run(t, func() {
-		x, small, double := torch.Zeros([]int64{2, 3, 4, 4}, false), torch.Zeros([]int64{2, 3, 4}, false), torch.Zeros([]int64{2, 3, 4, 4}, false).CastTo(torch.Double)
-		pixels, index, table := x.CastTo(torch.Byte), torch.FromSlice([]int64{0, 1}), torch.Zeros([]int64{3, 256}, false)
+		x, small := there(torch.Zeros([]int64{2, 3, 4, 4}, false)), there(torch.Zeros([]int64{2, 3, 4}, false))
+		double := x.CastTo(torch.Double)
+		pixels, index, table := x.CastTo(torch.Byte), there(torch.FromSlice([]int64{0, 1})), there(torch.Zeros([]int64{3, 256}, false))
 		one, two := []torch.Tensor{x}, []torch.Tensor{x.Clone(), x.Clone()}
 		nan := math.NaN()
 		for _, c := range []struct {
 			want string
 			call func()
 		}{
-			{"index[1] is 2; there are 2 images, so it must be in [0, 2)", func() { GatherLUT(pixels, torch.FromSlice([]int64{0, 2}), table) }},
-			{"index[0] is -1", func() { GatherLUT(pixels, torch.FromSlice([]int64{-1}), table) }},
 			{"pixels has dtype Float; it must be Byte", func() { GatherLUT(x, index, table) }},
 			{"table has shape [3, 255]; pixels of 3 channels need [3, 256]", func() { GatherLUT(pixels, index, table.Narrow(1, 0, 255)) }},
 			{"start has shape [2, 3, 4], x [2, 3, 4, 4]", func() { PGDStart(x, small, 1, "l2") }},
@@ -484,6 +596,10 @@ func TestErrors(t *testing.T) {
 		} {
 			refused(t, c.want, c.call)
 		}
+		if device == torch.CPU { // CUDA meets it later, and ends the process's use of the device
+			refused(t, "index[1] is 2; there are 2 images, so it must be in [0, 2)", func() { GatherLUT(pixels, torch.FromSlice([]int64{0, 2}), table) })
+			refused(t, "index[0] is -1", func() { GatherLUT(pixels, torch.FromSlice([]int64{-1}), table) })
+		}
 	})
 }
 
@@ -499,7 +615,7 @@ func refused(t *testing.T, want string, call func()) {
 func TestAutogradMisuse(t *testing.T) {
 	shape := []int64{2, 3, 4, 4}
 	run(t, func() {
-		w, u := torch.Rand(shape, true), torch.Rand(shape, false)
+		w, u := there(torch.Rand(shape, false)).SetRequiresGrad(true), there(torch.Rand(shape, false))
 		list := func(t torch.Tensor) []torch.Tensor { return []torch.Tensor{t} }
 
 		refused(t, "not implemented", func() { PGDStart(w, u, 1, "l2").Sum().Backward() })
@@ -522,7 +638,7 @@ func TestAutogradMisuse(t *testing.T) {
 			"AnchoredSGD":        func(d torch.Tensor) { AnchoredSGD(list(d), list(u), list(u.Clone()), nil, nil, 0.1, 0, 0, 0, true) },
 			"AnchoredSGD second": func(d torch.Tensor) { AnchoredSGD(list(u.Clone()), list(u), list(d), nil, nil, 0.1, 0, 0, 0, true) },
 		} {
-			d := torch.Rand(shape, false)
+			d := there(torch.Rand(shape, false))
 			loss := w.Mul(d).Sum()
 			change(d)
 			err := torch.Try(loss.Backward)
@@ -547,11 +663,17 @@ func TestAgainstPyTorch(t *testing.T) {
 	if version != torch.Build().Version {
 		t.Skipf("%s has torch %s, and this is built for %s", python, version, torch.Build().Version)
 	}
-	library, err := filepath.Abs(filepath.Join("..", "..", "lib", Library))
-	if err != nil {
-		t.Fatal(err)
+	args := []string{"ops_test.py"}
+	for _, library := range []string{Library, LibraryCUDA} {
+		path, err := filepath.Abs(filepath.Join("..", "..", "lib", library))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(path); err == nil || library == Library {
+			args = append(args, path)
+		}
 	}
-	if out, err := exec.CommandContext(t.Context(), python, "ops_test.py", library).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), python, args...).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 }

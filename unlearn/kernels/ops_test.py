@@ -1,6 +1,6 @@
-"""The l2ul operators against PyTorch's own operators, bit for bit: python ops_test.py path/to/libl2ul.so
+"""The l2ul operators against PyTorch's own operators, bit for bit: python ops_test.py libl2ul.so [libl2ul_cuda.so]
 
-kernels_test.go runs this where a Python torch of the pinned version is at hand. The expressions below are the
+With the second library, and a GPU, they are compared between the devices too. kernels_test.go runs this where a Python torch of the pinned version is at hand. The expressions below are the
 definition of the arithmetic: every operation rounds to float32, and a norm is float32(sqrt(sum of float64 squares)).
 The float64 sum alone may run in another order than PyTorch's; that changes the float32 norm about once in 1e8 sums.
 """
@@ -409,6 +409,38 @@ class Autograd(Case):
             self.same(o, torch.ones(5))
 
 
+class CUDA(Case):
+    """Loading the CUDA half checks that this libtorch has all it needs; the rest wants a GPU."""
+
+    def on_both(self, op, *args):
+        moved = [[t.cuda() for t in a] if isinstance(a, list) else a.cuda() if isinstance(a, torch.Tensor) else a for a in args]
+        here, there = op(*args), op(*moved)
+        for a, b in zip((here, *args), (there, *moved)):
+            for x, y in zip(a if isinstance(a, list) else [a], b if isinstance(b, list) else [b]):
+                if isinstance(x, torch.Tensor):
+                    self.same(y.cpu(), x, str(op))
+
+    @unittest.skipUnless(torch.cuda.is_available(), "no GPU")
+    def test_same_bits_as_on_the_cpu(self):
+        for n in (16, 64, 224):
+            x, u, g = self.rand(5, 3, n, n), self.rand(5, 3, n, n), self.randn(5, 3, n, n)
+            for norm in ("l2", "linf"):
+                self.on_both(l2ul.pgd_start, x, u, 1.0, norm)
+            self.on_both(l2ul.pgd_l2_step_, u - x, g, x, 0.1, 1.5)
+            self.on_both(l2ul.pgd_linf_step_, u - x, g, x, 0.01, 0.03)
+            pixels = torch.randint(0, 256, (7, 3, n, n), generator=self.g, dtype=torch.uint8)
+            self.on_both(l2ul.gather_lut, pixels, torch.tensor([6, 0, 3]), self.randn(3, 256))
+            self.on_both(l2ul.gather_lut, channels_last(pixels), torch.tensor([6, 0, 3]), self.randn(3, 256))
+            self.on_both(l2ul.anchor_weights, g.abs())
+        p, g, v, a, r = ([self.randn(*s) for s in ((64, 3, 7, 7), (10,), (0,), (200, 301))] for _ in range(5))
+        self.on_both(l2ul.accumulate_abs_, p, g, 0.37, 16.0)
+        self.on_both(l2ul.accumulate_square_, p, g, 0.37, 16.0)
+        self.on_both(l2ul.anchored_sgd_, p, g, v, a, r, 0.1, 0.9, 1e-4, 0.3, False)
+        here, there = (l2ul.anchor_penalty(*([t.to(d) for t in ts] for ts in (p, r, a))) for d in ("cpu", "cuda"))
+        torch.testing.assert_close(there.cpu(), here, rtol=1e-13, atol=0)
+
+
 if __name__ == "__main__":
-    torch.ops.load_library(sys.argv.pop(1))
+    while len(sys.argv) > 1 and sys.argv[1].endswith(".so"):
+        torch.ops.load_library(sys.argv.pop(1))
     unittest.main()

@@ -76,10 +76,10 @@ func (d *desk) onDevice(o ComputeOptions, fn func() error) (err error) {
 // first GPU of a machine that has all that computing on one takes, and the CPU elsewhere.
 func findDevice(name string) (torch.Device, error) {
 	if name == "auto" {
-		if cuda.Open() != nil {
-			return torch.CPU, nil
+		name = "cpu"
+		if cuda.Open() == nil {
+			name = "cuda"
 		}
-		name = "cuda"
 	}
 	device, err := torch.NewDevice(name)
 	if err != nil {
