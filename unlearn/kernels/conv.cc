@@ -679,23 +679,31 @@ L2UL_CLONES void gradient4(const Conv& c, const Tiling& tiling, const float* gra
   transform_gradient<4>(c, tiling, grad, nothing, first, count, rows, pitch, m);
 }
 
-// The gradients by the kernels from channel k to the channels n … n + 7, from u [points, depth, pitch].
+// The gradients by the kernels from the channels k … k + 7 to the channels n … n + 7, from u [points, depth, pitch].
 template <int kTile>
 L2UL_INLINE void unpack_kernels(const Conv& c, const float* u, int64_t k, int64_t n, int64_t pitch, const Strides& s,
                                 float* out) {
   constexpr int kPoints = kTile + 2;
-  Vec half[3 * kPoints], taps[9];
+  float taps[kLanes][9][kLanes];
+  for (int64_t row = 0; row < kLanes; ++row) {
+    Vec half[3 * kPoints], kernel[9];
 #pragma GCC unroll 6
-  for (int j = 0; j < kPoints; ++j) {
-    Vec column[kPoints];
+    for (int j = 0; j < kPoints; ++j) {
+      Vec column[kPoints];
 #pragma GCC unroll 6
-    for (int i = 0; i < kPoints; ++i) column[i] = load(u + ((i * kPoints + j) * c.depth + k) * pitch + n);
-    Transform<kTile>::kernel_adjoint(column, 1, half + j, kPoints);
-  }
+      for (int i = 0; i < kPoints; ++i) column[i] = load(u + ((i * kPoints + j) * c.depth + k + row) * pitch + n);
+      Transform<kTile>::kernel_adjoint(column, 1, half + j, kPoints);
+    }
 #pragma GCC unroll 3
-  for (int i = 0; i < 3; ++i) Transform<kTile>::kernel_adjoint(half + i * kPoints, 1, taps + 3 * i, 1);
-  for (int t = 0; t < 9; ++t) {
-    for (int64_t l = 0; l < kLanes; ++l) out[(n + l) * s.out + k * s.in + t * s.tap] = taps[t][l];
+    for (int i = 0; i < 3; ++i) Transform<kTile>::kernel_adjoint(half + i * kPoints, 1, kernel + 3 * i, 1);
+    std::memcpy(taps[row], kernel, sizeof kernel);
+  }
+  // Rows last: in channels-last weights they lie side by side.
+  for (int64_t l = 0; l < kLanes; ++l) {
+    for (int t = 0; t < 9; ++t) {
+      float* const to = out + (n + l) * s.out + k * s.in + t * s.tap;
+      for (int64_t row = 0; row < kLanes; ++row) to[row * s.in] = taps[row][t][l];
+    }
   }
 }
 
@@ -741,8 +749,8 @@ void winograd_weight_gradient(const Conv& c, int tile, const float* x, const flo
       }
     });
   }
-  at::parallel_for(0, c.depth, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
+  at::parallel_for(0, c.depth / kLanes, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin * kLanes; k < end * kLanes; k += kLanes) {
       for (int64_t n = 0; n < c.width; n += kLanes) (tile == 2 ? unpack2 : unpack4)(c, u, k, n, pitch, strides, out);
     }
   });
