@@ -165,7 +165,7 @@ build/emulation/cuda.o: unlearn/kernels/cuda.cu Makefile | build/libtorch.path
 	@echo compiling $< for the CPU >&2
 	$(CXX) $(filter-out -fopenmp,$(common_flags)) $(kernel_flags) -Werror -Iunlearn/kernels/emulation -Dcuda_bodies=cpu_bodies -x c++ -c -o $@ $<
 
-build/emulation/libl2ul.so: build/emulation/cuda.o build/unlearn/kernels/ops.o
+build/emulation/libl2ul.so: build/emulation/cuda.o $(filter-out %/cpu.o,$(kernel_objects))
 	$(CXX) $(link_flags) -Wl,-rpath,'$$ORIGIN/../../lib/libtorch/torch/lib' -o $@.work $^ @build/libtorch.ldflags -ltorch_cpu -lc10
 	@mv $@.work $@
 
