@@ -73,7 +73,7 @@ def main():
     p.add_argument("--iterations", type=int, default=100)
     p.add_argument("--chunk", type=int, default=64)
     p.add_argument("--eval-batch", type=int, default=500)
-    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--threads", type=int, default=1, help="one lets reference and engine run side by side; bits depend on it")
     p.add_argument("--format", choices=("channels_last", "contiguous"), default="channels_last")
     p.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()) / "l2ul-golden")
     p.add_argument("--out", type=Path)

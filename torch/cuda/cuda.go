@@ -19,6 +19,7 @@ package cuda
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -44,6 +45,11 @@ func Opened() bool { return opened.Load() }
 var open = sync.OnceValue(func() error {
 	if err := torch.LoadLibrary("libcuda.so.1"); err != nil {
 		return fmt.Errorf("no NVIDIA driver: %s", reason(err))
+	}
+	if os.Getenv("CUBLAS_WORKSPACE_CONFIG") == "" { // without it cuBLAS may give other bits at each run
+		if err := os.Setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8"); err != nil {
+			return err
+		}
 	}
 	if err := torch.LoadLibrary(Library); err != nil {
 		return missing(reason(err))

@@ -20,7 +20,7 @@ type Conv2dModule struct {
 // Convolution computes what c would for x, with a derivative, or reports that it does not do this one.
 type Convolution func(c *Conv2dModule, x torch.Tensor) (y torch.Tensor, done bool)
 
-// SetConvolution lets every Conv2d in m ask fn first; nil goes back to libtorch alone.
+// SetConvolution lets every Conv2d in m ask fn first while it is in training mode; nil goes back to libtorch alone.
 func SetConvolution(m Module, fn Convolution) {
 	for _, module := range Modules(m) {
 		if c, ok := module.(*Conv2dModule); ok {
@@ -52,7 +52,7 @@ func Conv2d(inChannels, outChannels, kernelSize, stride, padding, dilation, grou
 
 // Forward convolves x [n, inChannels, h, w].
 func (m *Conv2dModule) Forward(x torch.Tensor) torch.Tensor {
-	if m.instead != nil {
+	if m.instead != nil && m.Training() {
 		if y, done := m.instead(m, x); done {
 			return y
 		}

@@ -70,7 +70,7 @@ func TestPlanIsTheNetwork(t *testing.T) {
 						t.Errorf("%d images: logits differ by %g", n, d)
 					}
 					// In a deep network some ReLU falls the other way for the last bit of its input.
-					if d := distance(exact.InputGrad(x, loss), reference.InputGrad(x, loss)); !(d < gradientTolerance) {
+					if d := distance(exact.InputGrad(x, loss), reference.InputGrad(x, loss)); !(d < 3e-2) {
 						t.Errorf("%d images: gradients differ by %g", n, d)
 					}
 				}
@@ -101,7 +101,7 @@ func TestCloseCallsAreTheReferences(t *testing.T) {
 		torch.NoGrad(func() { bias.Select(0, 3).FillI(9) })
 		exact.Thaw()
 		exact = Freeze(net, Exact)
-		if got := exact.Logits(x); torch.Equal(got, reference.Logits(x)) || closeCalls(got) != nil {
+		if got := exact.Logits(x); torch.Equal(got, reference.Logits(x)) || closeCalls(got, closeMargin) != nil {
 			t.Error("clear calls are computed twice")
 		}
 	})
@@ -140,11 +140,22 @@ type opaque struct {
 
 func (m *opaque) Forward(x torch.Tensor) torch.Tensor { return m.forward(x) }
 
+func TestEmptyBatch(t *testing.T) {
+	job(t, func() {
+		net := Freeze(newNet(t, "l2ul-resnet18"), Exact)
+		defer net.Thaw()
+		if got := net.Logits(torch.Zeros([]int64{0, 3, 32, 32}, false)); got.Size(0) != 0 || got.Size(1) != 10 {
+			t.Errorf("logits of no images are %v", got)
+		}
+	})
+}
+
 // What a plan cannot be right about runs operator by operator, and says why.
 func TestFallback(t *testing.T) {
 	job(t, func() {
 		weight := torch.RandN([]int64{5, 3 * 8 * 8}, false)
 		head := func(x torch.Tensor) torch.Tensor { return x.Flatten(1, -1).Linear(weight, torch.Tensor{}) }
+		filter, opConv := torch.RandN([]int64{4, 3, 3, 3}, false), torch.Define("aten::conv2d(Tensor input, Tensor weight) -> Tensor")
 		calls := 0
 		for name, c := range map[string]struct {
 			forward func(x torch.Tensor) torch.Tensor
@@ -154,7 +165,15 @@ func TestFallback(t *testing.T) {
 			"read":     {func(x torch.Tensor) torch.Tensor { return head(x).MulScalar(x.Sum().Item()) }, "aten::sum"},
 			"data":     {func(x torch.Tensor) torch.Tensor { torch.ToSlice[float32](x); return head(x) }, torch.ReadName},
 			"no image": {func(torch.Tensor) torch.Tensor { return weight }, "does not come from the images"},
-			"scaled":   {func(x torch.Tensor) torch.Tensor { return head(x.Add(x, 2)) }, "unscaled"},
+			"view": {func(x torch.Tensor) torch.Tensor {
+				y := x.Add(x, 1)
+				y.Flatten(1, -1).ReluI()
+				return head(y.Add(x, 1))
+			}, "has been flattened"},
+			"defaults": {func(x torch.Tensor) torch.Tensor {
+				return x.Flatten(1, -1).Linear(weight, torch.Tensor{}).Add(opConv.One(x, filter).Sum(), 1)
+			}, "aten::conv2d"},
+			"scaled": {func(x torch.Tensor) torch.Tensor { return head(x.Add(x, 2)) }, "unscaled"},
 			"moody": {func(x torch.Tensor) torch.Tensor {
 				if calls++; calls%2 == 0 {
 					x = x.Relu().Add(x, 1)

@@ -22,7 +22,7 @@ type node struct {
 func lower(net nn.Module, x torch.Tensor) (*plan, error) {
 	l := &lowering{values: map[torch.Tensor]*node{}, plan: &plan{}}
 	var out torch.Tensor
-	x = x.Narrow(0, 0, 1).Clone() // a handle of its own, so that no constant is taken for the images
+	x = x.Clone() // a handle of its own, so that no constant is taken for the images
 	calls := torch.Trace(func() { out = net.Forward(x) })
 	input := l.add(&node{op: source{}, shape: x.Shape()[1:]})
 	l.values[x] = input
@@ -87,8 +87,24 @@ func (l *lowering) call(c torch.Call) error {
 	for _, r := range c.Results {
 		l.values[r] = n
 	}
-	if c.Name[len(c.Name)-1] == '_' || c.Name == "aten::add_.Tensor" { // in place: the argument holds the result
-		l.values[c.Args[0].(torch.Tensor)] = n
+	if c.Name == "aten::relu_" || c.Name == "aten::add_.Tensor" {
+		return l.overwrite(l.values[c.Args[0].(torch.Tensor)], n)
+	}
+	return nil
+}
+
+// overwrite lets every tensor that held old hold what was made of it in place. A flattened value shares its memory with
+// another, which a plan does not follow.
+func (l *lowering) overwrite(old, by *node) error {
+	for _, n := range l.nodes {
+		if _, ok := n.op.(flatten); ok && (n == old || n.in[0] == old) {
+			return fmt.Errorf("it overwrites a value that has been flattened")
+		}
+	}
+	for t, n := range l.values {
+		if n == old {
+			l.values[t] = by
+		}
 	}
 	return nil
 }
@@ -106,9 +122,17 @@ func (a *arguments) refuse(format string, args ...any) {
 	}
 }
 
+// arg is argument i, nil where the call leaves it to the schema.
+func (a *arguments) arg(i int) any {
+	if i >= len(a.call.Args) {
+		return nil
+	}
+	return a.call.Args[i]
+}
+
 // value is argument i, which comes from the images.
 func (a *arguments) value(i int) *node {
-	t, _ := a.call.Args[i].(torch.Tensor)
+	t, _ := a.arg(i).(torch.Tensor)
 	n := a.values[t]
 	if n == nil {
 		a.refuse("argument %d does not come from the images", i+1)
@@ -119,7 +143,7 @@ func (a *arguments) value(i int) *node {
 
 // constant is argument i, a float32 tensor on the CPU that does not come from the images, or undefined.
 func (a *arguments) constant(i int) torch.Tensor {
-	t, _ := a.call.Args[i].(torch.Tensor)
+	t, _ := a.arg(i).(torch.Tensor)
 	switch {
 	case a.values[t] != nil:
 		a.refuse("argument %d comes from the images", i+1)
@@ -131,10 +155,9 @@ func (a *arguments) constant(i int) torch.Tensor {
 
 // number is argument i, or otherwise where the call leaves it to the schema.
 func (a *arguments) number(i int, otherwise float64) float64 {
-	if i >= len(a.call.Args) {
+	switch v := a.arg(i).(type) {
+	case nil:
 		return otherwise
-	}
-	switch v := a.call.Args[i].(type) {
 	case int64:
 		return float64(v)
 	case float64:
@@ -151,12 +174,12 @@ func (a *arguments) number(i int, otherwise float64) float64 {
 
 // pair is argument i, a height and a width.
 func (a *arguments) pair(i int) []int64 {
-	v, _ := a.call.Args[i].([]int64)
+	v, _ := a.arg(i).([]int64)
 	if len(v) == 1 {
 		v = []int64{v[0], v[0]}
 	}
 	if len(v) != 2 {
-		a.refuse("argument %d is no height and width", i+1)
+		a.refuse("argument %d does not give height and width", i+1)
 		return []int64{1, 1}
 	}
 	return v

@@ -229,9 +229,9 @@ func (flatten) backward(to target, grad, _ torch.Tensor) func() {
 type linear struct{ weight, bias torch.Tensor }
 
 func (l *linear) prepare(p *plan, _ *node) {
-	l.weight = p.keep(l.weight.Detach()) // a handle of the plan's own: the trace may have made the weight
+	l.weight = p.keep(l.weight.Clone())
 	if l.bias.Defined() {
-		l.bias = p.keep(l.bias.Detach())
+		l.bias = p.keep(l.bias.Clone())
 	}
 }
 func (*linear) passes(int) bool { return false }

@@ -6,9 +6,10 @@ import (
 	"l2ul/unlearn/kernels"
 )
 
-// Accelerate lets the 3x3 convolutions of net that are trained go by Winograd's algorithm, forward and in both gradients,
-// until restore is called. The gradient by the weights gains most: on small maps libtorch takes up to five times as long.
-// In mode Reference nothing changes.
+// Accelerate lets the 3x3 convolutions of net go by Winograd's algorithm while it is in training mode, forward and in both
+// gradients, until restore is called. The gradient by the weights gains most: on small maps libtorch takes up to five times
+// as long. In evaluation mode, so in tests of a goal, and in mode Reference nothing changes. It is for float32: under
+// torch.Autocast the convolutions would stay what they are.
 func Accelerate(net nn.Module, mode Mode) (restore func()) {
 	if mode != Exact {
 		return func() {}
@@ -32,7 +33,11 @@ func winograd(c *nn.Conv2dModule, x torch.Tensor) (y torch.Tensor, done bool) {
 		return y, false
 	}
 	images := x.Shape()
-	tile := kernels.WinogradTile(images[2]+2*padding[0]-2, images[3]+2*padding[0]-2)
+	height, width := images[2]+2*padding[0]-2, images[3]+2*padding[0]-2
+	if min(height, width) < 1 {
+		return y, false
+	}
+	tile := kernels.WinogradTile(height, width)
 	if tile == 0 {
 		return y, false
 	}

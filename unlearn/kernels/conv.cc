@@ -157,7 +157,10 @@ decltype(&outer_any<2>) outer(int64_t rows) {
 // Memory for one thread's intermediate values, kept for its next call.
 float* scratch(int64_t size) {
   static thread_local std::vector<float> memory;
-  if (std::ssize(memory) < size) memory.resize(size);
+  if (std::ssize(memory) < size) {
+    memory = {};  // so that growing copies nothing
+    memory.resize(size);
+  }
   return memory.data();
 }
 
@@ -721,6 +724,14 @@ L2UL_CLONES void unpack4(const Conv& c, const float* u, int64_t k, int64_t n, in
 void winograd_weight_gradient(const Conv& c, int tile, const float* x, const float* grad, const Strides& strides,
                               float* out) {
   const Tiling tiling(c, tile);
+  if (tiling.total == 0) {
+    for (int64_t n = 0; n < c.width; ++n) {
+      for (int64_t k = 0; k < c.depth; ++k) {
+        for (int64_t t = 0; t < 9; ++t) out[n * strides.out + k * strides.in + t * strides.tap] = 0.0f;
+      }
+    }
+    return;
+  }
   const int64_t points = (tile + 2) * (tile + 2), pitch = panels(c.width) * kPanel;
   // A block's transforms stay in the third-level cache. Blocks follow one another, and a thread owns its sums: bits
   // do not depend on the number of threads.
@@ -763,18 +774,15 @@ namespace {
 
 L2UL_CLONES void pool_pixel(const float* const* from, int64_t taps, int64_t depth, float* out, uint8_t* code) {
   for (int64_t k = 0; k < depth; ++k) out[k] = -std::numeric_limits<float>::infinity();
-  if (code != nullptr) std::memset(code, 0, depth);
-  for (int64_t t = 0; t < taps; ++t) {
+  const int64_t inside = std::find_if(from, from + taps, [](const float* v) { return v != nullptr; }) - from;
+  std::memset(code, static_cast<int>(inside), depth);
+  for (int64_t t = inside; t < taps; ++t) {
     const float* const v = from[t];
     if (v == nullptr) continue;
-    if (code == nullptr) {
-      for (int64_t k = 0; k < depth; ++k) out[k] = v[k] > out[k] || v[k] != v[k] ? v[k] : out[k];
-    } else {
-      for (int64_t k = 0; k < depth; ++k) {
-        const bool larger = v[k] > out[k] || v[k] != v[k];
-        out[k] = larger ? v[k] : out[k];
-        code[k] = larger ? static_cast<uint8_t>(t) : code[k];
-      }
+    for (int64_t k = 0; k < depth; ++k) {
+      const bool larger = v[k] > out[k] || v[k] != v[k];
+      out[k] = larger ? v[k] : out[k];
+      code[k] = larger ? static_cast<uint8_t>(t) : code[k];
     }
   }
 }
@@ -802,7 +810,7 @@ void max_pool(const Window& w, const float* x, float* out, uint8_t* code) {
           from[t] = inside ? x + ((line / w.out_h * w.in_h + h) * w.in_w + v) * w.depth : nullptr;
         }
         const int64_t at = (line * w.out_w + column) * w.depth;
-        pool_pixel(from.data(), taps, w.depth, out + at, code == nullptr ? nullptr : code + at);
+        pool_pixel(from.data(), taps, w.depth, out + at, code + at);
       }
     }
   });

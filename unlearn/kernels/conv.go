@@ -2,8 +2,8 @@ package kernels
 
 import "l2ul/torch"
 
-// The operators below run frozen networks on the CPU: convolutions whose weights are packed once, with bias, residual
-// and ReLU (or, going back, its mask) applied while a sum is still in a register. Every result is one chain of fused
+// The operators below compute on the CPU. Conv and Pool run frozen networks: weights are packed once, and bias, residual and
+// ReLU (or, going back, its mask) applied while a sum is still in a register. Every result is one chain of fused
 // multiply-adds in a fixed order: unlike libtorch's, its bits depend neither on the number of threads, nor on the
 // instruction set, nor on the other images of the batch.
 //

@@ -1,5 +1,6 @@
-// Convolutions of frozen networks on the CPU: weights packed once, bias, residual, ReLU and its gradient's mask applied
-// where a value is still in a register. Images are channels-last. Like the loops of cpu.h these know no tensors.
+// Convolutions on the CPU. For frozen networks: weights packed once, bias, residual, ReLU and its gradient's mask
+// applied where a value is still in a register; for training: the gradient by the weights. Images are channels-last.
+// Like the bodies of bodies.h these know no tensors.
 //
 // Every output is one chain of fused multiply-adds in a fixed order, so bits depend neither on the number of threads,
 // nor on the instruction set, nor on which other images share the batch.
@@ -56,8 +57,8 @@ struct Window {
   int64_t images, in_h, in_w, depth, out_h, out_w;
   int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
 };
-// The largest value of each window; NaN counts as larger than any number. code, unless null, gets its place in the
-// window, the first of equals.
+// The largest value of each window; NaN counts as larger than any number. code gets its place in the window, the first
+// of equals.
 void max_pool(const Window& window, const float* x, float* out, uint8_t* code);
 // The gradient by x: each window's gradient goes to the place in code. gate is that of Epilogue.
 void max_pool_gradient(const Window& window, const float* grad, const uint8_t* code, const float* gate, float* out);

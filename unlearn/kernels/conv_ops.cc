@@ -3,6 +3,7 @@
 // The operators of conv.cc: schemas, argument checks and derivatives. All images are float32, channels-last.
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
@@ -46,10 +47,12 @@ const float* check_beside(const Name& name, const std::optional<Tensor>& t, cons
   return t->const_data_ptr<float>();
 }
 
-void check_written_images(const Name& name, const Tensor& t, const Tensor& x) {
-  check_device(name, t, x, "x");
-  check_written(name, t);
-  check_overlap(name, x, t, "x", /*distinct=*/true);
+// A tensor that is written while `read` is.
+void check_written_images(const char* op, const char* name, const Tensor& t, const char* read_name,
+                          const Tensor& read) {
+  check_device({op, name}, t, read, read_name);
+  check_written({op, name}, t);
+  check_overlap({op, read_name}, read, t, name, /*distinct=*/true);
 }
 
 void check_tile(const Name& name, int64_t tile) {
@@ -92,7 +95,7 @@ Tensor& conv_(Tensor& out, const Tensor& x, const Tensor& packed, int64_t tile, 
               const std::optional<Tensor>& gate, bool relu) {
   constexpr auto op = "conv_";
   const Image from = check_images({op, "x"}, x), to = check_images({op, "out"}, out);
-  check_written_images({op, "out"}, out, x);
+  check_written_images(op, "out", out, "x", x);
   check_tile({op, "tile"}, tile);
   const auto [kernel_h, kernel_w] = check_pair({op, "kernel"}, kernel, 1);
   const auto [stride_h, stride_w] = check_pair({op, "stride"}, stride, 1);
@@ -109,15 +112,17 @@ Tensor& conv_(Tensor& out, const Tensor& x, const Tensor& packed, int64_t tile, 
   const cpu::Conv conv = {from.count, from.height, from.width, from.channels, to.height, to.width, to.channels,
                           kernel_h,   kernel_w,    stride_h,   stride_w,      pad_h,     pad_w,    gradient};
   check_type({op, "packed"}, packed, at::kFloat);
+  check_written_images(op, "out", out, "packed", packed);
   const int64_t panels = cpu::panels(conv.width);
   const std::array<int64_t, 5> shape =
       tile == 0 ? std::array<int64_t, 5>{panels, kernel_h, kernel_w, conv.depth, cpu::kPanel}
                 : std::array<int64_t, 5>{tile + 2, tile + 2, panels, conv.depth, cpu::kPanel};
   TORCH_CHECK(packed.is_contiguous() && packed.sizes() == IntArrayRef(shape), "l2ul::conv_: packed has shape ",
               packed.sizes(), "; what conv_pack makes for x and out is ", IntArrayRef(shape));
-  TORCH_CHECK(
-      tile == 0 || (kernel_h == 3 && kernel_w == 3 && stride_h == 1 && stride_w == 1 && pad_h <= 2 && pad_w <= 2),
-      "l2ul::conv_: tile ", tile, " needs a 3x3 kernel, stride 1 and padding of at most 2");
+  TORCH_CHECK(tile == 0 || (kernel_h == 3 && kernel_w == 3 && stride_h == 1 && stride_w == 1 && pad_h <= 2 &&
+                            pad_w <= 2 && conv.depth % 8 == 0),
+              "l2ul::conv_: tile ", tile,
+              " needs a 3x3 kernel, stride 1, padding of at most 2, and channels summed over in multiples of 8");
   cpu::Epilogue epilogue = {nullptr, check_beside({op, "add"}, add, out), check_beside({op, "gate"}, gate, out), relu};
   TORCH_CHECK(!relu || epilogue.gate == nullptr, "l2ul::conv_: relu and gate exclude each other");
   if (bias.has_value() && bias->defined()) {
@@ -184,6 +189,7 @@ struct WinogradConv2d : torch::autograd::Function<WinogradConv2d> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list grads) {
+    TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), "l2ul::winograd_conv2d has no second derivative");
     const at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
     const Tensor &x = saved[0], &weight = saved[1], grad = grads[0].contiguous(at::MemoryFormat::ChannelsLast);
@@ -234,9 +240,10 @@ std::tuple<Tensor&, Tensor&> max_pool_(Tensor& out, Tensor& code, const Tensor& 
                                        IntArrayRef stride, IntArrayRef padding) {
   constexpr auto op = "max_pool_";
   const Image from = check_images({op, "x"}, x), to = check_images({op, "out"}, out);
-  check_written_images({op, "out"}, out, x);
+  check_written_images(op, "out", out, "x", x);
   check_images({op, "code"}, code, at::kByte);
-  check_written_images({op, "code"}, code, x);
+  check_written_images(op, "code", code, "x", x);
+  check_written_images(op, "out", out, "code", code);
   TORCH_CHECK(code.sizes() == out.sizes(), "l2ul::max_pool_: code has shape ", code.sizes(), ", out ", out.sizes());
   const cpu::Window window = check_window(op, from, to, kernel, stride, padding);
   cpu::max_pool(window, x.const_data_ptr<float>(), out.mutable_data_ptr<float>(), code.mutable_data_ptr<uint8_t>());
@@ -247,8 +254,9 @@ Tensor& max_pool_gradient_(Tensor& out, const Tensor& grad, const Tensor& code, 
                            IntArrayRef padding, const std::optional<Tensor>& gate) {
   constexpr auto op = "max_pool_gradient_";
   const Image from = check_images({op, "grad"}, grad), to = check_images({op, "out"}, out);
-  check_written_images({op, "out"}, out, grad);
+  check_written_images(op, "out", out, "grad", grad);
   check_images({op, "code"}, code, at::kByte);
+  check_written_images(op, "out", out, "code", code);
   TORCH_CHECK(code.sizes() == grad.sizes(), "l2ul::max_pool_gradient_: code has shape ", code.sizes(), ", grad ",
               grad.sizes());
   const cpu::Window window = check_window(op, to, from, kernel, stride, padding);

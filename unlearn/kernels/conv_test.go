@@ -188,6 +188,13 @@ func TestWinogradConv2d(t *testing.T) {
 		}
 		c := convolution{1, 16, 24, 6, 6, 3, 1, 1}
 		x, _, weight := c.tensors()
+		// No images have no gradient, whatever the last call left in memory.
+		weight.SetRequiresGrad(true)
+		none := torch.Grad([]torch.Tensor{WinogradConv2d(x.Narrow(0, 0, 0).Contiguous(torch.ChannelsLast), weight, 4, 1).Sum()}, []torch.Tensor{weight})[0]
+		if none.Abs().Max().Item() != 0 {
+			t.Error("an empty batch has a gradient")
+		}
+		weight = weight.Detach()
 		for want, call := range map[string]func(){
 			"both channels multiples of 8": func() { WinogradConv2d(x, weight.Narrow(0, 0, 12), 4, 1) },
 			"tile is 3":                    func() { WinogradConv2d(x, weight, 3, 1) },
@@ -217,6 +224,13 @@ func TestMaxPool(t *testing.T) {
 			if !torch.Equal(got, want) || largest(back, wantGrad) > 1e-6 {
 				t.Errorf("%+v: values %t, gradient differs by %g", c, torch.Equal(got, want), largest(back, wantGrad))
 			}
+			lowest := torch.Full(x.Shape(), math.Inf(-1), false).Contiguous(torch.ChannelsLast)
+			pool.Run(got, code, lowest)
+			pool.Gradient(back, grad, code, torch.Tensor{})
+			if math.Abs(back.Sum().Item()-grad.Sum().Item()) > 1e-3 {
+				t.Errorf("%+v: a gradient is lost in padding", c)
+			}
+			pool.Run(got, code, x)
 			gate := images(2, 11, c.h, c.w)
 			pool.Gradient(back, grad, code, gate)
 			if closed := torch.Where(gate.GtScalar(0), wantGrad, wantGrad.ZerosLike()); largest(back, closed) > 1e-6 {
@@ -254,19 +268,24 @@ func TestConvErrors(t *testing.T) {
 		with := func(change func(c *Conv)) Conv { c := conv; change(&c); return c }
 		pool, code := Pool{pair(3), pair(1), pair(1)}, x.EmptyLike().CastTo(torch.Byte)
 		for want, call := range map[string]func(){
-			"weight has shape [24, 16, 3]":     func() { conv.Pack(weight.Select(3, 0)) },
-			"weight has dtype Double":          func() { conv.Pack(weight.CastTo(torch.Double)) },
-			"tile is 3":                        func() { with(func(c *Conv) { c.Tile = 3 }).Pack(weight) },
-			"multiples of 8":                   func() { conv.Pack(weight.Narrow(1, 0, 12)) },
-			"x is not channels-last":           func() { conv.Run(out, x.Contiguous(torch.Contiguous), packed, Epilogue{}) },
-			"out is not channels-last":         func() { conv.Run(out.Narrow(3, 0, 5), x, packed, Epilogue{}) },
-			"they do not fit kernel":           func() { with(func(c *Conv) { c.Padding = pair(0) }).Run(out, x, packed, Epilogue{}) },
-			"stride is [0, 1]":                 func() { with(func(c *Conv) { c.Stride = []int64{0, 1} }).Run(out, x, packed, Epilogue{}) },
-			"what conv_pack makes":             func() { with(func(c *Conv) { c.Tile = 4 }).Run(out, x, packed, Epilogue{}) },
+			"weight has shape [24, 16, 3]": func() { conv.Pack(weight.Select(3, 0)) },
+			"weight has dtype Double":      func() { conv.Pack(weight.CastTo(torch.Double)) },
+			"tile is 3":                    func() { with(func(c *Conv) { c.Tile = 3 }).Pack(weight) },
+			"multiples of 8":               func() { conv.Pack(weight.Narrow(1, 0, 12)) },
+			"x is not channels-last":       func() { conv.Run(out, x.Contiguous(torch.Contiguous), packed, Epilogue{}) },
+			"out is not channels-last":     func() { conv.Run(out.Narrow(3, 0, 5), x, packed, Epilogue{}) },
+			"they do not fit kernel":       func() { with(func(c *Conv) { c.Padding = pair(0) }).Run(out, x, packed, Epilogue{}) },
+			"stride is [0, 1]":             func() { with(func(c *Conv) { c.Stride = []int64{0, 1} }).Run(out, x, packed, Epilogue{}) },
+			"what conv_pack makes":         func() { with(func(c *Conv) { c.Tile = 4 }).Run(out, x, packed, Epilogue{}) },
+			"in multiples of 8": func() {
+				few := convolution{1, 5, 16, 6, 6, 3, 1, 1}
+				x, grad, _ := few.tensors()
+				conv.Run(grad, x, torch.Zeros([]int64{4, 4, 1, 5, 16}, false), Epilogue{})
+			},
 			"bias has shape [16]":              func() { conv.Run(out, x, packed, Epilogue{Bias: torch.Zeros([]int64{16}, false)}) },
 			"add has shape":                    func() { conv.Run(out, x, packed, Epilogue{Add: x}) },
 			"relu and gate exclude each other": func() { conv.Run(out, x, packed, Epilogue{Relu: true, Gate: grad}) },
-			"out shares memory with x": func() {
+			"x shares memory with out": func() {
 				with(func(c *Conv) {}).Run(x, x, with(func(*Conv) {}).Pack(torch.RandN([]int64{16, 16, 3, 3}, false)), Epilogue{})
 			},
 			"code has dtype Float":                      func() { pool.Run(x.EmptyLike(), x.EmptyLike(), x) },

@@ -50,7 +50,7 @@ func (d *desk) key(parts map[string]any) string {
 	all := map[string]any{
 		"weights": d.weights.Hash(), "model": d.model.Model, "mean": d.model.Mean, "std": d.model.Std,
 		"device": d.computer(), "mode": d.mode, "threads": d.compute.Threads, "channels_last": d.compute.ChannelsLast,
-		"deterministic": d.compute.Deterministic, "cores": env.Cores, "processor": env.Processor, "kernels": env.Kernels,
+		"deterministic": d.compute.Deterministic, "cores": env.Cores, "processor": env.Processor, "kernels": env.Kernels, "operators": env.Operators,
 		"variables": env.Variables, "libtorch": env.Versions.Libtorch, "unlearn": env.Versions.Unlearn,
 	}
 	maps.Copy(all, parts)

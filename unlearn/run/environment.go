@@ -2,13 +2,18 @@ package run
 
 import (
 	"bufio"
+	"crypto/sha256"
+	"encoding/hex"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 
 	"l2ul/torch"
+	"l2ul/unlearn/kernels"
 )
 
 // Version of the program, which main knows; empty when it was built without one.
@@ -46,6 +51,7 @@ type Environment struct {
 	Processor string            `json:"processor"`
 	Flags     []string          `json:"processor_flags"`  // the vector instruction sets among them
 	Kernels   string            `json:"libtorch_kernels"` // the instruction set libtorch chose
+	Operators string            `json:"operators"`        // sha256 of our operator library, "" where the system does not tell
 	Cores     int               `json:"cores"`
 	Variables map[string]string `json:"variables"`
 }
@@ -54,8 +60,8 @@ type Environment struct {
 func CurrentEnvironment() Environment {
 	e := Environment{
 		Versions: CurrentVersions(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Cores: runtime.NumCPU(),
-		Kernels: torch.Build().CPUCapability,
-		Flags:   []string{}, Variables: map[string]string{},
+		Kernels: torch.Build().CPUCapability, Operators: operators(),
+		Flags: []string{}, Variables: map[string]string{},
 	}
 	e.Processor, e.Flags = processor()
 	for _, kv := range os.Environ() {
@@ -68,6 +74,30 @@ func CurrentEnvironment() Environment {
 	}
 	return e
 }
+
+// operators hashes the operator library that is loaded.
+var operators = sync.OnceValue(func() string {
+	if kernels.Load() != nil {
+		return ""
+	}
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(maps)) {
+		at := strings.IndexByte(line, '/')
+		if at < 0 || filepath.Base(strings.TrimSpace(line[at:])) != kernels.Library {
+			continue
+		}
+		library, err := os.ReadFile(strings.TrimSpace(line[at:]))
+		if err != nil {
+			return ""
+		}
+		sum := sha256.Sum256(library)
+		return hex.EncodeToString(sum[:])
+	}
+	return ""
+})
 
 // processor reads the model and the flags that change which kernels libtorch takes. Both are empty where the system
 // does not tell.

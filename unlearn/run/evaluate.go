@@ -92,6 +92,7 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) (*EvalResult, er
 		}
 		*out = &score
 	}
+	result.Fallback = d.noteFallback()
 	result.Seconds = time.Since(began).Seconds()
 	return result, nil
 }

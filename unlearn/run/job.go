@@ -51,6 +51,7 @@ type desk struct {
 	net         models.Classifier
 	mode        engine.Mode
 	still       *engine.Network // the network while it is frozen, nil before and after
+	fallback    string          // why it ran as in mode reference, though another was asked for
 	weights     *ckpt.File      // as read; nil for a fresh network
 	pairs       *importedPairs
 	crafted     *attack.Set // that drives the loop
@@ -176,6 +177,15 @@ func (d *desk) close() {
 	}
 }
 
+// noteFallback remembers, and says once, that the network does not run as --mode asks.
+func (d *desk) noteFallback() string {
+	if d.still != nil && d.fallback == "" && d.still.Fallback() != "" {
+		d.fallback = d.still.Fallback()
+		d.Console.Log().Info().Str("reason", d.fallback).Msg("attack and scores run operator by operator, as --mode reference does")
+	}
+	return d.fallback
+}
+
 // frozen is the network for many runs with the weights it has now.
 func (d *desk) frozen() *engine.Network {
 	if d.still == nil {
@@ -189,9 +199,7 @@ func (d *desk) thaw() {
 	if d.still == nil {
 		return
 	}
-	if why := d.still.Fallback(); why != "" {
-		d.Console.Log().Info().Str("reason", why).Msg("attack and scores ran operator by operator, as --mode reference does")
-	}
+	d.noteFallback()
 	d.still.Thaw()
 	d.still = nil
 }
@@ -417,7 +425,8 @@ func (d *desk) about(schema, outcome string, o FolderOptions, f *Folder, weights
 	return About{
 		Schema: schema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: outcome,
 		Hashes: Hashes{Weights: weights, Data: d.train.Fingerprint(), Config: f.ConfigHash()},
-		Device: d.device.String(), Seed: d.compute.Seed, Versions: CurrentVersions(),
+		Device: d.device.String(), Mode: d.mode, Fallback: d.noteFallback(), Threads: d.compute.Threads, Seed: d.compute.Seed,
+		Versions: CurrentVersions(),
 	}
 }
 

@@ -79,16 +79,19 @@ type Versions struct {
 
 // About says what a result is of and what made it: the part that the results of train, attack and importance share.
 type About struct {
-	Schema   string   `json:"schema"`
-	Name     string   `json:"name,omitempty"`
-	Tags     []string `json:"tags,omitempty"`
-	Model    string   `json:"model"`
-	Dataset  string   `json:"dataset"`
-	Outcome  string   `json:"outcome"` // one word; these verbs either finish or have no result
-	Hashes   Hashes   `json:"hashes"`
-	Device   string   `json:"device"`
-	Seed     int64    `json:"seed"`
-	Versions Versions `json:"versions"`
+	Schema   string      `json:"schema"`
+	Name     string      `json:"name,omitempty"`
+	Tags     []string    `json:"tags,omitempty"`
+	Model    string      `json:"model"`
+	Dataset  string      `json:"dataset"`
+	Outcome  string      `json:"outcome"` // one word; these verbs either finish or have no result
+	Hashes   Hashes      `json:"hashes"`
+	Device   string      `json:"device"`
+	Mode     engine.Mode `json:"mode,omitempty"`     // as in Result; importance has none
+	Fallback string      `json:"fallback,omitempty"` // as in Result
+	Threads  int         `json:"threads,omitempty"`
+	Seed     int64       `json:"seed"`
+	Versions Versions    `json:"versions"`
 }
 
 // ResultSchema is the schema name of Result.
@@ -122,7 +125,8 @@ type Result struct {
 	PeakMemory int64           `json:"peak_memory_bytes,omitempty" jsonschema:"minimum=0,description=largest resident size of the process"`
 	Device     string          `json:"device"`
 	Precision  string          `json:"precision"`
-	Mode       engine.Mode     `json:"mode,omitempty" jsonschema:"enum=exact,enum=reference,description=arithmetic of attack and scores: exact is float32 in another order than PyTorch's\\, reference has its bits"`
+	Mode       engine.Mode     `json:"mode,omitempty" jsonschema:"enum=exact,enum=reference,description=arithmetic of attack\\, scores and training: exact is float32 in another order than PyTorch's\\, reference has its bits"`
+	Fallback   string          `json:"fallback,omitempty" jsonschema:"description=why attack and scores ran as in mode reference although mode says exact"`
 	Threads    int             `json:"threads,omitempty"`
 	Seed       int64           `json:"seed"`
 	Limited    bool            `json:"limited" jsonschema:"description=whether --limit left samples out of the scores"`
@@ -149,6 +153,7 @@ type EvalResult struct {
 	Hashes   Hashes      `json:"hashes"`
 	Device   string      `json:"device"`
 	Mode     engine.Mode `json:"mode,omitempty" jsonschema:"enum=exact,enum=reference,description=as in unlearn.result/1"`
+	Fallback string      `json:"fallback,omitempty" jsonschema:"description=as in unlearn.result/1"`
 	Limited  bool        `json:"limited"`
 	Seconds  float64     `json:"seconds" jsonschema:"minimum=0"`
 	Versions Versions    `json:"versions"`

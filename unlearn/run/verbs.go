@@ -53,9 +53,9 @@ type ComputeOptions struct {
 	ChannelsLast  bool   `flag:"channels-last" default:"true" group:"computing" help:"keep images with the channels innermost; changes the last bits"`
 }
 
-// EngineOptions hold for every verb that runs a network whose weights do not change.
+// EngineOptions hold for every verb that runs or trains a network many times.
 type EngineOptions struct {
-	Mode string `flag:"mode" default:"exact" oneof:"exact|reference" group:"computing" help:"arithmetic of attack and scores; exact: fused, differs from PyTorch by rounding; reference: operator by operator PyTorch's bits"`
+	Mode string `flag:"mode" default:"exact" oneof:"exact|reference" group:"computing" help:"arithmetic of attack, scores and training; exact: our own convolutions, which differ from PyTorch by rounding; reference: operator by operator PyTorch's bits"`
 }
 
 // EvalOptions hold for every verb that scores a model.
