@@ -381,10 +381,11 @@ class Outcome:
     velocity: list | None = None
 
 
-def unlearn(model, images, labels, settings, adversarial=None, anchor=None, driver=None, goal_labels=None, watch=None):
+def unlearn(model, images, labels, settings, adversarial=None, anchor=None, driver=None, goal_labels=None, watch=None, keep=None):
     """Runs one method on D_f = (images, labels). adversarial: Attack; anchor: Ω̄; driver: (R, its labels).
 
-    watch(step, optimiser) is called after every step. Changes the model; leaves it in eval mode.
+    watch(step, optimiser) is called after every step. keep: a file that the state goes to every tenth step, and from
+    which a run that was stopped goes on. Changes the model; leaves it in eval mode.
     """
     st = settings
     uses_adv, uses_imp = st.method in ("adv", "adv-imp"), st.method in ("imp", "adv-imp")
@@ -410,8 +411,15 @@ def unlearn(model, images, labels, settings, adversarial=None, anchor=None, driv
     if uses_imp:
         optimiser.lam, optimiser.anchors = st.lam, anchor
         optimiser.reference = [p.detach().clone() for p in params]
+    if keep and keep.exists():
+        state = torch.load(keep)
+        model.load_state_dict(state["model"])
+        optimiser.velocity, out = state["velocity"], Outcome(**state["outcome"])
 
-    for p, (da, db), (fa, fb), last in schedule(len(images), st.b_f, n_driver, b_driver, st.passes):
+    done = out.steps
+    for i, (p, (da, db), (fa, fb), last) in enumerate(schedule(len(images), st.b_f, n_driver, b_driver, st.passes)):
+        if i < done:
+            continue
         ce_driver = None
         if drive_x is not None:
             set_bn(model, st.bn_adv or st.bn)
@@ -446,6 +454,10 @@ def unlearn(model, images, labels, settings, adversarial=None, anchor=None, driv
                 break
         if st.max_steps and out.steps >= st.max_steps:
             break
+        if keep and out.steps % 10 == 0:
+            temporary = keep.with_suffix(".tmp")
+            torch.save({"model": model.state_dict(), "velocity": optimiser.velocity, "outcome": vars(out)}, temporary)
+            temporary.replace(keep)
     out.velocity = optimiser.velocity
     eval_mode(model)
     return out

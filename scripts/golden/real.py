@@ -1,7 +1,7 @@
 """Forgets k real images (CIFAR-10 as JPEG, a trained l2ul-resnet18) with the reference and records what happened.
 
-Writes results/real-k<k>-s<seed>.json after every stage; started again with the same arguments it goes on from there.
-The attack's images are kept in --scratch for that purpose.
+Writes results/real-k<k>-s<seed>.json after every stage; started again with the same arguments it goes on from there, inside
+a stage of forgetting from its last tenth step. The attack's images and those states are kept in --scratch.
 
     python real.py --seed 0 --k 16 --num-adv 20 --methods neggrad,adv,adv-imp
 """
@@ -94,6 +94,7 @@ def main():
     }  # fmt: skip
     if a.one_generator is not None:
         settings["one_generator"] = a.one_generator
+    identity = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     record = {"settings": settings}
     if out.exists():
         record = json.loads(out.read_text())
@@ -149,7 +150,7 @@ def main():
             pairs.target = l2ul.other_class(torch.rand(len(pairs.source), generator=g), labels[pairs.source], 10)
             pairs.start = torch.rand(pairs.start.shape, generator=g)
         record["targets"] = pairs.target.tolist()
-        store = a.scratch / ("attack-" + hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16] + ".pt")
+        store = a.scratch / f"attack-{identity}.pt"
         if "attack" not in record or not store.exists():
             began = time.monotonic()
             adversarial = l2ul.attack(
@@ -188,9 +189,10 @@ def main():
         if method in record:
             continue
         model, began = fresh(), time.monotonic()
+        keep = a.scratch / f"{method}-{identity}.pt"
         out_of = l2ul.unlearn(
             model, images, labels, l2ul.Settings(method=method), adversarial, anchor,
-            watch=lambda step, _: log(f"{method} step {step}"),
+            watch=lambda step, _: log(f"{method} step {step}"), keep=keep,
         )  # fmt: skip
         seconds = time.monotonic() - began
         reference = [weights[name] for name, _ in model.net.named_parameters()]
