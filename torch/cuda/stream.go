@@ -17,6 +17,7 @@ type Stream struct {
 var (
 	opSynchronize       = torch.Define("torchgo_cuda::synchronize(int device) -> ()")
 	opStreamNew         = torch.Define("torchgo_cuda::stream_new(int device) -> int")
+	opExchangeDevice    = torch.Define("torchgo_cuda::exchange_device(int device) -> int")
 	opStreamCurrent     = torch.Define("torchgo_cuda::stream_current(int device) -> int")
 	opStreamSet         = torch.Define("torchgo_cuda::stream_set(int device, int stream) -> ()")
 	opStreamSynchronize = torch.Define("torchgo_cuda::stream_synchronize(int device, int stream) -> ()")
@@ -36,14 +37,17 @@ func CurrentStream(dev torch.Device) Stream {
 	return Stream{dev, opStreamCurrent.Call(dev.Index)[0].(int64)}
 }
 
-// On runs fn with its work on the stream's device going to s. A tensor made on one stream and used on another must
+// On runs fn with the stream's device as the current one and its work there going to s. A tensor made on one stream and used on another must
 // outlive the work of both, ordered by events.
 func (s Stream) On(fn func()) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	before := CurrentStream(s.device)
+	device, stream := opExchangeDevice.Call(s.device.Index)[0], CurrentStream(s.device)
 	opStreamSet.Do(s.device.Index, s.id)
-	defer opStreamSet.Do(s.device.Index, before.id)
+	defer func() {
+		opStreamSet.Do(s.device.Index, stream.id)
+		opExchangeDevice.Do(device)
+	}()
 	fn()
 }
 

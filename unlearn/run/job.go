@@ -200,6 +200,7 @@ func (d *desk) thaw() {
 		return
 	}
 	d.noteFallback()
+	d.Console.Log().Debug().Int64("bytes", d.still.Bytes()).Msg("the plan of the frozen network is given back")
 	d.still.Thaw()
 	d.still = nil
 }
