@@ -161,7 +161,7 @@ func (d *demo) choose(ctx context.Context, out *DemoResult) (spec string, err er
 			}
 		}
 		if len(ids) < d.images {
-			return fmt.Errorf("the trained network has only %d of %d images right: it has not learned enough to forget something", len(ids), len(right))
+			return fmt.Errorf("the trained network has only %d of %d images right: it has not learned enough to forget something; --force trains it again", len(ids), len(right))
 		}
 		return nil
 	})
