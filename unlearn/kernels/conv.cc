@@ -21,10 +21,10 @@
 namespace l2ul::cpu {
 namespace {
 
-// ---- the inner loop
-// -------------------------------------------------------------------------------------------------- c[r, l] (+)= sum
-// over taps t and channels k of a[t][r][k] * w[t, k, l], for kRows rows and kPanel columns: twelve AVX2 registers hold
-// the sums, as many as their latency needs. a[t][0] null says that tap t is outside for all rows.
+// ---- the inner loop ------------------------------------------------------------------------------------------------
+
+// c[r, l] (+)= sum over taps t and channels k of a[t][r][k] * w[t, k, l], for kRows rows and kPanel columns: twelve
+// AVX2 registers hold the sums, as many as their latency needs. a[t][0] null says that tap t is outside for all rows.
 
 constexpr int kRows = 6;
 
@@ -184,7 +184,8 @@ L2UL_INLINE void store_as(const Epilogue& e, const float* sum, int64_t channel, 
   }
 }
 
-L2UL_INLINE void store(const Epilogue& e, const float* sum, int64_t channel, int64_t at, int64_t count, float* out) {
+L2UL_INLINE void store_some(const Epilogue& e, const float* sum, int64_t channel, int64_t at, int64_t count,
+                            float* out) {
   const bool bias = e.bias != nullptr, add = e.add != nullptr, gate = e.gate != nullptr;
   const auto as = [&]<bool kBias, bool kAdd>() __attribute__((always_inline)) {
     if (gate) return store_as<kBias, kAdd, true, false>(e, sum, channel, at, count, out);
@@ -198,21 +199,24 @@ L2UL_INLINE void store(const Epilogue& e, const float* sum, int64_t channel, int
   }
 }
 
-L2UL_CLONES void store_rows(const Epilogue& e, const float* sums, const int64_t* pixel, int64_t rows, int64_t channel,
-                            int64_t width, float* out) {
-  const int64_t count = std::min(kPanel, width - channel);
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t at = pixel[r] * width + channel;
-    if (count == kPanel) {
-      store(e, sums + r * kPanel, channel, at, kPanel, out);
-    } else {
-      store(e, sums + r * kPanel, channel, at, count, out);
-    }
+// Stores kCount channels, or fewer at the end of the pixel's `width`. The usual count is known when this is compiled.
+template <int64_t kCount>
+L2UL_INLINE void store(const Epilogue& e, const float* sum, int64_t channel, int64_t at, int64_t width, float* out) {
+  if (channel + kCount <= width) {
+    store_some(e, sum, channel, at, kCount, out);
+  } else {
+    store_some(e, sum, channel, at, width - channel, out);
   }
 }
 
-// ---- direct sums
-// -----------------------------------------------------------------------------------------------------
+L2UL_CLONES void store_rows(const Epilogue& e, const float* sums, const int64_t* pixel, int64_t rows, int64_t channel,
+                            int64_t width, float* out) {
+  for (int64_t r = 0; r < rows; ++r) {
+    store<kPanel>(e, sums + r * kPanel, channel, pixel[r] * width + channel, width, out);
+  }
+}
+
+// ---- direct sums ---------------------------------------------------------------------------------------------------
 
 // For each output pixel of an image, in the order of work, which input pixel each tap reads; -1: none.
 struct Taps {
@@ -337,8 +341,7 @@ void conv_direct(const Conv& c, const float* x, const float* packed, const Epilo
   });
 }
 
-// ---- Winograd
-// --------------------------------------------------------------------------------------------------------
+// ---- Winograd ------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -438,6 +441,16 @@ struct Transform<4> {
   }
 };
 
+// Applies a one-dimensional transform to a kFrom x kFrom square, its columns first, then its rows: kTo x kTo values.
+template <auto kTransform, int kFrom, int kTo>
+L2UL_INLINE void transform(const Vec* in, Vec* out) {
+  Vec half[kTo * kFrom];
+#pragma GCC unroll 6
+  for (int j = 0; j < kFrom; ++j) kTransform(in + j, kFrom, half + j, kFrom);
+#pragma GCC unroll 6
+  for (int i = 0; i < kTo; ++i) kTransform(half + i * kFrom, 1, out + i * kTo, 1);
+}
+
 // Where tile number `index` of all tiles begins.
 struct Place {
   int64_t image, h, w;
@@ -476,21 +489,12 @@ L2UL_INLINE void transform_input(const Conv& c, const Tiling& tiling, const floa
       }
     }
     for (int64_t k = 0; k < c.depth; k += kLanes) {
-      Vec half[kPoints * kPoints];
-#pragma GCC unroll 6
-      for (int j = 0; j < kPoints; ++j) {
-        Vec column[kPoints];
-#pragma GCC unroll 6
-        for (int i = 0; i < kPoints; ++i) column[i] = load(from[i * kPoints + j] + k);
-        Transform<kTile>::input(column, 1, half + j, kPoints);
-      }
-#pragma GCC unroll 6
-      for (int i = 0; i < kPoints; ++i) {
-        Vec row[kPoints];
-        Transform<kTile>::input(half + i * kPoints, 1, row, 1);
-#pragma GCC unroll 6
-        for (int j = 0; j < kPoints; ++j) store(v + ((i * kPoints + j) * rows + t) * c.depth + k, row[j]);
-      }
+      Vec pixels[kPoints * kPoints], points[kPoints * kPoints];
+#pragma GCC unroll 36
+      for (int i = 0; i < kPoints * kPoints; ++i) pixels[i] = load(from[i] + k);
+      transform<Transform<kTile>::input, kPoints, kPoints>(pixels, points);
+#pragma GCC unroll 36
+      for (int i = 0; i < kPoints * kPoints; ++i) store(v + (i * rows + t) * c.depth + k, points[i]);
     }
   }
 }
@@ -505,26 +509,15 @@ L2UL_INLINE void transform_output(const Conv& c, const Tiling& tiling, const flo
     const int64_t height = std::min<int64_t>(kTile, c.out_h - at.h), width = std::min<int64_t>(kTile, c.out_w - at.w);
     const int64_t corner = ((at.image * c.out_h + at.h) * c.out_w + at.w) * c.width;
     for (int64_t n = 0; n < c.width; n += kLanes) {
-      Vec half[kTile * kPoints], sums[kTile * kTile];
-#pragma GCC unroll 6
-      for (int j = 0; j < kPoints; ++j) {
-        Vec column[kPoints];
-#pragma GCC unroll 6
-        for (int i = 0; i < kPoints; ++i) column[i] = load(m + ((i * kPoints + j) * rows + t) * pitch + n);
-        Transform<kTile>::output(column, 1, half + j, kPoints);
-      }
-#pragma GCC unroll 4
-      for (int i = 0; i < kTile; ++i) Transform<kTile>::output(half + i * kPoints, 1, sums + i * kTile, 1);
+      Vec points[kPoints * kPoints], sums[kTile * kTile];
+#pragma GCC unroll 36
+      for (int i = 0; i < kPoints * kPoints; ++i) points[i] = load(m + (i * rows + t) * pitch + n);
+      transform<Transform<kTile>::output, kPoints, kTile>(points, sums);
       for (int64_t i = 0; i < height; ++i) {
         for (int64_t j = 0; j < width; ++j) {
           float sum[kLanes];
           std::memcpy(sum, &sums[i * kTile + j], sizeof sum);
-          const int64_t to = corner + (i * c.out_w + j) * c.width + n;
-          if (n + kLanes <= c.width) {
-            store(e, sum, n, to, kLanes, out);
-          } else {
-            store(e, sum, n, to, c.width - n, out);
-          }
+          store<kLanes>(e, sum, n, corner + (i * c.out_w + j) * c.width + n, c.width, out);
         }
       }
     }
@@ -575,18 +568,13 @@ L2UL_INLINE void pack_block(const float* weight, const Strides& s, const Conv& c
   }
   for (int64_t i = 0; i < kLanes; ++i) {
     for (int64_t l = 0; l < kPanel; l += kLanes) {
-      Vec in[9], half[kPoints * 3], row_out[kPoints];
+      Vec taps[9], points[kPoints * kPoints];
 #pragma GCC unroll 9
-      for (int t = 0; t < 9; ++t) in[t] = load(&w[i][t][l]);
-#pragma GCC unroll 3
-      for (int t = 0; t < 3; ++t) Transform<kTile>::kernel(in + t, 3, half + t, 3);
-#pragma GCC unroll 6
-      for (int y = 0; y < kPoints; ++y) {
-        Transform<kTile>::kernel(half + 3 * y, 1, row_out, 1);
-#pragma GCC unroll 6
-        for (int x = 0; x < kPoints; ++x) {
-          store(packed + (((y * kPoints + x) * panels(c.width) + p) * c.depth + k + i) * kPanel + l, row_out[x]);
-        }
+      for (int t = 0; t < 9; ++t) taps[t] = load(&w[i][t][l]);
+      transform<Transform<kTile>::kernel, 3, kPoints>(taps, points);
+#pragma GCC unroll 36
+      for (int j = 0; j < kPoints * kPoints; ++j) {
+        store(packed + ((j * panels(c.width) + p) * c.depth + k + i) * kPanel + l, points[j]);
       }
     }
   }
@@ -654,21 +642,12 @@ L2UL_INLINE void transform_gradient(const Conv& c, const Tiling& tiling, const f
       }
     }
     for (int64_t n = 0; n < c.width; n += kLanes) {
-      Vec half[kPoints * kTile];
-#pragma GCC unroll 4
-      for (int j = 0; j < kTile; ++j) {
-        Vec column[kTile];
-#pragma GCC unroll 4
-        for (int i = 0; i < kTile; ++i) column[i] = load(from[i * kTile + j] + n);
-        Transform<kTile>::output_adjoint(column, 1, half + j, kTile);
-      }
-#pragma GCC unroll 6
-      for (int i = 0; i < kPoints; ++i) {
-        Vec row[kPoints];
-        Transform<kTile>::output_adjoint(half + i * kTile, 1, row, 1);
-#pragma GCC unroll 6
-        for (int j = 0; j < kPoints; ++j) store(m + ((i * kPoints + j) * rows + t) * pitch + n, row[j]);
-      }
+      Vec pixels[kTile * kTile], points[kPoints * kPoints];
+#pragma GCC unroll 16
+      for (int i = 0; i < kTile * kTile; ++i) pixels[i] = load(from[i] + n);
+      transform<Transform<kTile>::output_adjoint, kTile, kPoints>(pixels, points);
+#pragma GCC unroll 36
+      for (int i = 0; i < kPoints * kPoints; ++i) store(m + (i * rows + t) * pitch + n, points[i]);
     }
   }
 }
@@ -689,16 +668,10 @@ L2UL_INLINE void unpack_kernels(const Conv& c, const float* u, int64_t k, int64_
   constexpr int kPoints = kTile + 2;
   float taps[kLanes][9][kLanes];
   for (int64_t row = 0; row < kLanes; ++row) {
-    Vec half[3 * kPoints], kernel[9];
-#pragma GCC unroll 6
-    for (int j = 0; j < kPoints; ++j) {
-      Vec column[kPoints];
-#pragma GCC unroll 6
-      for (int i = 0; i < kPoints; ++i) column[i] = load(u + ((i * kPoints + j) * c.depth + k + row) * pitch + n);
-      Transform<kTile>::kernel_adjoint(column, 1, half + j, kPoints);
-    }
-#pragma GCC unroll 3
-    for (int i = 0; i < 3; ++i) Transform<kTile>::kernel_adjoint(half + i * kPoints, 1, kernel + 3 * i, 1);
+    Vec points[kPoints * kPoints], kernel[9];
+#pragma GCC unroll 36
+    for (int i = 0; i < kPoints * kPoints; ++i) points[i] = load(u + (i * c.depth + k + row) * pitch + n);
+    transform<Transform<kTile>::kernel_adjoint, kPoints, 3>(points, kernel);
     std::memcpy(taps[row], kernel, sizeof kernel);
   }
   // Rows last: in channels-last weights they lie side by side.
@@ -724,14 +697,6 @@ L2UL_CLONES void unpack4(const Conv& c, const float* u, int64_t k, int64_t n, in
 void winograd_weight_gradient(const Conv& c, int tile, const float* x, const float* grad, const Strides& strides,
                               float* out) {
   const Tiling tiling(c, tile);
-  if (tiling.total == 0) {
-    for (int64_t n = 0; n < c.width; ++n) {
-      for (int64_t k = 0; k < c.depth; ++k) {
-        for (int64_t t = 0; t < 9; ++t) out[n * strides.out + k * strides.in + t * strides.tap] = 0.0f;
-      }
-    }
-    return;
-  }
   const int64_t points = (tile + 2) * (tile + 2), pitch = panels(c.width) * kPanel;
   // A block's transforms stay in the third-level cache. Blocks follow one another, and a thread owns its sums: bits
   // do not depend on the number of threads.
@@ -767,8 +732,7 @@ void winograd_weight_gradient(const Conv& c, int tile, const float* x, const flo
   });
 }
 
-// ---- pooling
-// ---------------------------------------------------------------------------------------------------------
+// ---- pooling -------------------------------------------------------------------------------------------------------
 
 namespace {
 

@@ -48,7 +48,7 @@ void pack_winograd(const float* weight, const Strides& strides, const Conv& conv
 void conv_winograd(const Conv& conv, int tile, const float* x, const float* packed, const Epilogue& epilogue,
                    float* out);
 // The gradient by the weights, in the same way: x is the input of the (forward) convolution, grad the gradient by its
-// output; both numbers of channels are multiples of 8.
+// output; both numbers of channels are multiples of 8, and there is an image.
 void winograd_weight_gradient(const Conv& conv, int tile, const float* x, const float* grad, const Strides& strides,
                               float* out);
 

@@ -6,6 +6,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -197,9 +198,11 @@ struct WinogradConv2d : torch::autograd::Function<WinogradConv2d> {
     cpu::Conv conv = check_trained("winograd_conv2d", x, weight, tile, context->saved_data["padding"].toInt());
     Tensor by_x, by_weight;
     if (context->needs_input_grad(1)) {
-      by_weight = at::empty_like(weight);
-      cpu::winograd_weight_gradient(conv, tile, x.const_data_ptr<float>(), grad.const_data_ptr<float>(),
-                                    strides_of(by_weight), by_weight.mutable_data_ptr<float>());
+      by_weight = conv.images == 0 ? at::zeros_like(weight) : at::empty_like(weight);
+      if (conv.images > 0) {
+        cpu::winograd_weight_gradient(conv, tile, x.const_data_ptr<float>(), grad.const_data_ptr<float>(),
+                                      strides_of(by_weight), by_weight.mutable_data_ptr<float>());
+      }
     }
     if (context->needs_input_grad(0)) {
       std::swap(conv.in_h, conv.out_h);
