@@ -133,9 +133,15 @@ func Equal(t *testing.T, want *ckpt.File, name string, got torch.Tensor) {
 	t.Errorf("%s: %d of %d elements have other bits than PyTorch's, the first is %d", name, different, len(data)/size, first)
 }
 
-// CPU is the processor's name as the system gives it, or "unknown". Which loops oneDNN and MKL choose depends on more than
-// the instruction set.
-func CPU() string {
+// MadeHere says that a reference with this metadata comes from a processor and a libtorch like these, so that its bits should
+// be had again. Which loops oneDNN and MKL choose depends on more than the instruction set.
+func MadeHere(made map[string]string) bool {
+	build := torch.Build()
+	return made["cpu"] == cpu() && made["cpu_capability"] == build.CPUCapability && strings.HasPrefix(made["torch"], build.Version)
+}
+
+// cpu is the processor's name as the system gives it, or "unknown".
+func cpu() string {
 	info, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
 		return "unknown"

@@ -127,12 +127,12 @@ func Load(t testing.TB, name string) *Golden {
 
 func wrap(t testing.TB, name string, file *ckpt.File) *Golden {
 	t.Helper()
-	build, made := torch.Build(), file.Metadata
+	made := file.Metadata
 	g := &Golden{TB: t, Name: name, File: file}
 	if made["format"] == "channels_last" {
 		g.Format = torch.ChannelsLast
 	}
-	g.Exact = made["cpu"] == reference.CPU() && made["cpu_capability"] == build.CPUCapability && strings.HasPrefix(made["torch"], build.Version)
+	g.Exact = reference.MadeHere(made)
 	if !g.Exact {
 		t.Logf("made by torch %s on %s with %s: compared with tolerance", made["torch"], made["cpu"], made["cpu_capability"])
 	}

@@ -1,12 +1,11 @@
 package cuda
 
 import (
-	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 
+	"l2ul/internal/reference"
 	"l2ul/torch"
 )
 
@@ -15,13 +14,7 @@ var absent error
 
 func TestMain(m *testing.M) {
 	absent = Open() // before any test makes a tensor
-	code := m.Run()
-	if n := torch.Live(); n != 0 && code == 0 {
-		fmt.Fprintf(os.Stderr, "%d tensors were never freed\n", n)
-		code = 1
-	}
-	torch.Shutdown()
-	os.Exit(code)
+	reference.TestMain(m)
 }
 
 // onGPU runs fn as a job on the first GPU.

@@ -190,13 +190,21 @@ func TestGoldenBlocks(t *testing.T) {
 	}
 }
 
-// Whole networks in both memory formats: logits, gradients, and three steps of torch.optim.SGD.
+// Whole networks in both memory formats: logits, gradients, and three steps of torch.optim.SGD. On a processor unlike the one
+// that made the reference rounding differs from the first convolution on. resnet50 normalises over 16 values in its last
+// stage, which enlarges that a hundredfold, and again with every step: there its first step counts, and more loosely.
 func TestGoldenNetworks(t *testing.T) {
 	g := loadGolden(t, "resnet.safetensors")
+	here := reference.MadeHere(g.Metadata)
 	for _, tt := range []struct {
 		name    string
 		n, size int64
-	}{{"l2ul-resnet18", 8, 32}, {"resnet50", 4, 64}} {
+		steps   int     // that another processor repeats
+		slack   float64 // which it needs
+	}{{"l2ul-resnet18", 8, 32, 3, 1}, {"resnet50", 4, 64, 1, 300}} {
+		if here {
+			tt.steps, tt.slack = 3, 1
+		}
 		for layout, format := range map[string]torch.MemoryFormat{"contiguous": torch.Contiguous, "channels_last": torch.ChannelsLast} {
 			t.Run(tt.name+"/"+layout, func(t *testing.T) {
 				g, tag := golden{t, g.File}, tt.name+"."+layout+"."
@@ -214,18 +222,18 @@ func TestGoldenNetworks(t *testing.T) {
 					m.Root().Eval()
 					g.near(tag+"eval.logits", m.Forward(x), 1e-5)
 					m.Root().Train(true)
-					for step := range 3 {
+					for step := range tt.steps {
 						opt.ZeroGrad()
 						logits := m.Forward(x)
 						loss := F.CrossEntropy(logits, y, torch.Tensor{}, -100, "mean")
 						loss.Backward()
 						if step == 0 {
-							g.near(tag+"train.logits", logits, 1e-5)
+							g.near(tag+"train.logits", logits, tt.slack*1e-5)
 							grads := make([]torch.Tensor, len(params))
 							for i, p := range params {
 								grads[i] = p.Grad()
 							}
-							g.near(tag+"grad.sums", sums(grads), 1e-5)
+							g.near(tag+"grad.sums", sums(grads), tt.slack*1e-5)
 						}
 						opt.Step()
 						state := slices.Clone(params)
@@ -233,8 +241,8 @@ func TestGoldenNetworks(t *testing.T) {
 							state = append(state, b.Tensor)
 						}
 						after := fmt.Sprintf("%storch.%d.", tag, step+1)
-						g.near(after+"loss", loss, 1e-4)
-						g.near(after+"sums", sums(state), 1e-5)
+						g.near(after+"loss", loss, tt.slack*1e-4)
+						g.near(after+"sums", sums(state), tt.slack*1e-5)
 					}
 				})
 			})

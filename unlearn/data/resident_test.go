@@ -2,23 +2,14 @@ package data
 
 import (
 	"errors"
-	"fmt"
-	"os"
 	"slices"
 	"testing"
 
+	"l2ul/internal/reference"
 	"l2ul/torch"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if n := torch.Live(); n != 0 && code == 0 {
-		fmt.Fprintf(os.Stderr, "%d tensors were never freed\n", n)
-		code = 1
-	}
-	torch.Shutdown()
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { reference.TestMain(m) }
 
 // byteSet has n images of 3 x 2 x 4 pixels that hold every byte value.
 func byteSet(n int) *Set {

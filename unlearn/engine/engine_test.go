@@ -2,23 +2,16 @@ package engine
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
+	"l2ul/internal/reference"
 	"l2ul/torch"
 	"l2ul/torch/models"
 	"l2ul/torch/nn"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if n := torch.Live(); n != 0 {
-		fmt.Fprintf(os.Stderr, "%d tensors are not freed\n", n)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { reference.TestMain(m) }
 
 // job runs fn as a job on the CPU.
 func job(t *testing.T, fn func()) {

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"testing"
 
+	"l2ul/internal/reference"
 	"l2ul/torch"
 	"l2ul/torch/cuda"
 )
@@ -40,13 +41,7 @@ func TestMain(m *testing.M) {
 		}
 		device = torch.CUDA(0)
 	}
-	code := m.Run()
-	if n := torch.Live(); n != 0 && code == 0 {
-		fmt.Fprintf(os.Stderr, "%d tensors were never freed\n", n)
-		code = 1
-	}
-	torch.Shutdown()
-	os.Exit(code)
+	reference.TestMain(m)
 }
 
 // emulation is the path of the library that `make test` builds of cuda.cu for the CPU.
