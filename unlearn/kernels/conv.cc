@@ -7,9 +7,11 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 // Vectors are passed between functions that are always inlined, so that their ABI does not matter.
@@ -26,66 +28,95 @@ namespace {
 // Pixels of a tile: as many as AVX-512 has registers for, beside two panels of weights.
 constexpr int kRows = 12;
 
-using Rows = std::array<const float*, kRows>;
+// Numbers that one element holds.
+template <class Number>
+constexpr int64_t kWidth = std::is_same_v<Number, Pair> ? 2 : 1;
 
-// A tile of a product: c[r, p, l] (+)= the sum over taps t and channels k of a[t][r][k] * w[p][t, k, l].
+template <class Number>
+using Rows = std::array<const Number*, kRows>;
+
+// A tile of a product: c[r, p, l] (+)= the sum over taps t and channels k of a[t][r][k] * w[p][t, k, l]. Number is
+// float, or Pair: then k counts pairs of channels, of which the second is added first, as the processor's instruction
+// does.
+template <class Number>
 struct Tile {
-  const Rows* a;  // a[t][0] null says that tap t is outside for all rows
+  const Rows<Number>* a;  // a[t][0] null says that tap t is outside for all rows
   int64_t taps, depth;
   int64_t rows;  // that count, of kRows: the others are valid to read, and to write in c
-  const float* w;
+  const Number* w;
   int64_t panels, panel;  // one or two, and the distance between them
   float* c;
   int64_t pitch;  // of c's rows
   bool fresh;     // c holds nothing yet
 };
 
+constexpr uint32_t kSecond = 0xffff0000;  // of a pair; the float of a bfloat16 is the same bits before 16 zeros
+L2UL_INLINE float first_of(Pair v) { return std::bit_cast<float>(v << 16); }
+L2UL_INLINE float second_of(Pair v) { return std::bit_cast<float>(v & kSecond); }
+
 // Six rows of one panel: twelve registers hold the sums, as many as the latency of an addition needs.
-template <int kHalf>
-__attribute__((target("avx2,fma"))) void half_avx2(const Tile& tile, const float* w, float* c) {
+template <class Number, int kHalf>
+__attribute__((target("avx2,fma"))) void half_avx2(const Tile<Number>& tile, const Number* w, float* c) {
   constexpr int kSix = kRows / 2;
   __m256 sum[kSix][2];
   c += kHalf * kSix * tile.pitch;
 #pragma GCC unroll 6
   for (int r = 0; r < kSix; ++r) {
-    sum[r][0] = tile.fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * tile.pitch);
-    sum[r][1] = tile.fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * tile.pitch + 8);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      sum[r][i] = tile.fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * tile.pitch + i * 8);
+    }
   }
   for (int64_t t = 0; t < tile.taps; ++t) {
-    const Rows& row = tile.a[t];
+    const Rows<Number>& row = tile.a[t];
     if (row[0] == nullptr) {
       w += tile.depth * kPanel;
       continue;
     }
-    const float* from[kSix];
+    const Number* from[kSix];
     std::copy_n(row.begin() + kHalf * kSix, kSix, from);
     for (int64_t k = 0; k < tile.depth; ++k, w += kPanel) {
-      const __m256 low = _mm256_loadu_ps(w), high = _mm256_loadu_ps(w + 8);
+      if constexpr (std::is_same_v<Number, float>) {
+        const __m256 low = _mm256_loadu_ps(w), high = _mm256_loadu_ps(w + 8);
 #pragma GCC unroll 6
-      for (int r = 0; r < kSix; ++r) {
-        const __m256 v = _mm256_broadcast_ss(from[r] + k);
-        sum[r][0] = _mm256_fmadd_ps(v, low, sum[r][0]);
-        sum[r][1] = _mm256_fmadd_ps(v, high, sum[r][1]);
+        for (int r = 0; r < kSix; ++r) {
+          const __m256 v = _mm256_broadcast_ss(from[r] + k);
+          sum[r][0] = _mm256_fmadd_ps(v, low, sum[r][0]);
+          sum[r][1] = _mm256_fmadd_ps(v, high, sum[r][1]);
+        }
+      } else {
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+          const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + i * 8));
+          const __m256 second = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(int(kSecond))));
+          const __m256 first = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+#pragma GCC unroll 6
+          for (int r = 0; r < kSix; ++r) {
+            sum[r][i] = _mm256_fmadd_ps(_mm256_set1_ps(second_of(from[r][k])), second, sum[r][i]);
+            sum[r][i] = _mm256_fmadd_ps(_mm256_set1_ps(first_of(from[r][k])), first, sum[r][i]);
+          }
+        }
       }
     }
   }
 #pragma GCC unroll 6
   for (int r = 0; r < kSix; ++r) {
-    _mm256_storeu_ps(c + r * tile.pitch, sum[r][0]);
-    _mm256_storeu_ps(c + r * tile.pitch + 8, sum[r][1]);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) _mm256_storeu_ps(c + r * tile.pitch + i * 8, sum[r][i]);
   }
 }
 
-void multiply_avx2(const Tile& tile) {
+template <class Number>
+void multiply_avx2(const Tile<Number>& tile) {
   for (int64_t p = 0; p < tile.panels; ++p) {
-    half_avx2<0>(tile, tile.w + p * tile.panel, tile.c + p * kPanel);
-    if (tile.rows > kRows / 2) half_avx2<1>(tile, tile.w + p * tile.panel, tile.c + p * kPanel);
+    half_avx2<Number, 0>(tile, tile.w + p * tile.panel, tile.c + p * kPanel);
+    if (tile.rows > kRows / 2) half_avx2<Number, 1>(tile, tile.w + p * tile.panel, tile.c + p * kPanel);
   }
 }
 
-// R rows of P panels.
-template <int R, int P>
-__attribute__((target("avx512f"))) void tile_avx512(const Tile& tile) {
+// R rows of P panels. For floats the compiler uses nothing of avx512bf16 beyond avx512bw, which that includes.
+template <class Number, int R, int P>
+__attribute__((target("avx512f,avx512bw,avx512bf16"))) void tile_avx512(const Tile<Number>& tile) {
   __m512 sum[R][P];
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
@@ -94,13 +125,13 @@ __attribute__((target("avx512f"))) void tile_avx512(const Tile& tile) {
       sum[r][p] = tile.fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(tile.c + r * tile.pitch + p * kPanel);
     }
   }
-  const float* w = tile.w;
+  const Number* w = tile.w;
   for (int64_t t = 0; t < tile.taps; ++t) {
     if (tile.a[t][0] == nullptr) {
       w += tile.depth * kPanel;
       continue;
     }
-    const float* from[R];
+    const Number* from[R];
     std::copy_n(tile.a[t].begin(), R, from);
     for (int64_t k = 0; k < tile.depth; ++k, w += kPanel) {
       __m512 weights[P];
@@ -108,9 +139,15 @@ __attribute__((target("avx512f"))) void tile_avx512(const Tile& tile) {
       for (int p = 0; p < P; ++p) weights[p] = _mm512_loadu_ps(w + p * tile.panel);
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
-        const __m512 v = _mm512_set1_ps(from[r][k]);
+        const __m512 v = _mm512_set1_ps(std::bit_cast<float>(from[r][k]));
 #pragma GCC unroll 2
-        for (int p = 0; p < P; ++p) sum[r][p] = _mm512_fmadd_ps(v, weights[p], sum[r][p]);
+        for (int p = 0; p < P; ++p) {
+          if constexpr (std::is_same_v<Number, float>) {
+            sum[r][p] = _mm512_fmadd_ps(v, weights[p], sum[r][p]);
+          } else {
+            sum[r][p] = _mm512_dpbf16_ps(sum[r][p], (__m512bh)v, (__m512bh)weights[p]);
+          }
+        }
       }
     }
   }
@@ -121,34 +158,55 @@ __attribute__((target("avx512f"))) void tile_avx512(const Tile& tile) {
   }
 }
 
-void multiply_avx512(const Tile& tile) {
+template <class Number>
+void multiply_avx512(const Tile<Number>& tile) {
   if (tile.rows > kRows / 2) {
-    tile.panels == 2 ? tile_avx512<kRows, 2>(tile) : tile_avx512<kRows, 1>(tile);
+    tile.panels == 2 ? tile_avx512<Number, kRows, 2>(tile) : tile_avx512<Number, kRows, 1>(tile);
   } else {
-    tile.panels == 2 ? tile_avx512<kRows / 2, 2>(tile) : tile_avx512<kRows / 2, 1>(tile);
+    tile.panels == 2 ? tile_avx512<Number, kRows / 2, 2>(tile) : tile_avx512<Number, kRows / 2, 1>(tile);
   }
 }
 
-void multiply_any(const Tile& tile) {
+L2UL_INLINE float add_product(float a, float w, float sum) { return std::fma(a, w, sum); }
+L2UL_INLINE float add_product(Pair a, Pair w, float sum) {
+  return std::fma(first_of(a), first_of(w), std::fma(second_of(a), second_of(w), sum));
+}
+
+template <class Number>
+void multiply_any(const Tile<Number>& tile) {
   for (int64_t r = 0; r < tile.rows; ++r) {
     for (int64_t l = 0; l < tile.panels * kPanel; ++l) {
-      const float* const w = tile.w + l / kPanel * tile.panel + l % kPanel;
+      const Number* const w = tile.w + l / kPanel * tile.panel + l % kPanel;
       float sum = tile.fresh ? 0.0f : tile.c[r * tile.pitch + l];
       for (int64_t t = 0; t < tile.taps; ++t) {
         if (tile.a[t][0] == nullptr) continue;
-        for (int64_t k = 0; k < tile.depth; ++k) sum = std::fma(tile.a[t][r][k], w[(t * tile.depth + k) * kPanel], sum);
+        for (int64_t k = 0; k < tile.depth; ++k) {
+          sum = add_product(tile.a[t][r][k], w[(t * tile.depth + k) * kPanel], sum);
+        }
       }
       tile.c[r * tile.pitch + l] = sum;
     }
   }
 }
 
-decltype(&multiply_any) pick_multiply() {
-  if (__builtin_cpu_supports("avx512f")) return multiply_avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return multiply_avx2;
-  return multiply_any;
+template <class Number>
+auto pick_multiply(bool avx512) -> void (*)(const Tile<Number>&) {
+  if (avx512) return multiply_avx512<Number>;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return multiply_avx2<Number>;
+  return multiply_any<Number>;
 }
-decltype(&multiply_any) const multiply = pick_multiply();
+template <class Number>
+void multiply(const Tile<Number>& tile);
+template <>
+void multiply(const Tile<float>& tile) {
+  static const auto chosen = pick_multiply<float>(__builtin_cpu_supports("avx512bw"));
+  chosen(tile);
+}
+template <>
+void multiply(const Tile<Pair>& tile) {
+  static const auto chosen = pick_multiply<Pair>(__builtin_cpu_supports("avx512bf16"));
+  chosen(tile);
+}
 
 // c[r, p, l] (+)= the sum over k of a[k, r] * b[k, p, l], for kOuter rows and one or two panels: the inner loop of a
 // gradient by weights.
@@ -369,49 +427,51 @@ void pack_direct(const float* weight, const Conv& c, float* packed) {
   });
 }
 
-void conv_direct(const Conv& c, const float* x, const float* packed, const Epilogue& epilogue, float* out) {
+template <class Number>
+void conv_direct(const Conv& c, const Number* x, const Number* packed, const Epilogue& epilogue, float* out) {
   const Taps taps = taps_of(c);
   const int64_t count = c.kernel_h * c.kernel_w, area = c.out_h * c.out_w, total = c.images * area;
+  const int64_t channels = c.depth / kWidth<Number>;
   // Shallow taps of a pixel are copied side by side and count as one.
-  const bool joined = c.depth < kShallow;
-  const int64_t steps = joined ? 1 : count, depth = joined ? count * c.depth : c.depth;
+  const bool joined = channels < kShallow;
+  const int64_t steps = joined ? 1 : count, depth = joined ? count * channels : channels;
   const int64_t visit = std::max<int64_t>(1, kDepthOfVisit / depth);
-  const std::vector<float> nothing(c.depth, 0.0f);
+  const std::vector<Number> nothing(channels, Number{});
 
   at::parallel_for(0, (total + kBlock - 1) / kBlock, 1, [&](int64_t begin, int64_t end) {
-    std::vector<Rows> source(kGroups * count);
+    std::vector<Rows<Number>> source(kGroups * count);
     std::vector<int64_t> pixel(kBlock);
     constexpr int64_t pitch = 2 * kPanel;
     float* const sums = scratch(kBlock * (pitch + (joined ? depth : 0)));
-    float* const patches = sums + kBlock * pitch;
+    Number* const patches = reinterpret_cast<Number*>(sums + kBlock * pitch);
     for (int64_t block = begin; block < end; ++block) {
       const int64_t first = block * kBlock, rows = std::min(kBlock, total - first);
       const int64_t groups = (rows + kRows - 1) / kRows;
       for (int64_t i = 0; i < groups * kRows; ++i) {
-        Rows* const row = &source[i / kRows * count];
+        Rows<Number>* const row = &source[i / kRows * count];
         const int64_t image = (first + i) / area, place = (first + i) % area;
         const int64_t* const from = &taps.source[place * count];
-        const float* const pixels = x + image * c.in_h * c.in_w * c.depth;
+        const Number* const pixels = x + image * c.in_h * c.in_w * channels;
         for (int64_t t = 0; t < count; ++t) {
-          row[t][i % kRows] = i >= rows || from[t] < 0 ? nothing.data() : pixels + from[t] * c.depth;
+          row[t][i % kRows] = i >= rows || from[t] < 0 ? nothing.data() : pixels + from[t] * channels;
         }
         if (i < rows) pixel[i] = image * area + taps.pixel[place];
       }
       if (joined) {
         for (int64_t g = 0; g < groups; ++g) {
-          Rows patch;
+          Rows<Number> patch;
           for (int r = 0; r < kRows; ++r) {
-            float* const to = patches + (g * kRows + r) * depth;
+            Number* const to = patches + (g * kRows + r) * depth;
             for (int64_t t = 0; t < count; ++t) {
-              for (int64_t k = 0; k < c.depth; ++k) to[t * c.depth + k] = source[g * count + t][r][k];
+              for (int64_t k = 0; k < channels; ++k) to[t * channels + k] = source[g * count + t][r][k];
             }
             patch[r] = to;
           }
           source[g] = patch;  // where a tap of an earlier group was, which is copied by now
         }
       } else {
-        for (Rows& row : source) {
-          if (std::ranges::all_of(row, [&](const float* from) { return from == nothing.data(); })) row[0] = nullptr;
+        for (Rows<Number>& row : source) {
+          if (std::ranges::all_of(row, [&](const Number* from) { return from == nothing.data(); })) row[0] = nullptr;
         }
       }
       const int64_t panel = steps * depth * kPanel;
@@ -419,9 +479,9 @@ void conv_direct(const Conv& c, const float* x, const float* packed, const Epilo
         const int64_t together = std::min<int64_t>(2, panels(c.width) - p);
         for (int64_t t = 0; t < steps; t += visit) {
           for (int64_t g = 0; g < groups; ++g) {
-            multiply({&source[g * steps + t], std::min(visit, steps - t), depth, rows - g * kRows,
-                      packed + p * panel + t * depth * kPanel, together, panel, sums + g * kRows * pitch, pitch,
-                      t == 0});
+            multiply(Tile<Number>{&source[g * steps + t], std::min(visit, steps - t), depth, rows - g * kRows,
+                                  packed + p * panel + t * depth * kPanel, together, panel, sums + g * kRows * pitch,
+                                  pitch, t == 0});
           }
         }
         for (int64_t i = 0; i < together; ++i) {
@@ -431,6 +491,9 @@ void conv_direct(const Conv& c, const float* x, const float* packed, const Epilo
     }
   });
 }
+
+template void conv_direct(const Conv&, const float*, const float*, const Epilogue&, float*);
+template void conv_direct(const Conv&, const Pair*, const Pair*, const Epilogue&, float*);
 
 // ---- Winograd ------------------------------------------------------------------------------------------------------
 
@@ -446,6 +509,15 @@ L2UL_INLINE Vec load(const float* p) {
 }
 
 L2UL_INLINE void store(float* p, const Vec& v) { std::memcpy(p, &v, sizeof v); }
+
+// The nearest bfloat16 of each, of two the even one; NaN stays NaN.
+L2UL_INLINE void store(Half* p, const Vec& v) {
+  using Bits = uint32_t __attribute__((vector_size(32)));
+  using Halves = Half __attribute__((vector_size(16)));
+  const Bits bits = std::bit_cast<Bits>(v), rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Halves halves = __builtin_convertvector(v == v ? rounded : Bits{} + 0x7fc0, Halves);
+  std::memcpy(p, &halves, sizeof halves);
+}
 
 // The one-dimensional transforms of Lavin and Gray, section 4: G of a kernel, B^T of the input, A^T of the output, and
 // the transposed ones of the first and the last. Steps are distances between the elements.
@@ -563,9 +635,9 @@ struct Tiling {
 };
 
 // Tiles first … first + count - 1 to v [points, rows, depth].
-template <int kTile>
+template <int kTile, class Value>
 L2UL_INLINE void transform_input(const Conv& c, const Tiling& tiling, const float* x, const float* nothing,
-                                 int64_t first, int64_t count, int64_t rows, float* v) {
+                                 int64_t first, int64_t count, int64_t rows, Value* v) {
   constexpr int kPoints = kTile + 2;
   // The gradient of a padded 3x3 convolution is one with the complementary padding.
   const int64_t pad_h = c.gradient ? 2 - c.pad_h : c.pad_h, pad_w = c.gradient ? 2 - c.pad_w : c.pad_w;
@@ -619,8 +691,16 @@ L2UL_CLONES void input2(const Conv& c, const Tiling& tiling, const float* x, con
                         int64_t count, int64_t rows, float* v) {
   transform_input<2>(c, tiling, x, nothing, first, count, rows, v);
 }
+L2UL_CLONES void input2_half(const Conv& c, const Tiling& tiling, const float* x, const float* nothing, int64_t first,
+                             int64_t count, int64_t rows, Half* v) {
+  transform_input<2>(c, tiling, x, nothing, first, count, rows, v);
+}
 L2UL_CLONES void input4(const Conv& c, const Tiling& tiling, const float* x, const float* nothing, int64_t first,
                         int64_t count, int64_t rows, float* v) {
+  transform_input<4>(c, tiling, x, nothing, first, count, rows, v);
+}
+L2UL_CLONES void input4_half(const Conv& c, const Tiling& tiling, const float* x, const float* nothing, int64_t first,
+                             int64_t count, int64_t rows, Half* v) {
   transform_input<4>(c, tiling, x, nothing, first, count, rows, v);
 }
 L2UL_CLONES void output2(const Conv& c, const Tiling& tiling, const float* m, int64_t first, int64_t count,
@@ -689,25 +769,42 @@ void pack_winograd(const float* weight, const Strides& strides, const Conv& c, i
   });
 }
 
-void conv_winograd(const Conv& c, int tile, const float* x, const float* packed, const Epilogue& epilogue, float* out) {
+void pack_pairs(const float* packed, int64_t rows, Pair* pairs) {
+  at::parallel_for(0, rows / 2, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      Half halves[2 * kPanel];
+      for (int64_t i = 0; i < 2 * kPanel; i += kLanes) store(halves + i, load(packed + 2 * k * kPanel + i));
+      for (int64_t l = 0; l < kPanel; ++l) pairs[k * kPanel + l] = halves[l] | Pair{halves[kPanel + l]} << 16;
+    }
+  });
+}
+
+template <class Number>
+void conv_winograd(const Conv& c, int tile, const float* x, const Number* packed, const Epilogue& epilogue,
+                   float* out) {
   const Tiling tiling(c, tile);
   const int64_t points = (tile + 2) * (tile + 2), pitch = panels(c.width) * kPanel;
-  const int64_t rows = tiles_at_once(c, tiling);
+  const int64_t rows = tiles_at_once(c, tiling), depth = c.depth / kWidth<Number>;
   const std::vector<float> nothing(c.depth, 0.0f);
   at::parallel_for(0, (tiling.total + rows - 1) / rows, 1, [&](int64_t begin, int64_t end) {
-    float* const v = scratch(points * rows * (c.depth + pitch));
-    float* const m = v + points * rows * c.depth;
+    float* const m = scratch(points * rows * (depth + pitch));
+    Number* const v = reinterpret_cast<Number*>(m + points * rows * pitch);
     for (int64_t piece = begin; piece < end; ++piece) {
       const int64_t first = piece * rows, count = std::min(rows, tiling.total - first);
-      (tile == 2 ? input2 : input4)(c, tiling, x, nothing.data(), first, count, rows, v);
+      if constexpr (std::is_same_v<Number, float>) {
+        (tile == 2 ? input2 : input4)(c, tiling, x, nothing.data(), first, count, rows, v);
+      } else {
+        (tile == 2 ? input2_half : input4_half)(c, tiling, x, nothing.data(), first, count, rows,
+                                                reinterpret_cast<Half*>(v));
+      }
       for (int64_t point = 0; point < points; ++point) {
         for (int64_t p = 0; p < panels(c.width); p += 2) {
           for (int64_t r = 0; r < count; r += kRows) {
-            Rows source;  // behind the last tile there is room, and what comes of it is not read
-            for (int i = 0; i < kRows; ++i) source[i] = v + (point * rows + r + i) * c.depth;
-            multiply({&source, 1, c.depth, count - r, packed + (point * panels(c.width) + p) * c.depth * kPanel,
-                      std::min<int64_t>(2, panels(c.width) - p), c.depth * kPanel,
-                      m + (point * rows + r) * pitch + p * kPanel, pitch, true});
+            Rows<Number> source;  // behind the last tile there is room, and what comes of it is not read
+            for (int i = 0; i < kRows; ++i) source[i] = v + (point * rows + r + i) * depth;
+            multiply(Tile<Number>{&source, 1, depth, count - r, packed + (point * panels(c.width) + p) * depth * kPanel,
+                                  std::min<int64_t>(2, panels(c.width) - p), depth * kPanel,
+                                  m + (point * rows + r) * pitch + p * kPanel, pitch, true});
           }
         }
       }
@@ -715,6 +812,9 @@ void conv_winograd(const Conv& c, int tile, const float* x, const float* packed,
     }
   });
 }
+
+template void conv_winograd(const Conv&, int, const float*, const float*, const Epilogue&, float*);
+template void conv_winograd(const Conv&, int, const float*, const Pair*, const Epilogue&, float*);
 
 namespace {
 
