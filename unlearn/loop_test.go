@@ -576,7 +576,7 @@ func TestResume(t *testing.T) {
 // pack is everything in a state, as bytes.
 func pack(t *testing.T, s *unlearn.State) []byte {
 	t.Helper()
-	out := fmt.Appendf(nil, "%d %d %d %d %d %d", s.Step, s.Pass, s.Slice, s.Right, s.Seen, s.Hits)
+	out := fmt.Appendf(nil, "%d %d %d %d %d %d %d", s.Step, s.Pass, s.Slice, s.Right, s.Seen, s.Hits, s.Witness)
 	for _, n := range nn.Pack(s.Tensors).Tensors {
 		out = append(append(out, n.Name...), n.Data...)
 	}

@@ -303,6 +303,7 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 	}
 	task := &unlearn.Task{
 		Net: f.net, Classes: len(f.train.Classes), Forget: f.wanted, Meter: f.meter, EvalBatch: f.eval.BatchSize, Resume: f.state.Loop,
+		Witness: f.mode == engine.Exact, // the log of mode reference is compared step by step
 	}
 	if f.state.Loop != nil {
 		f.state.Loop.Tensors = saved
@@ -456,17 +457,27 @@ func saveImportance(path string, params []nn.Named, omega []torch.Tensor, kind, 
 func (f *forgetting) unlearn(ctx context.Context, task *unlearn.Task) (*unlearn.Result, error) {
 	progress := f.Console.Progress("unlearn", "steps", 0)
 	defer progress.Done()
+	counted := "" // what was counted last, and when
 	task.Observe = func(r unlearn.Record) {
-		progress.Set(int64(r.Step))
+		note := fmt.Sprintf("loss %.4g", r.Loss)
 		if r.Hits >= 0 {
-			progress.Note(fmt.Sprintf("loss %.4g, %s", r.Loss, f.loop.Goal.Progress(r.Hits, int64(f.images.Len()))))
+			now := ", " + f.loop.Goal.Progress(r.Hits, int64(f.images.Len()))
+			note += now
+			counted = fmt.Sprintf("%s after step %d", now, r.Step)
+		} else {
+			note += counted
 		}
+		progress.Note(note)
+		progress.Set(int64(r.Step))
 		values := map[string]Number{"loss": Number(r.Loss), "forget_loss": Number(r.ForgetLoss), "n_forget": Number(r.NForget)}
 		if r.NDriver > 0 {
 			values["driver_loss"], values["n_driver"] = Number(r.DriverLoss), Number(r.NDriver)
 		}
 		if r.Hits >= 0 {
 			values["hits"] = Number(r.Hits)
+		}
+		if r.Witness >= 0 {
+			values["witness"] = Number(r.Witness)
 		}
 		f.Console.Emit(Metric{Phase: "unlearn", Step: int64(r.Step), Values: values})
 	}

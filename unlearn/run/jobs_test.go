@@ -592,3 +592,53 @@ func TestEventsOfJobs(t *testing.T) {
 		})
 	}
 }
+
+// The log says at which steps the hits were counted and at which one image settled the stop test; in mode reference they
+// are counted at each. Either way the run is the same.
+func TestWitnessInTheLog(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends := map[string]Result{}
+	for _, mode := range []string{"exact", "reference"} {
+		j := job{verb: "forget", dir: filepath.Join(t.TempDir(), "run"), flags: flags("method", "imp", "k", "12", "forget-batch", "4", "lr", "0.0001", "max-steps", "6", "limit", "8", "mode", mode)}
+		out := j.run(t.Context(), dir, nil)
+		if ExitCode(out.err) != ExitNotReached {
+			t.Fatal(out.err)
+		}
+		var told []string
+		note := ""
+		for _, e := range out.events {
+			if e["phase"] != "unlearn" {
+				continue
+			}
+			if values, ok := e["values"].(map[string]any); ok {
+				for _, name := range []string{"hits", "witness"} {
+					if values[name] != nil {
+						told = append(told, name)
+					}
+				}
+			}
+			if text, ok := e["note"].(string); ok {
+				note = text
+			}
+		}
+		want := slices.Repeat([]string{"hits"}, 6)
+		if mode == "exact" {
+			want = append(slices.Repeat([]string{"witness"}, 5), "hits") // the last step's count is the result's
+		}
+		if d := cmp.Diff(want, told); d != "" {
+			t.Errorf("mode %s: the log's stop tests (-want +got):\n%s", mode, d)
+		}
+		if !strings.HasSuffix(note, " of 12 images keep their label") {
+			t.Errorf("mode %s: progress says %q", mode, note)
+		}
+		var r Result
+		readJSON(t, filepath.Join(j.dir, "result.json"), &r)
+		ends[mode] = Result{Outcome: r.Outcome, Steps: r.Steps, GoalHits: r.GoalHits}
+	}
+	if d := cmp.Diff(ends["reference"], ends["exact"]); d != "" {
+		t.Errorf("the run ended otherwise (-reference +exact):\n%s", d)
+	}
+}
