@@ -21,6 +21,13 @@ func (p *plan) keep(t torch.Tensor) torch.Tensor {
 	return t
 }
 
+// release gives back a tensor that was kept.
+func (p *plan) release(t torch.Tensor) {
+	at := slices.Index(p.kept, t)
+	p.kept = slices.Delete(p.kept, at, at+1)
+	t.Free()
+}
+
 func (p *plan) free() {
 	for _, r := range p.runs {
 		r.free()
