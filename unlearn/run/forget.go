@@ -282,9 +282,15 @@ func (f *forgetting) openViews() {
 	f.test = f.resident(f.desk.test).View(data.PartTest, f.limited(count(f.desk.test.Len())), f.meter)
 }
 
+// enter begins a phase of the run, in which reads are counted.
+func (f *forgetting) enter(phase data.Phase) {
+	f.desk.enter(phase)
+	f.meter.Enter(phase)
+}
+
 // stages does what is left of the work, in order.
 func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Result, error) {
-	f.meter.Enter(data.PhaseBefore)
+	f.enter(data.PhaseBefore)
 	if f.state.Before == nil {
 		before, err := f.scores(ctx, "before", f.cachedScore)
 		if err != nil {
@@ -345,7 +351,7 @@ func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.N
 	case unlearn.ByRetain:
 		task.Driver = f.residents[0].View(data.PartRetain, f.rest, f.meter)
 	case unlearn.ByAdversarial:
-		f.meter.Enter(data.PhaseAttack)
+		f.enter(data.PhaseAttack)
 		began := earlier(time.Now(), f.state.Seconds.Attack)
 		if !f.state.Read { // the images of an attack that goes on were counted when it began
 			if err := f.meter.Read(data.PartForget, f.images.Len()); err != nil {
@@ -399,7 +405,7 @@ func (f *forgetting) anchor(ctx context.Context, task *unlearn.Task) error {
 	if !f.method.Anchored {
 		return nil
 	}
-	f.meter.Enter(data.PhaseImportance)
+	f.enter(data.PhaseImportance)
 	began := time.Now()
 	trained := unlearn.Trainable(f.net, f.loop.BN)
 	omega, err := f.importances(ctx, trained)
@@ -455,6 +461,7 @@ func saveImportance(path string, params []nn.Named, omega []torch.Tensor, kind, 
 
 // unlearn runs the loop.
 func (f *forgetting) unlearn(ctx context.Context, task *unlearn.Task) (*unlearn.Result, error) {
+	f.enter(data.PhaseUnlearn)
 	progress := f.Console.Progress("unlearn", "steps", 0)
 	defer progress.Done()
 	counted := "" // what was counted last, and when
@@ -507,7 +514,7 @@ func (f *forgetting) retrain(ctx context.Context, saved []nn.Named) (*unlearn.Re
 	if err := f.fresh(); err != nil {
 		return nil, err
 	}
-	f.meter.Enter(data.PhaseUnlearn)
+	f.enter(data.PhaseUnlearn)
 	job := f.trainJob(f.recipe, f.rest, data.PartRetain, f.meter)
 	if f.state.Train != nil {
 		f.state.Train.Tensors = saved
@@ -603,7 +610,7 @@ func (f *forgetting) cachedScore(ctx context.Context, phase string, p part) (sco
 
 // finish measures, writes the weights and the result, and turns an outcome that is no success into an error.
 func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, error) {
-	f.meter.Enter(data.PhaseAfter)
+	f.enter(data.PhaseAfter)
 	f.state.Ended, f.state.Reads = res, f.meter.Reads()
 	after := f.state.Before
 	if res.Outcome != unlearn.Already {

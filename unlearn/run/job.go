@@ -58,20 +58,24 @@ type desk struct {
 }
 
 // onDevice runs fn as a job on the device that the options ask for.
-func (d *desk) onDevice(o ComputeOptions, fn func() error) (err error) {
-	d.device, err = findDevice(o.Device)
-	if err != nil {
-		return err
-	}
-	if o.Threads > 0 {
-		torch.SetNumThreads(o.Threads)
-	}
-	torch.SetDeterministic(o.Deterministic)
-	if err := kernels.Load(); err != nil {
-		return err
-	}
-	return torch.Run(d.device, fn)
+func (d *desk) onDevice(o ComputeOptions, fn func() error) error {
+	return d.profiled(o.Profile, func() (err error) {
+		if d.device, err = findDevice(o.Device); err != nil {
+			return err
+		}
+		if o.Threads > 0 {
+			torch.SetNumThreads(o.Threads)
+		}
+		torch.SetDeterministic(o.Deterministic)
+		if err := kernels.Load(); err != nil {
+			return err
+		}
+		return torch.Run(d.device, fn)
+	})
 }
+
+// enter begins a phase of the job, for --profile.
+func (d *desk) enter(phase data.Phase) { d.Console.profile.enter(string(phase)) }
 
 // findDevice resolves --device and opens what it needs, which must happen before the first tensor is made. "auto" is the
 // first GPU of a machine that has all that computing on one takes, and the CPU elsewhere.

@@ -50,6 +50,7 @@ type ComputeOptions struct {
 	Threads       int    `flag:"threads" min:"0" deftext:"one a core" group:"computing" help:"threads of one operator; changes the last bits"`
 	Seed          int64  `flag:"seed" default:"0" group:"computing" help:"seed of everything random"`
 	Deterministic bool   `flag:"deterministic" default:"true" group:"computing" help:"only algorithms that repeat bit for bit"`
+	Profile       string `flag:"profile" config:"no" env:"-" arg:"FILE" group:"computing" help:"write a timeline of phases, steps and operators, for chrome://tracing or ui.perfetto.dev"`
 	ChannelsLast  bool   `flag:"channels-last" default:"true" group:"computing" help:"keep images with the channels innermost; changes the last bits"`
 }
 
