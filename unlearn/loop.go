@@ -8,6 +8,7 @@ import (
 
 	"l2ul/torch"
 	"l2ul/torch/nn"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/kernels"
 	"l2ul/unlearn/metrics"
@@ -35,7 +36,7 @@ type Task struct {
 	Meter   *data.Meter    // counts reads by phase
 	Resume  *State         // where an interrupted run of this very task stopped, or nil
 
-	EvalBatch int // images at once in the stop test
+	EvalBatch *chunk.Size // images at once in the stop test
 	// Witness lets one image of D_f stand for all in a stop test that it settles, where D_f is larger than a forget slice.
 	// Runs end at the same step, with the same weights; hits are then counted at fewer steps.
 	Witness bool

@@ -40,8 +40,13 @@ func (l *loop) test(rec *Record, full bool) error {
 func (l *loop) count() error {
 	l.state.Hits, l.state.Witness = 0, 0
 	most := float32(math.Inf(-1))
-	for from := 0; from < l.task.Forget.Len(); from += l.task.EvalBatch {
-		hits, against, err := l.look(from, min(from+l.task.EvalBatch, l.task.Forget.Len()))
+	for from := 0; from < l.task.Forget.Len(); {
+		var hits int64
+		var against []float32
+		done, err := l.task.EvalBatch.Do(l.task.Forget.Len()-from, func(n int) (err error) {
+			hits, against, err = l.look(from, from+n)
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -51,6 +56,7 @@ func (l *loop) count() error {
 				most, l.state.Witness = a, from+i
 			}
 		}
+		from += done
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"l2ul/torch"
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
 )
 
@@ -24,7 +25,7 @@ func stopTry(t *testing.T, net nn.Module, x, y torch.Tensor, goal unlearn.Goal, 
 	var log []unlearn.Record
 	o.Goal, o.LossWeights, o.BN, o.StopCheck = goal, unlearn.BySample, unlearn.BNTrain, "step"
 	res, err := unlearn.Forget(t.Context(), m, &unlearn.Task{
-		Net: net, Classes: int(net.Root().Parameters()[0].Size(0)), EvalBatch: 5, Meter: meter, Witness: witness,
+		Net: net, Classes: int(net.Root().Parameters()[0].Size(0)), EvalBatch: chunk.Fixed(5), Meter: meter, Witness: witness,
 		Forget:  &unlearn.Examples{X: x, Y: y, Part: data.PartForget, Meter: meter},
 		Observe: func(r unlearn.Record) { log = append(log, r) },
 	}, &o)

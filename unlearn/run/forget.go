@@ -308,7 +308,7 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 		return f.retrain(ctx, saved)
 	}
 	task := &unlearn.Task{
-		Net: f.net, Classes: len(f.train.Classes), Forget: f.wanted, Meter: f.meter, EvalBatch: f.eval.BatchSize, Resume: f.state.Loop,
+		Net: f.net, Classes: len(f.train.Classes), Forget: f.wanted, Meter: f.meter, EvalBatch: f.batch(), Resume: f.state.Loop,
 		Witness: f.mode == engine.Exact, // the log of mode reference is compared step by step
 	}
 	if f.state.Loop != nil {
@@ -341,7 +341,7 @@ func (f *forgetting) goalHolds(ctx context.Context) (bool, error) {
 	}
 	left := f.meter.Enter(data.PhaseStopCheck)
 	defer f.meter.Enter(left)
-	s, err := metrics.Evaluate(ctx, f.frozen().Logits, f.wanted, f.eval.BatchSize, nil)
+	s, err := metrics.Evaluate(ctx, f.frozen().Logits, f.wanted, f.batch(), nil)
 	return f.loop.Goal.Met(s.Hits, s.N), err
 }
 
@@ -585,8 +585,9 @@ const scoreCache = "scores"
 // cachedScore scores the network as it was read, once for all runs: the same weights, images and settings give the same
 // score, bit for bit.
 func (f *forgetting) cachedScore(ctx context.Context, phase string, p part) (score Score, err error) {
+	size := f.batch().N()
 	key := f.key(map[string]any{
-		"schema": "unlearn.score/1", "data": p.set.Fingerprint(), "indices": p.indices, "batch_size": f.eval.BatchSize,
+		"schema": "unlearn.score/1", "data": p.set.Fingerprint(), "indices": p.indices, "batch_size": size,
 	})
 	found, err := f.cache.Get(scoreCache, key, &score, "")
 	if err != nil {
@@ -599,8 +600,8 @@ func (f *forgetting) cachedScore(ctx context.Context, phase string, p part) (sco
 	if score, err = f.measured(ctx, phase, p); err != nil {
 		return Score{}, err
 	}
-	if loss := float64(*score.Loss); math.IsNaN(loss) || math.IsInf(loss, 0) {
-		return score, nil // JSON has no such number
+	if loss := float64(*score.Loss); math.IsNaN(loss) || math.IsInf(loss, 0) || f.batch().N() != size {
+		return score, nil // JSON has no such number, or memory ran out and it is no score of this size
 	}
 	if err := f.cache.Put(scoreCache, key, score, ""); err != nil {
 		f.Console.Log().Info().Err(err).Msg("the scores are not cached")
