@@ -18,6 +18,7 @@ import (
 	"l2ul/torch/ckpt"
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
 	_ "l2ul/unlearn/methods"
 )
@@ -43,7 +44,7 @@ func newTry(t *testing.T, g *smallnet.Golden, method string) *try {
 	}
 	meter := data.NewMeter(m.Regime, nil)
 	r := &try{T: t, g: g, m: m, task: &unlearn.Task{
-		Net: g.Fresh(), Classes: smallnet.Classes, EvalBatch: 4, Meter: meter,
+		Net: g.Fresh(), Classes: smallnet.Classes, EvalBatch: chunk.Fixed(4), Meter: meter,
 		Forget: &unlearn.Examples{X: g.Tensor("x"), Y: g.Tensor("y"), Part: data.PartForget, Meter: meter},
 	}, o: &unlearn.Options{
 		Goal: unlearn.Misclassify, LR: 1e-6, Momentum: 0.9, WeightDecay: 1e-4, Lambda: 1, ForgetBatch: 4, AdvBatch: 10, RetainBatch: 10,
@@ -459,7 +460,7 @@ func TestSchedule(t *testing.T) {
 			net := &notes{}
 			net.Param("weight", torch.Zeros([]int64{2}, false))
 			defer net.Free()
-			task := &unlearn.Task{Net: net, Classes: 2, Forget: numbered(70), EvalBatch: 1000}
+			task := &unlearn.Task{Net: net, Classes: 2, Forget: numbered(70), EvalBatch: chunk.Fixed(1000)}
 			if method.Driver == unlearn.ByAdversarial {
 				task.Driver = numbered(1400)
 			}
@@ -576,7 +577,7 @@ func TestResume(t *testing.T) {
 // pack is everything in a state, as bytes.
 func pack(t *testing.T, s *unlearn.State) []byte {
 	t.Helper()
-	out := fmt.Appendf(nil, "%d %d %d %d %d %d", s.Step, s.Pass, s.Slice, s.Right, s.Seen, s.Hits)
+	out := fmt.Appendf(nil, "%d %d %d %d %d %d %d", s.Step, s.Pass, s.Slice, s.Right, s.Seen, s.Hits, s.Witness)
 	for _, n := range nn.Pack(s.Tensors).Tensors {
 		out = append(append(out, n.Name...), n.Data...)
 	}
@@ -623,7 +624,7 @@ func TestUnusedParameter(t *testing.T) {
 			t.Fatal(err)
 		}
 		images := &unlearn.Examples{X: torch.Zeros([]int64{2, 1, 1, 1}, false), Y: torch.FromSlice([]int64{0, 0})}
-		if _, err := unlearn.Forget(t.Context(), m, &unlearn.Task{Net: net, Classes: 2, Forget: images, EvalBatch: 2}, &unlearn.Options{
+		if _, err := unlearn.Forget(t.Context(), m, &unlearn.Task{Net: net, Classes: 2, Forget: images, EvalBatch: chunk.Fixed(2)}, &unlearn.Options{
 			Goal: unlearn.Misclassify, LR: 0.5, WeightDecay: 0.5, ForgetBatch: 2, LossWeights: unlearn.BySample, BN: unlearn.BNTrain, StopCheck: "auto", MaxPasses: 1,
 		}); err != nil {
 			t.Fatal(err)

@@ -87,7 +87,7 @@ func (n *Network) Logits(x torch.Tensor) (logits torch.Tensor) {
 			logits = n.net.Forward(x)
 			return
 		}
-		logits = p.logits(x)
+		p.attempt(func() { logits = p.logits(x) })
 		tie := false
 		torch.Scope(func() {
 			if rows := closeCalls(logits, closeMargin); len(rows) > 0 {
@@ -133,9 +133,10 @@ var opIndexCopy = torch.Define("aten::index_copy_(Tensor(a!) self, int dim, Tens
 
 // InputGrad is the gradient by the images x, Float [n, C, H, W], of the scalar that loss makes of the logits. It may be
 // overwritten by the next call.
-func (n *Network) InputGrad(x torch.Tensor, loss func(logits torch.Tensor) torch.Tensor) torch.Tensor {
+func (n *Network) InputGrad(x torch.Tensor, loss func(logits torch.Tensor) torch.Tensor) (grad torch.Tensor) {
 	if p := n.planFor(x, true); p != nil {
-		return p.inputGrad(x, loss)
+		p.attempt(func() { grad = p.inputGrad(x, loss) })
+		return grad
 	}
 	input := x.Detach().SetRequiresGrad(true)
 	return torch.Grad([]torch.Tensor{loss(n.net.Forward(input))}, []torch.Tensor{input})[0]
@@ -152,6 +153,22 @@ func (n *Network) Bytes() int64 {
 		return 0
 	}
 	return n.plan.bytes()
+}
+
+// Footprint is what operators make of one image, x Float [1, C, H, W], on its way to the logits, in bytes: all of it, as
+// libtorch keeps it for a gradient, and the largest value alone. A plan takes less.
+func (n *Network) Footprint(x torch.Tensor) (all, largest int64) {
+	torch.Scope(func() {
+		torch.NoGrad(func() {
+			for _, c := range torch.Trace(func() { n.net.Forward(x) }) {
+				for _, t := range c.Results {
+					size := t.Numel() * int64(t.Dtype().Size())
+					all, largest = all+size, max(largest, size)
+				}
+			}
+		})
+	})
+	return all, largest
 }
 
 func (n *Network) drop() {

@@ -126,6 +126,7 @@ func (c *conv) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, relu
 func (c *conv) backward(to target, grad, _ torch.Tensor) func() {
 	if !c.back.packed.Defined() { // evaluation needs none
 		c.back.packed = c.plan.keep(c.back.Pack(c.weight))
+		c.plan.release(c.weight) // both directions are packed
 	}
 	return func() { c.back.Run(to.out, grad, c.back.packed, kernels.Epilogue{Add: to.add, Gate: to.gate}) }
 }

@@ -20,6 +20,7 @@ import (
 	"l2ul/torch/models"
 	"l2ul/torch/nn"
 	"l2ul/unlearn/attack"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/engine"
 	"l2ul/unlearn/kernels"
@@ -52,26 +53,31 @@ type desk struct {
 	mode        engine.Mode
 	still       *engine.Network // the network while it is frozen, nil before and after
 	fallback    string          // why it ran as in mode reference, though another was asked for
+	scoring     *chunk.Size     // images at once when scoring; nil before the first
 	weights     *ckpt.File      // as read; nil for a fresh network
 	pairs       *importedPairs
 	crafted     *attack.Set // that drives the loop
 }
 
 // onDevice runs fn as a job on the device that the options ask for.
-func (d *desk) onDevice(o ComputeOptions, fn func() error) (err error) {
-	d.device, err = findDevice(o.Device)
-	if err != nil {
-		return err
-	}
-	if o.Threads > 0 {
-		torch.SetNumThreads(o.Threads)
-	}
-	torch.SetDeterministic(o.Deterministic)
-	if err := kernels.Load(); err != nil {
-		return err
-	}
-	return torch.Run(d.device, fn)
+func (d *desk) onDevice(o ComputeOptions, fn func() error) error {
+	return d.profiled(o.Profile, func() (err error) {
+		if d.device, err = findDevice(o.Device); err != nil {
+			return err
+		}
+		if o.Threads > 0 {
+			torch.SetNumThreads(o.Threads)
+		}
+		torch.SetDeterministic(o.Deterministic)
+		if err := kernels.Load(); err != nil {
+			return err
+		}
+		return torch.Run(d.device, fn)
+	})
 }
+
+// enter begins a phase of the job, for --profile.
+func (d *desk) enter(phase data.Phase) { d.Console.profile.enter(string(phase)) }
 
 // findDevice resolves --device and opens what it needs, which must happen before the first tensor is made. "auto" is the
 // first GPU of a machine that has all that computing on one takes, and the CPU elsewhere.
@@ -194,6 +200,45 @@ func (d *desk) frozen() *engine.Network {
 	return d.still
 }
 
+// batch is how many images are scored at once: what --batch-size says or, for auto, what cache and memory hold.
+func (d *desk) batch() *chunk.Size {
+	if d.scoring != nil {
+		return d.scoring
+	}
+	n, err := d.eval.batch()
+	if err != nil {
+		panic(err) // Validate has refused it
+	}
+	if d.scoring = chunk.Fixed(n); n == 0 {
+		_, largest := d.frozen().Footprint(d.blank())
+		memory, cache := d.room()
+		// What a layer reads, what it writes, and a residual wait at a time.
+		d.scoring = d.shrinking(chunk.Fit(3*largest, memory, cache))
+		d.Console.Log().Info().Int("images", d.scoring.N()).Msg("--batch-size auto: images at once when scoring")
+	}
+	return d.scoring
+}
+
+// shrinking is a size that says so when it shrinks.
+func (d *desk) shrinking(n int) *chunk.Size {
+	return chunk.Shrinking(n, func(before, after int) {
+		d.Console.Warn(fmt.Sprintf("out of memory with %d images at once; going on with %d, which may change the last bits", before, after))
+	})
+}
+
+// gpuCache is less than the second-level caches of GPUs with much memory.
+const gpuCache = 32 << 20
+
+// room is what memory and cache the device has to offer, in bytes.
+func (d *desk) room() (memory, cache int64) {
+	if d.device.Type == torch.CUDAType {
+		m := cuda.MemoryOf(d.device)
+		return m.Free + m.Reserved - m.Allocated, gpuCache
+	}
+	root := os.DirFS("/")
+	return chunk.Memory(root), chunk.Cache(root)
+}
+
 // thaw ends that; it comes before any change of the weights.
 func (d *desk) thaw() {
 	if d.still == nil {
@@ -308,7 +353,7 @@ func (d *desk) checkNormalization(file *ckpt.File) error {
 func (d *desk) score(ctx context.Context, phase string, images metrics.Images) (Score, error) {
 	progress := d.Console.Progress(phase, "images", int64(images.Len()))
 	defer progress.Done()
-	s, err := metrics.Evaluate(ctx, d.frozen().Logits, images, d.eval.BatchSize, func(done int) { progress.Set(int64(done)) })
+	s, err := metrics.Evaluate(ctx, d.frozen().Logits, images, d.batch(), func(done int) { progress.Set(int64(done)) })
 	if err != nil {
 		return Score{}, err
 	}
