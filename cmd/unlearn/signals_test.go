@@ -23,7 +23,7 @@ func process(t *testing.T, dir string, on func(event map[string]any, p *os.Proce
 	t.Helper()
 	c := exec.CommandContext(t.Context(), "unlearn", args...)
 	c.Dir = dir
-	c.Env = append(os.Environ(), "OMP_WAIT_POLICY=passive", "UNLEARN_CACHE="+filepath.Join(dir, "cache"), "XDG_CONFIG_HOME="+dir)
+	c.Env = append(os.Environ(), "UNLEARN_CACHE="+filepath.Join(dir, "cache"), "XDG_CONFIG_HOME="+dir)
 	var complaint bytes.Buffer
 	c.Stderr = &complaint
 	out, err := c.StdoutPipe()
