@@ -39,8 +39,8 @@ type Task struct {
 
 	// Observe is told every step. It may be nil.
 	Observe func(Record)
-	// Save is offered the state after every step, and must take it when force is set. An error ends the run. It may be
-	// nil. The tensors are views, valid during the call.
+	// Save is offered the state after every step, and must take it when force is set: at an interruption and at a cap. An
+	// error ends the run. It may be nil. The tensors are views, valid during the call.
 	Save func(s *State, force bool) error
 }
 
@@ -72,7 +72,7 @@ type State struct {
 // Result is how a run ended. The network holds the last weights, of a run that diverged the last good ones.
 type Result struct {
 	Outcome  Outcome
-	Reason   string // of Diverged
+	Reason   string // of Diverged; of Capped, the cap: "--max-steps 100"
 	Steps    int
 	Passes   int     // begun
 	Hits     int64   // on D_f when last tested: at the end, unless the run diverged or was interrupted
@@ -150,29 +150,60 @@ func (l *loop) run(ctx context.Context) (*Result, error) {
 			return l.finish(Already, ""), nil
 		}
 	}
-	for l.state.Pass < l.o.MaxPasses {
-		for l.state.Slice < l.slices() {
-			if ctx.Err() != nil {
-				l.state.Seconds = time.Since(l.began).Seconds()
-				if err := l.save(true); err != nil {
-					return nil, err
-				}
-				return l.finish(Interrupted, context.Cause(ctx).Error()), nil
-			}
-			outcome, reason, err := l.step(ctx)
-			if err != nil {
-				return nil, err
-			}
-			if outcome != "" {
-				return l.finish(outcome, reason), nil
-			}
-			if err := l.save(false); err != nil {
-				return nil, err
-			}
+	for {
+		if l.state.Slice == l.slices() {
+			l.state.Pass, l.state.Slice, l.state.Right, l.state.Seen = l.state.Pass+1, 0, 0, 0
 		}
-		l.state.Pass, l.state.Slice, l.state.Right, l.state.Seen = l.state.Pass+1, 0, 0, 0
+		if reason := l.capped(); reason != "" {
+			return l.giveUp(ctx, reason)
+		}
+		if ctx.Err() != nil {
+			l.state.Seconds = time.Since(l.began).Seconds()
+			if err := l.save(true); err != nil {
+				return nil, err
+			}
+			return l.finish(Interrupted, context.Cause(ctx).Error()), nil
+		}
+		outcome, reason, err := l.step(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if outcome != "" {
+			return l.finish(outcome, reason), nil
+		}
+		if err := l.save(false); err != nil {
+			return nil, err
+		}
 	}
-	return l.finish(Capped, ""), nil
+}
+
+// capped names the cap that forbids another step, "" if none does. A run that goes on may be beyond a lower cap.
+func (l *loop) capped() string {
+	switch {
+	case l.o.MaxSteps > 0 && l.state.Step >= l.o.MaxSteps:
+		return fmt.Sprintf("--max-steps %d", l.o.MaxSteps)
+	case l.o.MaxSeconds > 0 && l.state.Seconds >= l.o.MaxSeconds:
+		return fmt.Sprintf("--max-seconds %g", l.o.MaxSeconds)
+	case l.state.Pass >= l.o.MaxPasses:
+		return fmt.Sprintf("--max-passes %d", l.o.MaxPasses)
+	}
+	return ""
+}
+
+// giveUp ends a run that met a cap. It saves, so that the run can go on under a higher one.
+func (l *loop) giveUp(ctx context.Context, reason string) (res *Result, err error) {
+	if l.o.check(l.method) == EachPass && l.state.Slice > 0 { // not tested since the last step, and a result must say how it ended
+		if l.state.Hits, err = l.hits(ctx); err != nil {
+			return nil, err
+		}
+		if l.goalMet(l.state.Hits) {
+			return l.finish(Reached, ""), nil
+		}
+	}
+	if err := l.save(true); err != nil {
+		return nil, err
+	}
+	return l.finish(Capped, reason), nil
 }
 
 // step does one step and what is due after it. An outcome ends the run.
@@ -211,16 +242,6 @@ func (l *loop) step(ctx context.Context) (outcome Outcome, reason string, err er
 	case collapsed:
 		l.rollBack()
 		return Diverged, fmt.Sprintf("pass %d: %d of %d driving images are classified rightly, below chance for %d classes; the weights are those of the last pass above it", rec.Pass, l.state.Right, l.state.Seen, l.task.Classes), nil
-	case l.o.MaxSteps > 0 && l.state.Step >= l.o.MaxSteps, l.o.MaxSeconds > 0 && l.state.Seconds >= l.o.MaxSeconds:
-		if rec.Hits < 0 { // a result must say how it ended
-			if l.state.Hits, err = l.hits(ctx); err != nil {
-				return "", "", err
-			}
-			if l.goalMet(l.state.Hits) {
-				return Reached, "", nil
-			}
-		}
-		return Capped, "", nil
 	}
 	return "", "", nil
 }
