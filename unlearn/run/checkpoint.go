@@ -184,14 +184,14 @@ const maxManifest = 64 << 20
 func readCheckpoint(manifest string) (*Checkpoint, error) {
 	info, err := os.Stat(manifest)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", c.path, reason(err))
 	}
 	if info.Size() > maxManifest {
 		return nil, fmt.Errorf("%s: %d bytes are too many for a manifest", manifest, info.Size())
 	}
 	data, err := os.ReadFile(manifest)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", manifest, reason(err))
 	}
 	c := &Checkpoint{path: strings.TrimSuffix(manifest, ".json") + ".safetensors"}
 	if err := json.Unmarshal(data, c); err != nil {
@@ -202,7 +202,7 @@ func readCheckpoint(manifest string) (*Checkpoint, error) {
 	}
 	sum, err := hashFile(c.path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", manifest, reason(err))
 	}
 	if sum != c.SHA256 {
 		return nil, fmt.Errorf("%s: sha256 %.12s, the manifest says %.12s", c.path, sum, c.SHA256)

@@ -305,7 +305,7 @@ func (r *resolver) read(src Sources) ([][]entry, error) {
 		case err == nil:
 			names = append(names, path)
 		case !errors.Is(err, fs.ErrNotExist):
-			return nil, &Error{fmt.Sprintf("configuration file: %v", err)}
+			return nil, &Error{unreadable(path, err).Error()}
 		}
 	}
 	if given, ok := src.Flags["config"]; ok {
