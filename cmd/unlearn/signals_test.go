@@ -83,7 +83,7 @@ func TestKilled(t *testing.T) {
 		output := fmt.Sprint("cut", round)
 		first, second := float64(1+random.IntN(25)), float64(30+random.IntN(20))
 		code, stderr := process(t, dir, at(first, syscall.SIGTERM), job(output)...)
-		if code != 75 || !strings.Contains(stderr, "stopped by SIGTERM; continue with --resume "+output) {
+		if code != 75 || !strings.Contains(stderr, "stopped by SIGTERM; go on with `unlearn train --json ") || !strings.Contains(stderr, " --resume "+output+"`") {
 			t.Fatalf("SIGTERM at step %g: exit code %d: %s", first, code, stderr)
 		}
 		if round == 0 {
@@ -131,7 +131,7 @@ func TestGraceRunsOut(t *testing.T) {
 			}
 		}
 	}, job...)
-	if code != 75 || !strings.Contains(stderr, "stopped by SIGTERM; continue with --resume run/checkpoints/step-") {
+	if code != 75 || !strings.Contains(stderr, "--grace 1ns -o run --resume run`") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	if !slices.ContainsFunc(events, func(e map[string]any) bool { return e["event"] == "error" && e["exit_code"] == 75. }) {

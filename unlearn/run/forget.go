@@ -240,6 +240,9 @@ func (f *forgetting) run(ctx context.Context) (*Result, error) {
 		if saved, err = tensorsOf(checkpoint); err != nil {
 			return nil, err
 		}
+		if err := folder.takeBack(); err != nil {
+			return nil, err
+		}
 	}
 	f.openViews()
 	res, err := f.stages(ctx, saved)
@@ -593,16 +596,21 @@ func (f *forgetting) cachedScore(ctx context.Context, phase string, p part) (sco
 // finish measures, writes the weights and the result, and turns an outcome that is no success into an error.
 func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, error) {
 	f.meter.Enter(data.PhaseAfter)
-	f.state.Ended, f.state.Reads = res, f.meter.Reads()
+	f.state.Reads = f.meter.Reads()
+	if res.Outcome != unlearn.Capped { // which another cap may move: that run goes on from the loop's own checkpoint
+		f.state.Ended = res
+	}
 	after := f.state.Before
 	if res.Outcome != unlearn.Already {
 		var err error
 		if after, err = f.scores(ctx, "after", f.measured); err != nil {
 			if StopCause(ctx, "") != nil { // nothing but this was left to do
-				err = errors.Join(f.saver.save(int64(res.Steps), true, f.net.Root().StateDict(), &f.state))
-				if err == nil {
-					err = StopCause(ctx, f.saver.last)
+				if f.state.Ended != nil {
+					if err := f.saver.save(int64(res.Steps), true, f.net.Root().StateDict(), &f.state); err != nil {
+						return nil, err
+					}
 				}
+				return nil, StopCause(ctx, f.saver.last)
 			}
 			return nil, err
 		}
@@ -627,7 +635,8 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 	case unlearn.Diverged:
 		return result, fmt.Errorf("diverged: %s", res.Reason)
 	case unlearn.Capped:
-		return result, NotReachedf("the goal was not reached: %s after %d steps; the weights are written", result.Progress(), res.Steps)
+		return result, NotReachedf("the goal was not reached: %s after %d steps (%s); the weights are written. Raise the cap and go on with %s",
+			result.Progress(), res.Steps, res.Reason, ResumeLine(nil, f.folder.Path()))
 	default:
 		return result, nil
 	}

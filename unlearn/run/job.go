@@ -441,7 +441,7 @@ func (inv *Invocation) destination(o FolderOptions) string {
 	case o.SaveEvery == "":
 		return ""
 	}
-	return filepath.Join("runs", "DATE-"+inv.Config.Spec.Verb+"-"+inv.Config.Hash()[:8])
+	return filepath.Join("runs", "DATE-"+inv.Config.Spec.Verb+"-"+inv.Config.ResumeHash()[:8])
 }
 
 // earlier is when a job would have begun that has worked for so many seconds before, in processes that were stopped.
