@@ -627,6 +627,7 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 	if err := ckpt.Save(f.folder.Path(name), file); err != nil {
 		return nil, err
 	}
+	f.warnOfCollapse(after)
 	result := f.result(res, after)
 	if err := f.conclude(f.folder, result, res.Outcome); err != nil {
 		return nil, err
@@ -639,6 +640,30 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 			result.Progress(), res.Steps, res.Reason, ResumeLine(nil, f.folder.Path()))
 	default:
 		return result, nil
+	}
+}
+
+// warnOfCollapse says that the network forgot what it was to keep: more than half of its lead over guessing is gone. That is
+// a measure for any number of classes: of two, a network that answers one of them always still has half of the images right.
+func (f *forgetting) warnOfCollapse(after *Scores) {
+	if f.method.Scratch { // trained anew, so nothing was unlearned
+		return
+	}
+	chance := 1 / float64(len(f.train.Classes))
+	for _, s := range []struct {
+		symbol        string
+		before, after *Score
+	}{{"D_r", f.state.Before.Retain, after.Retain}, {"D_test", f.state.Before.Test, after.Test}} {
+		if s.before == nil || !(s.before.Accuracy > chance) || (s.after.Accuracy-chance) >= (s.before.Accuracy-chance)/2 {
+			continue
+		}
+		advice := "a lower --lr, or fewer images at once"
+		if f.method.Name != "adv-imp" {
+			advice = "--method adv-imp, " + advice
+		}
+		f.Console.Warn(fmt.Sprintf("the network lost more than it was to forget: its accuracy on %s fell from %.4g to %.4g (chance is %.4g); try %s",
+			s.symbol, s.before.Accuracy, s.after.Accuracy, chance, advice))
+		return
 	}
 }
 
