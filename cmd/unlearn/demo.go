@@ -29,6 +29,9 @@ func (p *program) demo() *cli.Command {
 			if err := noArguments(c); err != nil {
 				return err
 			}
+			if o.LogFormat == "auto" {
+				o.LogFormat = "console" // a demo is for people, through a pipe as well
+			}
 			again := func(string) string { return run.ResumeLine(os.Args, "") }
 			ctx, release := run.Signals(c.Context, demoGrace, again, p.abort(o.JSON))
 			defer release()

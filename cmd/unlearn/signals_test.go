@@ -138,3 +138,23 @@ func TestGraceRunsOut(t *testing.T) {
 		t.Errorf("no event tells of the end; the last is %v", events[len(events)-1])
 	}
 }
+
+// The demo's log is for people, whatever stderr is, and so is the line that goes on; JSON is for those who ask.
+func TestLogOfTheDemo(t *testing.T) {
+	for _, c := range []struct{ format, said, not string }{
+		{"auto", " INF train a network on generated images\n", `"level"`},
+		{"json", `{"level":"info",`, " INF "},
+	} {
+		code, stderr := process(t, t.TempDir(), func(e map[string]any, p *os.Process) {
+			if e["event"] == "start" {
+				if err := p.Signal(syscall.SIGTERM); err != nil {
+					t.Error(err)
+				}
+			}
+		}, "demo", "--json", "--log-format", c.format, "-o", "shown")
+		if code != 75 || !strings.Contains(stderr, c.said) || strings.Contains(stderr, c.not) ||
+			!strings.HasSuffix(stderr, "stopped by SIGTERM; go on with `unlearn demo --json --log-format "+c.format+" -o shown`\n") {
+			t.Errorf("--log-format %s: exit code %d: %s", c.format, code, stderr)
+		}
+	}
+}
