@@ -190,8 +190,12 @@ func (l *loop) capped() string {
 	return ""
 }
 
-// giveUp ends a run that met a cap. It saves, so that the run can go on under a higher one.
+// giveUp ends a run that met a cap. It saves, so that the run can go on under a higher one, and before a test that such a
+// run does not have.
 func (l *loop) giveUp(ctx context.Context, reason string) (res *Result, err error) {
+	if err := l.save(true); err != nil {
+		return nil, err
+	}
 	if l.o.check(l.method) == EachPass && l.state.Slice > 0 { // not tested since the last step, and a result must say how it ended
 		if l.state.Hits, err = l.hits(ctx); err != nil {
 			return nil, err
@@ -199,9 +203,6 @@ func (l *loop) giveUp(ctx context.Context, reason string) (res *Result, err erro
 		if l.goalMet(l.state.Hits) {
 			return l.finish(Reached, ""), nil
 		}
-	}
-	if err := l.save(true); err != nil {
-		return nil, err
 	}
 	return l.finish(Capped, reason), nil
 }

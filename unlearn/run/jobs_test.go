@@ -190,7 +190,7 @@ var resumable = map[string]job{
 	"train":   {verb: "train", flags: flags("epochs", "2", "train-batch", "16", "save-every", "2")},
 	"attack":  {verb: "attack", flags: flags("k", "4", "num-adv", "20", "iters", "2", "save-every", "1")},
 	"adv-imp": {verb: "forget", flags: flags("method", "adv-imp", "k", "4", "num-adv", "20", "iters", "2", "batch-size", "8", "adv-batch", "8", "lr", "0.0003", "max-steps", "4", "limit", "8", "save-every", "2")},
-	"neggrad": {verb: "forget", flags: flags("method", "neggrad", "k", "10", "forget-batch", "4", "lr", "0.0001", "max-steps", "3", "limit", "8", "save-every", "1")},
+	"neggrad": {verb: "forget", flags: flags("method", "neggrad", "k", "10", "forget-batch", "4", "lr", "0.0001", "max-steps", "4", "limit", "8", "save-every", "1")},
 	"retrain": {verb: "forget", flags: flags("method", "retrain", "k", "4", "epochs", "2", "train-batch", "16", "limit", "8", "save-every", "2")},
 }
 
