@@ -43,8 +43,8 @@ type Task struct {
 
 	// Observe is told every step. It may be nil.
 	Observe func(Record)
-	// Save is offered the state after every step, and must take it when force is set. An error ends the run. It may be
-	// nil. The tensors are views, valid during the call.
+	// Save is offered the state after every step, and must take it when force is set: at an interruption and at a cap. An
+	// error ends the run. It may be nil. The tensors are views, valid during the call.
 	Save func(s *State, force bool) error
 }
 
@@ -69,7 +69,8 @@ type State struct {
 	Seconds float64 `json:"seconds"` // spent in the loop
 	Right   int64   `json:"right"`   // driver's images classified rightly in this pass, for the collapse test
 	Seen    int64   `json:"seen"`    // driver's images seen in this pass
-	Hits    int64   `json:"hits"`    // on D_f when last counted
+	Hits    int64   `json:"hits"`    // on D_f when last counted,
+	Counted int     `json:"counted"` // which was after so many steps
 	Witness int     `json:"witness"` // the image of D_f that was then furthest from the goal
 	// Tensors are parameters and buffers under their names, and "momentum." before the name of each trained one.
 	Tensors []nn.Named `json:"-"`
@@ -78,7 +79,7 @@ type State struct {
 // Result is how a run ended. The network holds the last weights, of a run that diverged the last good ones.
 type Result struct {
 	Outcome  Outcome
-	Reason   string // of Diverged
+	Reason   string // of Diverged; of Capped, the cap: "--max-steps 100"
 	Steps    int
 	Passes   int     // begun
 	Hits     int64   // on D_f when last counted: at the end, unless the run diverged or was interrupted
@@ -154,29 +155,61 @@ func (l *loop) run(ctx context.Context) (*Result, error) {
 			return l.finish(Already, ""), nil
 		}
 	}
-	for l.state.Pass < l.o.MaxPasses {
-		for l.state.Slice < l.slices() {
-			if ctx.Err() != nil {
-				l.state.Seconds = time.Since(l.began).Seconds()
-				if err := l.save(true); err != nil {
-					return nil, err
-				}
-				return l.finish(Interrupted, context.Cause(ctx).Error()), nil
-			}
-			outcome, reason, err := l.step()
-			if err != nil {
-				return nil, err
-			}
-			if outcome != "" {
-				return l.finish(outcome, reason), nil
-			}
-			if err := l.save(false); err != nil {
-				return nil, err
-			}
+	for {
+		if l.state.Slice == l.slices() {
+			l.state.Pass, l.state.Slice, l.state.Right, l.state.Seen = l.state.Pass+1, 0, 0, 0
 		}
-		l.state.Pass, l.state.Slice, l.state.Right, l.state.Seen = l.state.Pass+1, 0, 0, 0
+		if reason := l.capped(); reason != "" {
+			return l.giveUp(reason)
+		}
+		if ctx.Err() != nil {
+			l.state.Seconds = time.Since(l.began).Seconds()
+			if err := l.save(true); err != nil {
+				return nil, err
+			}
+			return l.finish(Interrupted, context.Cause(ctx).Error()), nil
+		}
+		outcome, reason, err := l.step()
+		if err != nil {
+			return nil, err
+		}
+		if outcome != "" {
+			return l.finish(outcome, reason), nil
+		}
+		if err := l.save(false); err != nil {
+			return nil, err
+		}
 	}
-	return l.finish(Capped, ""), nil
+}
+
+// capped names the cap that forbids another step, "" if none does. A run that goes on may be beyond a lower cap.
+func (l *loop) capped() string {
+	switch {
+	case l.o.MaxSteps > 0 && l.state.Step >= l.o.MaxSteps:
+		return fmt.Sprintf("--max-steps %d", l.o.MaxSteps)
+	case l.o.MaxSeconds > 0 && l.state.Seconds >= l.o.MaxSeconds:
+		return fmt.Sprintf("--max-seconds %g", l.o.MaxSeconds)
+	case l.state.Pass >= l.o.MaxPasses:
+		return fmt.Sprintf("--max-passes %d", l.o.MaxPasses)
+	}
+	return ""
+}
+
+// giveUp ends a run that met a cap. It saves, so that the run can go on under a higher one, and before a count that such a
+// run does not do.
+func (l *loop) giveUp(reason string) (*Result, error) {
+	if err := l.save(true); err != nil {
+		return nil, err
+	}
+	if l.state.Counted < l.state.Step { // a result must say how it ended
+		if err := l.count(); err != nil {
+			return nil, err
+		}
+		if l.goalMet(l.state.Hits) {
+			return l.finish(Reached, ""), nil
+		}
+	}
+	return l.finish(Capped, reason), nil
 }
 
 // step does one step and what is due after it. An outcome ends the run.
@@ -200,10 +233,8 @@ func (l *loop) step() (outcome Outcome, reason string, err error) {
 	if !l.o.StopOnDrop || passEnds && !collapsed { // finite is good, or only what has stood the test
 		copyAll(l.good, l.live)
 	}
-	spent := l.o.MaxSteps > 0 && l.state.Step >= l.o.MaxSteps || l.o.MaxSeconds > 0 && l.state.Seconds >= l.o.MaxSeconds
 	if l.o.check(l.method) == EachStep || passEnds {
-		last := spent || passEnds && l.state.Pass+1 == l.o.MaxPasses // a result must say how it ended
-		if err = l.test(&rec, last); err != nil {
+		if err = l.test(&rec); err != nil {
 			return "", "", err
 		}
 	}
@@ -216,16 +247,6 @@ func (l *loop) step() (outcome Outcome, reason string, err error) {
 	case collapsed:
 		l.rollBack()
 		return Diverged, fmt.Sprintf("pass %d: %d of %d driving images are classified rightly, below chance for %d classes; the weights are those of the last pass above it", rec.Pass, l.state.Right, l.state.Seen, l.task.Classes), nil
-	case spent:
-		if rec.Hits < 0 {
-			if err = l.count(); err != nil {
-				return "", "", err
-			}
-			if l.goalMet(l.state.Hits) {
-				return Reached, "", nil
-			}
-		}
-		return Capped, "", nil
 	}
 	return "", "", nil
 }

@@ -574,6 +574,65 @@ func TestResume(t *testing.T) {
 	})
 }
 
+// A run that met a cap goes on under a higher one to the bits of a run that had this one from the start. One that is beyond
+// its cap when it goes on ends where it is.
+func TestResumeUnderAnotherCap(t *testing.T) {
+	onTiny(t, func(g *smallnet.Golden) {
+		for _, method := range []string{"neggrad", "adv-imp", "oracle"} {
+			whole := newTry(t, g, method)
+			var last []byte
+			whole.task.Save = func(s *unlearn.State, _ bool) error { last = pack(t, s); return nil }
+			want := whole.run()
+			for reason, limit := range map[string]func(o *unlearn.Options){
+				"--max-steps 1":       func(o *unlearn.Options) { o.MaxSteps = 1 },
+				"--max-steps 3":       func(o *unlearn.Options) { o.MaxSteps = 3 },
+				"--max-passes 1":      func(o *unlearn.Options) { o.MaxPasses = 1 },
+				"--max-seconds 1e-09": func(o *unlearn.Options) { o.MaxSeconds = 1e-9 },
+			} {
+				r, state := newTry(t, g, method), unlearn.State{}
+				var file *ckpt.File
+				limit(r.o)
+				r.task.Save = func(s *unlearn.State, force bool) error {
+					if force {
+						state, file = *s, nn.Pack(s.Tensors)
+					}
+					return nil
+				}
+				capped := r.run()
+				var err error
+				if state.Tensors, err = nn.Unpack(file); err != nil {
+					t.Fatal(err)
+				}
+				if capped.Outcome != unlearn.Capped || capped.Reason != reason || state.Step != capped.Steps {
+					t.Errorf("%s, %s: %+v, saved at %+v", method, reason, capped, state)
+				}
+
+				again := newTry(t, g, method)
+				again.task.Resume = &state
+				var end []byte
+				again.task.Save = func(s *unlearn.State, _ bool) error { end = pack(t, s); return nil }
+				got := again.run()
+				got.Seconds, want.Seconds = 0, 0
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("%s after %s: result (-want +got):\n%s", method, reason, diff)
+				}
+				if diff := cmp.Diff(whole.log, append(r.log, again.log...)); diff != "" {
+					t.Errorf("%s after %s: log (-want +got):\n%s", method, reason, diff)
+				}
+				if !slices.Equal(last, end) {
+					t.Errorf("%s after %s: another state", method, reason)
+				}
+
+				lower := newTry(t, g, method)
+				lower.task.Resume, lower.o.MaxSteps = &state, 1
+				if got := lower.run(); got.Outcome != unlearn.Capped || got.Steps != capped.Steps || got.Hits != capped.Hits || lower.log != nil {
+					t.Errorf("%s after %s, then under a lower cap: %+v", method, reason, got)
+				}
+			}
+		}
+	})
+}
+
 // pack is everything in a state, as bytes.
 func pack(t *testing.T, s *unlearn.State) []byte {
 	t.Helper()

@@ -18,10 +18,10 @@ import (
 // Alone, an image may be convolved by other loops than in its batch; the logits of ResNets then differ by about 1e-6.
 const clearLead = 1e-3
 
-// test does the stop test after a step, and notes in rec what it found. With full set, or where it costs little beside the
-// step, all of D_f is counted.
-func (l *loop) test(rec *Record, full bool) error {
-	if l.task.Witness && !full && l.task.Forget.Len() > l.o.ForgetBatch {
+// test does the stop test after a step, and notes in rec what it found. Where that costs little beside the step, all of D_f is
+// counted.
+func (l *loop) test(rec *Record) error {
+	if l.task.Witness && l.task.Forget.Len() > l.o.ForgetBatch {
 		_, against, err := l.look(l.state.Witness, l.state.Witness+1)
 		if err != nil {
 			return err
@@ -38,7 +38,7 @@ func (l *loop) test(rec *Record, full bool) error {
 
 // count counts the hits on all of D_f. The image that is most against the goal is the next witness.
 func (l *loop) count() error {
-	l.state.Hits, l.state.Witness = 0, 0
+	l.state.Hits, l.state.Witness, l.state.Counted = 0, 0, l.state.Step
 	most := float32(math.Inf(-1))
 	for from := 0; from < l.task.Forget.Len(); {
 		var hits int64

@@ -214,6 +214,45 @@ func (average) backward(to target, grad, _ torch.Tensor) func() {
 	return func() { to.put(grad.DivScalar(area).ExpandAs(to.out)) }
 }
 
+// sample takes every step-th row (dim 2) or column (dim 3).
+type sample struct {
+	plain
+	dim, step int64
+}
+
+var opSlice = torch.Define("aten::slice.Tensor(Tensor(a) self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)")
+
+func (s sample) of(t torch.Tensor) torch.Tensor { return opSlice.One(t, s.dim, nil, nil, s.step) }
+
+func (s sample) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, _ bool) func() {
+	return func() { out.CopyI(s.of(in[0])) }
+}
+
+func (s sample) backward(to target, grad, _ torch.Tensor) func() {
+	return func() {
+		own := to.out.ZerosLike() // to.out may be to.add
+		s.of(own).CopyI(grad)
+		to.put(own)
+	}
+}
+
+// widen adds channels of zeros, so many of them before the image's own.
+type widen struct {
+	plain
+	before int64
+}
+
+func (w widen) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, _ bool) func() {
+	return func() {
+		out.FillI(0)
+		out.Narrow(1, w.before, in[0].Size(1)).CopyI(in[0])
+	}
+}
+
+func (w widen) backward(to target, grad, _ torch.Tensor) func() {
+	return func() { to.put(grad.Narrow(1, w.before, to.out.Size(1))) }
+}
+
 // flatten makes a vector of an image, channels outermost.
 type flatten struct{ plain }
 

@@ -240,6 +240,9 @@ func (f *forgetting) run(ctx context.Context) (*Result, error) {
 		if saved, err = tensorsOf(checkpoint); err != nil {
 			return nil, err
 		}
+		if err := folder.takeBack(); err != nil {
+			return nil, err
+		}
 	}
 	f.openViews()
 	res, err := f.stages(ctx, saved)
@@ -612,16 +615,21 @@ func (f *forgetting) cachedScore(ctx context.Context, phase string, p part) (sco
 // finish measures, writes the weights and the result, and turns an outcome that is no success into an error.
 func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, error) {
 	f.enter(data.PhaseAfter)
-	f.state.Ended, f.state.Reads = res, f.meter.Reads()
+	f.state.Reads = f.meter.Reads()
+	if res.Outcome != unlearn.Capped { // which another cap may move: that run goes on from the loop's own checkpoint
+		f.state.Ended = res
+	}
 	after := f.state.Before
 	if res.Outcome != unlearn.Already {
 		var err error
 		if after, err = f.scores(ctx, "after", f.measured); err != nil {
 			if StopCause(ctx, "") != nil { // nothing but this was left to do
-				err = errors.Join(f.saver.save(int64(res.Steps), true, f.net.Root().StateDict(), &f.state))
-				if err == nil {
-					err = StopCause(ctx, f.saver.last)
+				if f.state.Ended != nil {
+					if err := f.saver.save(int64(res.Steps), true, f.net.Root().StateDict(), &f.state); err != nil {
+						return nil, err
+					}
 				}
+				return nil, StopCause(ctx, f.saver.last)
 			}
 			return nil, err
 		}
@@ -638,6 +646,7 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 	if err := ckpt.Save(f.folder.Path(name), file); err != nil {
 		return nil, err
 	}
+	f.warnOfCollapse(after)
 	result := f.result(res, after)
 	if err := f.conclude(f.folder, result, res.Outcome); err != nil {
 		return nil, err
@@ -646,9 +655,34 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 	case unlearn.Diverged:
 		return result, fmt.Errorf("diverged: %s", res.Reason)
 	case unlearn.Capped:
-		return result, NotReachedf("the goal was not reached: %s after %d steps; the weights are written", result.Progress(), res.Steps)
+		return result, NotReachedf("the goal was not reached: %s after %d steps (%s); the weights are written. Raise the cap and go on with %s",
+			result.Progress(), res.Steps, res.Reason, ResumeLine(nil, f.folder.Path()))
 	default:
 		return result, nil
+	}
+}
+
+// warnOfCollapse says that the network forgot what it was to keep: more than half of its lead over guessing is gone. That is
+// a measure for any number of classes: of two, a network that answers one of them always still has half of the images right.
+func (f *forgetting) warnOfCollapse(after *Scores) {
+	if f.method.Scratch { // trained anew, so nothing was unlearned
+		return
+	}
+	chance := 1 / float64(len(f.train.Classes))
+	for _, s := range []struct {
+		symbol        string
+		before, after *Score
+	}{{"D_r", f.state.Before.Retain, after.Retain}, {"D_test", f.state.Before.Test, after.Test}} {
+		if s.before == nil || !(s.before.Accuracy > chance) || (s.after.Accuracy-chance) >= (s.before.Accuracy-chance)/2 {
+			continue
+		}
+		advice := "a lower --lr, or fewer images at once"
+		if f.method.Name != "adv-imp" {
+			advice = "--method adv-imp, " + advice
+		}
+		f.Console.Warn(fmt.Sprintf("the network lost more than it was to forget: its accuracy on %s fell from %.4g to %.4g (chance is %.4g); try %s",
+			s.symbol, s.before.Accuracy, s.after.Accuracy, chance, advice))
+		return
 	}
 }
 

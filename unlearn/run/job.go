@@ -304,10 +304,41 @@ func (d *desk) load() error {
 
 // restore sets the network to the weights of a file.
 func (d *desk) restore(file *ckpt.File) error {
-	if err := nn.Restore(d.net, file, true); err != nil {
-		return Inputf("%s as %s with %d classes: %w", d.model.Weights, d.model.Model, len(d.train.Classes), err)
+	err := nn.Restore(d.net, file, true)
+	if err == nil {
+		return nil
 	}
-	return nil
+	hint := ""
+	if _, ok := errors.AsType[*nn.MismatchError](err); ok {
+		if name := networkOf(file); name != "" && name != d.model.Model {
+			hint = "; they fit --model " + name
+		}
+	}
+	return Inputf("%s as %s with %d classes: %w%s", d.model.Weights, d.model.Model, len(d.train.Classes), err, hint)
+}
+
+// networkOf names the network that the tensors of a file are of, whatever the number of classes; "" if none is. It builds
+// them all, which takes a second and is done for an error message only.
+func networkOf(file *ckpt.File) (found string) {
+	for _, name := range models.Names() {
+		torch.Scope(func() {
+			net, err := models.New(name, models.Options{})
+			if err != nil {
+				return
+			}
+			defer net.Root().Free()
+			state := net.Root().StateDict()
+			head := state[len(state)-2:] // the weight and the bias of the last layer
+			bad, mismatch := errors.AsType[*nn.MismatchError](nn.Restore(net, file, true))
+			if mismatch && len(bad.Missing)+len(bad.Unexpected) > 0 {
+				return
+			}
+			if !mismatch || !slices.ContainsFunc(bad.Different, func(d nn.Difference) bool { return d.Name != head[0].Name && d.Name != head[1].Name }) {
+				found = name
+			}
+		})
+	}
+	return found
 }
 
 func readWeights(path string) (*ckpt.File, error) {
@@ -486,7 +517,7 @@ func (inv *Invocation) destination(o FolderOptions) string {
 	case o.SaveEvery == "":
 		return ""
 	}
-	return filepath.Join("runs", "DATE-"+inv.Config.Spec.Verb+"-"+inv.Config.Hash()[:8])
+	return filepath.Join("runs", "DATE-"+inv.Config.Spec.Verb+"-"+inv.Config.ResumeHash()[:8])
 }
 
 // earlier is when a job would have begun that has worked for so many seconds before, in processes that were stopped.
