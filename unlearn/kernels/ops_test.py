@@ -349,6 +349,58 @@ class Update(Case):
         self.refused("reference has 6 tensors", l2ul.anchor_penalty, p, ref[:-1], a)
 
 
+class Plan(Case):
+    """What plans need beside convolutions; bfloat16 values are computed in float32 and rounded once."""
+
+    dtypes = (torch.float32, torch.bfloat16)
+
+    def maps(self, n, *shape, dtype):
+        return [channels_last(self.randn(*shape)).to(dtype) for _ in range(n)]
+
+    def test_finish(self):
+        for shape in ((2, 16, 5, 3), (3, 5, 7, 2), (2, 3, 40, 41), (1, 1, 1, 1), (7, 10), (0, 8, 3, 3), (2, 0, 3, 3)):
+            for dtype in self.dtypes:
+                total, add, gate = self.maps(3, *shape, dtype=dtype)
+                bias = self.randn(shape[1])
+                for layout in LAYOUTS:
+                    for b in (None, bias):
+                        for a in (None, add):
+                            for relu, g in ((False, None), (True, None), (False, gate)):
+                                want = total.float()
+                                if b is not None:
+                                    want = want + b.view(1, -1, *[1] * (len(shape) - 2))
+                                if a is not None:
+                                    want = want + a.float()
+                                want = want.relu() if relu else want if g is None else torch.ops.aten.threshold_backward(want, g.float(), 0)
+                                out = torch.empty_like(total)
+                                move = lambda t: t if t is None else layout(t)  # noqa: E731
+                                self.assertIs(l2ul.finish_(out, layout(total), b, move(a), move(g), relu), out)
+                                self.same(out, want.to(dtype), f"{shape} {dtype} {layout.__name__}")
+
+    def test_pool(self):
+        for size, kernel, stride, padding in (((9, 8), 3, 2, 1), ((6, 6), 2, 2, 0), ((5, 7), 3, 1, 1)):
+            for dtype in self.dtypes:
+                for channels in (11, 16):
+                    (x,) = self.maps(1, 3, channels, *size, dtype=dtype)
+                    want, index = F.max_pool2d(x, kernel, stride, padding, return_indices=True)
+                    out, code = torch.empty_like(want), torch.empty_like(want, dtype=torch.uint8)
+                    geometry = [kernel] * 2, [stride] * 2, [padding] * 2
+                    l2ul.max_pool_(out, code, x, *geometry)
+                    self.same(out, want)
+                    grad, gate = self.maps(1, *want.shape, dtype=dtype)[0], self.maps(1, *x.shape, dtype=dtype)[0]
+                    back = torch.zeros(3, channels, size[0] * size[1]).scatter_add(2, index.flatten(2), grad.float().flatten(2)).view(x.shape)
+                    got = l2ul.max_pool_gradient_(torch.empty_like(x), grad, code, *geometry, gate)
+                    # The windows of a place are added in another order.
+                    torch.testing.assert_close(got.float(), torch.where(gate > 0, back, 0).to(dtype).float(), rtol=1e-2 if dtype == torch.bfloat16 else 1e-6, atol=1e-6)
+
+    def test_refused(self):
+        (x,) = self.maps(1, 2, 16, 6, 6, dtype=torch.float32)
+        self.refused("sum has dtype BFloat16; it must be Float", l2ul.finish_, x, x.bfloat16(), None, None, None, False)
+        self.refused(r"add has shape \[16\]", l2ul.finish_, x, x.clone(), None, torch.zeros(16), None, False)
+        self.refused("out has dtype Half", l2ul.finish_, x.half(), x.half(), None, None, None, False)
+        self.refused("channels-last", l2ul.finish_, x.contiguous(), x, None, None, None, False)
+
+
 class Autograd(Case):
     def test_no_derivative(self):
         x = self.rand(2, 3, 4, 4).requires_grad_(True)
@@ -413,10 +465,10 @@ class CUDA(Case):
     """Loading the CUDA half checks that this libtorch has all it needs; the rest wants a GPU."""
 
     def on_both(self, op, *args):
-        moved = [[t.cuda() for t in a] if isinstance(a, list) else a.cuda() if isinstance(a, torch.Tensor) else a for a in args]
+        moved = [[t.cuda() if isinstance(t, torch.Tensor) else t for t in a] if isinstance(a, list) else a.cuda() if isinstance(a, torch.Tensor) else a for a in args]
         here, there = op(*args), op(*moved)
         for a, b in zip((here, *args), (there, *moved)):
-            for x, y in zip(a if isinstance(a, list) else [a], b if isinstance(b, list) else [b]):
+            for x, y in zip(a if isinstance(a, (list, tuple)) else [a], b if isinstance(b, (list, tuple)) else [b]):
                 if isinstance(x, torch.Tensor):
                     self.same(y.cpu(), x, str(op))
 
@@ -436,6 +488,15 @@ class CUDA(Case):
         self.on_both(l2ul.accumulate_abs_, p, g, 0.37, 16.0)
         self.on_both(l2ul.accumulate_square_, p, g, 0.37, 16.0)
         self.on_both(l2ul.anchored_sgd_, p, g, v, a, r, 0.1, 0.9, 1e-4, 0.3, False)
+        for dtype in Plan.dtypes:
+            for shape in ((4, 24, 9, 13), (3, 5, 7, 2)):
+                total, add, gate = (channels_last(self.randn(*shape)).to(dtype) for _ in range(3))
+                self.on_both(l2ul.finish_, total.clone(), total, self.randn(shape[1]), add, None, True)
+                self.on_both(l2ul.finish_, total.clone(), total, None, add, gate, False)
+                code = torch.empty_like(total, dtype=torch.uint8)
+                geometry = [3, 3], [1, 1], [1, 1]
+                self.on_both(l2ul.max_pool_, add.clone(), code, total, *geometry)
+                self.on_both(l2ul.max_pool_gradient_, add.clone(), total, l2ul.max_pool_(add.clone(), code, total, *geometry)[1], *geometry, gate)
         here, there = (l2ul.anchor_penalty(*([t.to(d) for t in ts] for ts in (p, r, a))) for d in ("cpu", "cuda"))
         torch.testing.assert_close(there.cpu(), here, rtol=1e-13, atol=0)
 
