@@ -252,19 +252,20 @@ func perturb(ctx context.Context, net *engine.Network, x, delta, y torch.Tensor,
 	if o.Norm == "linf" {
 		step = kernels.PGDLinfStep
 	}
+	seen := x.Add(delta, 1)
 	for range o.Iters {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		torch.Scope(func() {
-			grad := net.InputGrad(x.Add(delta, 1), func(logits torch.Tensor) torch.Tensor {
+			grad := net.InputGrad(seen, func(logits torch.Tensor) torch.Tensor {
 				gain := logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceSum, -100)
 				if o.Targeted {
 					gain = gain.Neg()
 				}
 				return gain
 			})
-			step(delta, grad, x, o.Step, o.Eps)
+			step(delta, seen, grad, x, o.Step, o.Eps)
 		})
 	}
 	return nil

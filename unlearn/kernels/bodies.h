@@ -80,8 +80,9 @@ struct MaxPoolGradient {
 
 // Steps of the attack on `images` images of `size` values each, one behind the other.
 using Start = void(const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta, Stream);
-using Step = void(float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha, float eps,
-                  Stream);
+// A step writes x + delta, the images that the network sees next, to next.
+using Step = void(float* delta, float* next, const float* grad, const float* x, int64_t images, int64_t size,
+                  float alpha, float eps, Stream);
 using Accumulate = void(std::span<const Importance> list, float weight, float count, Stream);
 
 struct Bodies {

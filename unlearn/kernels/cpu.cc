@@ -136,7 +136,8 @@ L2UL_CLONES void start_linf(const float* x, const float* start, int64_t size, fl
   L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) { delta[i] = boxed(x[i], clamp(start[i] - x[i], -eps, eps)); }
 }
 
-L2UL_CLONES void step_l2(float* delta, const float* grad, const float* x, int64_t size, float alpha, float eps) {
+L2UL_CLONES void step_l2(float* delta, float* next, const float* grad, const float* x, int64_t size, float alpha,
+                         float eps) {
   LaneSum gradient;
   add_squares(gradient, grad, size);
   const float scale = inverse(norm(gradient.total()));
@@ -147,12 +148,18 @@ L2UL_CLONES void step_l2(float* delta, const float* grad, const float* x, int64_
     add_squares(squares, delta + at, n);
   }
   const float factor = shrink(norm(squares.total()), eps);
-  if (factor == 1.0f) return;
-  for (int64_t i = 0; i < size; ++i) delta[i] *= factor;
+  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) {
+    delta[i] *= factor;
+    next[i] = x[i] + delta[i];
+  }
 }
 
-L2UL_CLONES void step_linf(float* delta, const float* grad, const float* x, int64_t size, float alpha, float eps) {
-  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) delta[i] = linf_moved(delta[i], grad[i], x[i], alpha, eps);
+L2UL_CLONES void step_linf(float* delta, float* next, const float* grad, const float* x, int64_t size, float alpha,
+                           float eps) {
+  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) {
+    delta[i] = linf_moved(delta[i], grad[i], x[i], alpha, eps);
+    next[i] = x[i] + delta[i];
+  }
 }
 
 L2UL_CLONES void add_abs(float* omega, const float* grad, int64_t size, float weight, float count) {
@@ -251,16 +258,18 @@ void pgd_start_linf(const float* x, const float* start, int64_t images, int64_t 
   each_image(images, size, [&](int64_t i) { start_linf(x + i * size, start + i * size, size, eps, delta + i * size); });
 }
 
-void pgd_l2_step(float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha, float eps,
-                 Stream) {
-  each_image(images, size,
-             [&](int64_t i) { step_l2(delta + i * size, grad + i * size, x + i * size, size, alpha, eps); });
+void pgd_l2_step(float* delta, float* next, const float* grad, const float* x, int64_t images, int64_t size,
+                 float alpha, float eps, Stream) {
+  each_image(images, size, [&](int64_t i) {
+    step_l2(delta + i * size, next + i * size, grad + i * size, x + i * size, size, alpha, eps);
+  });
 }
 
-void pgd_linf_step(float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha,
-                   float eps, Stream) {
-  each_image(images, size,
-             [&](int64_t i) { step_linf(delta + i * size, grad + i * size, x + i * size, size, alpha, eps); });
+void pgd_linf_step(float* delta, float* next, const float* grad, const float* x, int64_t images, int64_t size,
+                   float alpha, float eps, Stream) {
+  each_image(images, size, [&](int64_t i) {
+    step_linf(delta + i * size, next + i * size, grad + i * size, x + i * size, size, alpha, eps);
+  });
 }
 
 void accumulate_abs(std::span<const Importance> list, float weight, float count, Stream) {

@@ -151,19 +151,6 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---- the attack -----------------------------------------------------------------------------------------------------
 
-// Scales what `work` holds of one image to the ball of radius eps and writes it, through `last`, to delta.
-template <class Last>
-__device__ void project(const float* work, float* delta, int64_t size, bool packs, double squares, float eps,
-                        const Last& last) {
-  const float factor = shrink(norm(squares), eps);
-  each(size, packs, [&](int64_t i, auto width) {
-    constexpr int W = decltype(width)::value;
-    auto d = load<W>(work + i);
-    for (int k = 0; k < W; ++k) d.at[k] = last(i + k, d.at[k] * factor);
-    store(delta + i, d);
-  });
-}
-
 // A block works on one image. Between the passes what is not yet delta lies in shared memory where an image fits, and
 // else in delta itself; every thread meets its own values only.
 __global__ void __launch_bounds__(kThreads)
@@ -184,16 +171,23 @@ __global__ void __launch_bounds__(kThreads)
     }
     store(work + i, d);
   });
-  project(work, delta, size, packs, block_sum(squares), eps, [x](int64_t i, float d) { return boxed(x[i], d); });
+  const float factor = shrink(norm(block_sum(squares)), eps);
+  each(size, packs, [&](int64_t i, auto width) {
+    constexpr int W = decltype(width)::value;
+    const auto image = load<W>(x + i);
+    auto d = load<W>(work + i);
+    for (int k = 0; k < W; ++k) d.at[k] = boxed(image.at[k], d.at[k] * factor);
+    store(delta + i, d);
+  });
 }
 
 __global__ void __launch_bounds__(kThreads)
-    step_l2(float* delta, const float* grad, const float* x, int64_t size, float alpha, float eps) {
+    step_l2(float* delta, float* next, const float* grad, const float* x, int64_t size, float alpha, float eps) {
   alignas(16) __shared__ float held[kHeld];
   const int64_t at = blockIdx.x * size;
-  delta += at, grad += at, x += at;
+  delta += at, next += at, grad += at, x += at;
   float* const work = size <= kHeld ? held : delta;
-  const bool packs = fit_packs(delta, grad, x);
+  const bool packs = fit_packs(delta, next, grad, x);
   double squares = 0;
   each(size, packs, [&](int64_t i, auto width) {
     constexpr int W = decltype(width)::value;
@@ -212,7 +206,17 @@ __global__ void __launch_bounds__(kThreads)
     }
     store(work + i, d);
   });
-  project(work, delta, size, packs, block_sum(squares), eps, [](int64_t, float d) { return d; });
+  const float factor = shrink(norm(block_sum(squares)), eps);
+  each(size, packs, [&](int64_t i, auto width) {
+    constexpr int W = decltype(width)::value;
+    auto image = load<W>(x + i), d = load<W>(work + i);
+    for (int k = 0; k < W; ++k) {
+      d.at[k] *= factor;
+      image.at[k] += d.at[k];
+    }
+    store(delta + i, d);
+    store(next + i, image);
+  });
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -229,15 +233,19 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    step_linf(float* delta, const float* grad, const float* x, int64_t size, float alpha, float eps) {
+    step_linf(float* delta, float* next, const float* grad, const float* x, int64_t size, float alpha, float eps) {
   const int64_t at = blockIdx.x * kPiece;
-  delta += at, grad += at, x += at;
-  each(min(kPiece, size - at), fit_packs(delta, grad, x), [&](int64_t i, auto width) {
+  delta += at, next += at, grad += at, x += at;
+  each(min(kPiece, size - at), fit_packs(delta, next, grad, x), [&](int64_t i, auto width) {
     constexpr int W = decltype(width)::value;
-    const auto g = load<W>(grad + i), image = load<W>(x + i);
-    auto d = load<W>(delta + i);
-    for (int k = 0; k < W; ++k) d.at[k] = linf_moved(d.at[k], g.at[k], image.at[k], alpha, eps);
+    const auto g = load<W>(grad + i);
+    auto image = load<W>(x + i), d = load<W>(delta + i);
+    for (int k = 0; k < W; ++k) {
+      d.at[k] = linf_moved(d.at[k], g.at[k], image.at[k], alpha, eps);
+      image.at[k] += d.at[k];
+    }
     store(delta + i, d);
+    store(next + i, image);
   });
 }
 
@@ -587,13 +595,15 @@ const Bodies cuda_bodies = {
         [](const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta, Stream stream) {
           launch("start_linf", start_linf, pieces_of(images * size), stream, x, start, images * size, eps, delta);
         },
-    .pgd_l2_step = [](float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha,
-                      float eps,
-                      Stream stream) { launch("step_l2", step_l2, images, stream, delta, grad, x, size, alpha, eps); },
+    .pgd_l2_step =
+        [](float* delta, float* next, const float* grad, const float* x, int64_t images, int64_t size, float alpha,
+           float eps,
+           Stream stream) { launch("step_l2", step_l2, images, stream, delta, next, grad, x, size, alpha, eps); },
     .pgd_linf_step =
-        [](float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha, float eps,
-           Stream stream) {
-          launch("step_linf", step_linf, pieces_of(images * size), stream, delta, grad, x, images * size, alpha, eps);
+        [](float* delta, float* next, const float* grad, const float* x, int64_t images, int64_t size, float alpha,
+           float eps, Stream stream) {
+          launch("step_linf", step_linf, pieces_of(images * size), stream, delta, next, grad, x, images * size, alpha,
+                 eps);
         },
     .accumulate_abs =
         [](std::span<const Importance> list, float weight, float count, Stream stream) {

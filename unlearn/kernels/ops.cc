@@ -159,30 +159,39 @@ Tensor pgd_start(const Tensor& x, const Tensor& start, double eps, c10::string_v
   return delta;
 }
 
-Tensor& pgd_step(const char* op, Step* Bodies::* step, Tensor& delta, const Tensor& grad, const Tensor& x, double alpha,
-                 double eps) {
+std::tuple<Tensor&, Tensor&> pgd_step(const char* op, Step* Bodies::* step, Tensor& delta, Tensor& next,
+                                      const Tensor& grad, const Tensor& x, double alpha, double eps) {
   const auto [count, size] = check_batch({op, "delta"}, delta);
-  check_like({op, "grad"}, grad, delta, "delta");
-  check_like({op, "x"}, x, delta, "delta");
   check_written({op, "delta"}, delta);
+  check_like({op, "next"}, next, delta, "delta");
+  check_written({op, "next"}, next);
+  check_overlap({op, "next"}, next, delta, "delta", /*distinct=*/true);
+  check_like({op, "grad"}, grad, delta, "delta");
   check_overlap({op, "grad"}, grad, delta, "delta");
+  check_overlap({op, "grad"}, grad, next, "next", /*distinct=*/true);
+  check_like({op, "x"}, x, delta, "delta");
   check_overlap({op, "x"}, x, delta, "delta");
+  check_overlap({op, "x"}, x, next, "next", /*distinct=*/true);
   const float length = check_setting({op, "alpha"}, alpha), radius = check_setting({op, "eps"}, eps);
 
-  const Written target(delta, dense_images(delta));
+  const Written target(delta, dense_images(delta)), images(next, target.work());
   const Tensor gradient = arranged(grad, target.work()), image = arranged(x, target.work());
   const Place place(delta);
-  (place.bodies.*step)(target.data(), data(gradient), data(image), count, size, length, radius, place.stream);
+  (place.bodies.*step)(target.data(), images.data(), data(gradient), data(image), count, size, length, radius,
+                       place.stream);
   target.finish();
-  return delta;
+  images.finish();
+  return {delta, next};
 }
 
-Tensor& pgd_l2_step_(Tensor& delta, const Tensor& grad, const Tensor& x, double alpha, double eps) {
-  return pgd_step("pgd_l2_step_", &Bodies::pgd_l2_step, delta, grad, x, alpha, eps);
+std::tuple<Tensor&, Tensor&> pgd_l2_step_(Tensor& delta, Tensor& next, const Tensor& grad, const Tensor& x,
+                                          double alpha, double eps) {
+  return pgd_step("pgd_l2_step_", &Bodies::pgd_l2_step, delta, next, grad, x, alpha, eps);
 }
 
-Tensor& pgd_linf_step_(Tensor& delta, const Tensor& grad, const Tensor& x, double alpha, double eps) {
-  return pgd_step("pgd_linf_step_", &Bodies::pgd_linf_step, delta, grad, x, alpha, eps);
+std::tuple<Tensor&, Tensor&> pgd_linf_step_(Tensor& delta, Tensor& next, const Tensor& grad, const Tensor& x,
+                                            double alpha, double eps) {
+  return pgd_step("pgd_linf_step_", &Bodies::pgd_linf_step, delta, next, grad, x, alpha, eps);
 }
 
 // Lists of tensors as the loops want them: written ones in their own order, the rest arranged to match, and every
@@ -493,8 +502,12 @@ void bump_versions(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torc
 TORCH_LIBRARY(l2ul, m) {
   m.def("gather_lut(Tensor pixels, Tensor index, Tensor table) -> Tensor");
   m.def("pgd_start(Tensor x, Tensor start, float eps, str norm) -> Tensor");
-  m.def("pgd_l2_step_(Tensor(a!) delta, Tensor grad, Tensor x, float alpha, float eps) -> Tensor(a!)");
-  m.def("pgd_linf_step_(Tensor(a!) delta, Tensor grad, Tensor x, float alpha, float eps) -> Tensor(a!)");
+  m.def(
+      "pgd_l2_step_(Tensor(a!) delta, Tensor(b!) next, Tensor grad, Tensor x, float alpha, float eps) -> "
+      "(Tensor(a!), Tensor(b!))");
+  m.def(
+      "pgd_linf_step_(Tensor(a!) delta, Tensor(b!) next, Tensor grad, Tensor x, float alpha, float eps) -> "
+      "(Tensor(a!), Tensor(b!))");
   m.def("accumulate_abs_(Tensor(a!)[] omega, Tensor[] grads, float weight, float count) -> ()");
   m.def("accumulate_square_(Tensor(a!)[] omega, Tensor[] grads, float weight, float count) -> ()");
   m.def("anchor_weights(Tensor omega) -> Tensor");

@@ -58,6 +58,14 @@ def sgd(p, g, v, a, ref, lr, mu, wd, lam, first):
     return p - lr * v, v
 
 
+def took(op, d, g, x, alpha, eps):
+    """The perturbation after a step of our own; what the network is to see next is compared here."""
+    d, following = d.clone(), torch.empty_like(x)
+    op(d, following, g, x, alpha, eps)
+    assert torch.equal(following.nan_to_num(7), (x + d).nan_to_num(7))
+    return d
+
+
 def contiguous(t):
     return t
 
@@ -161,9 +169,11 @@ class Attack(Case):
                         msg = f"{shape} {layout.__name__} {other.__name__} {alpha} {eps}"
                         for name, start, step, op in (("l2", start_l2, step_l2, l2ul.pgd_l2_step_), ("linf", start_linf, step_linf, l2ul.pgd_linf_step_)):
                             self.same(l2ul.pgd_start(layout(x), other(u), eps, name), start(x, u, eps), f"{name} {msg}")
-                            delta = layout(d.clone())
-                            result = op(delta, other(g), layout(x), alpha, eps)
-                            self.assertIs(result, delta)
+                            delta, following = layout(d.clone()), other(torch.empty_like(d))
+                            result = op(delta, following, other(g), layout(x), alpha, eps)
+                            self.assertIs(result[0], delta)
+                            self.assertIs(result[1], following)
+                            self.same(following, x + delta)
                             self.same(delta, step(d, g, x, alpha, eps), f"{name} {msg}")
 
     def test_trajectory(self):
@@ -184,16 +194,16 @@ class Attack(Case):
             want, got = start(x, u, eps), l2ul.pgd_start(x, u, eps, name)
             for i in range(100):
                 self.same(got, want, f"{name} {i}")
-                want, got = step(want, gradient(want), x, alpha, eps), op(got, gradient(got), x, alpha, eps)
+                want, got = step(want, gradient(want), x, alpha, eps), took(op, got, gradient(got), x, alpha, eps)
 
     def test_edges(self):
         x, d = torch.zeros(2, 3, 2, 2), torch.full((2, 3, 2, 2), 1e-40)  # a norm whose reciprocal is infinite
-        self.assertEqual(float(l2ul.pgd_l2_step_(d.clone(), torch.zeros_like(d), x, 0.0, 0.0).abs().max()), 0.0)
+        self.assertEqual(float(took(l2ul.pgd_l2_step_, d, torch.zeros_like(d), x, 0.0, 0.0).abs().max()), 0.0)
         for bad in (NAN, INF):  # a bad gradient must show, in its own image only
             g = torch.ones(2, 3, 2, 2)
             g[1, 1, 0, 1] = bad
             for op in (l2ul.pgd_l2_step_, l2ul.pgd_linf_step_):
-                out = op(torch.zeros_like(x), g, x + 0.5, 0.1, 1.0)
+                out = took(op, torch.zeros_like(x), g, x + 0.5, 0.1, 1.0)
                 self.assertTrue(out[0].isfinite().all() and out[1].isnan().any())
 
     def test_threads_and_batching(self):
@@ -201,26 +211,26 @@ class Attack(Case):
         results = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(l2ul.pgd_l2_step_(d.clone(), g, x, 0.1, 1.5))
+            results.append(took(l2ul.pgd_l2_step_, d, g, x, 0.1, 1.5))
         torch.set_num_threads(1)
-        results.append(torch.cat([l2ul.pgd_l2_step_(d[i : i + 1].clone(), g[i : i + 1], x[i : i + 1], 0.1, 1.5) for i in range(37)]))
+        results.append(torch.cat([took(l2ul.pgd_l2_step_, *(t[i : i + 1] for t in (d, g, x)), 0.1, 1.5) for i in range(37)]))
         for r in results[1:]:
             self.same(r, results[0])
 
     def test_refused(self):
         x, u, d, g = self.batch((2, 3, 4, 4))
         for op in (l2ul.pgd_l2_step_, l2ul.pgd_linf_step_):
-            self.refused(r"grad has shape \[2, 48\], delta \[2, 3, 4, 4\]", op, d, g.view(2, 48), x, 0.1, 1.0)
-            self.refused("x has dtype Double; it must be Float", op, d, g, x.double(), 0.1, 1.0)
-            self.refused("delta has dtype Half", op, d.half(), g, x, 0.1, 1.0)
-            self.refused(r"delta has shape \[4\]", op, d[0, 0, 0], g[0, 0, 0], x[0, 0, 0], 0.1, 1.0)
-            self.refused("alpha is nan", op, d, g, x, NAN, 1.0)
-            self.refused("alpha is -1", op, d, g, x, -1.0, 1.0)
-            self.refused("eps is inf", op, d, g, x, 0.1, INF)
-            self.refused("eps is 1e[+]300", op, d, g, x, 0.1, 1e300)
-            self.refused("several elements in one place", op, d[:1].expand(2, 3, 4, 4), g, x, 0.1, 1.0)
+            self.refused(r"grad has shape \[2, 48\], delta \[2, 3, 4, 4\]", op, d, u, g.view(2, 48), x, 0.1, 1.0)
+            self.refused("x has dtype Double; it must be Float", op, d, u, g, x.double(), 0.1, 1.0)
+            self.refused("delta has dtype Half", op, d.half(), u, g, x, 0.1, 1.0)
+            self.refused(r"delta has shape \[4\]", op, d[0, 0, 0], u[0, 0, 0], g[0, 0, 0], x[0, 0, 0], 0.1, 1.0)
+            self.refused("alpha is nan", op, d, u, g, x, NAN, 1.0)
+            self.refused("alpha is -1", op, d, u, g, x, -1.0, 1.0)
+            self.refused("eps is inf", op, d, u, g, x, 0.1, INF)
+            self.refused("eps is 1e[+]300", op, d, u, g, x, 0.1, 1e300)
+            self.refused("several elements in one place", op, d[:1].expand(2, 3, 4, 4), u, g, x, 0.1, 1.0)
             memory = torch.zeros(200)
-            self.refused("grad shares memory with delta", op, memory[:96].view(2, 3, 4, 4), memory[1:97].view(2, 3, 4, 4), x, 0.1, 1.0)
+            self.refused("grad shares memory with delta", op, memory[:96].view(2, 3, 4, 4), u, memory[1:97].view(2, 3, 4, 4), x, 0.1, 1.0)
         self.refused('norm is "l1"', l2ul.pgd_start, x, u, 1.0, "l1")
         self.refused("eps is -1", l2ul.pgd_start, x, u, -1.0, "l2")
         self.refused("start has shape", l2ul.pgd_start, x, u[:1], 1.0, "l2")
@@ -408,8 +418,8 @@ class Autograd(Case):
         table = self.randn(3, 256).requires_grad_(True)
         for out in (
             l2ul.pgd_start(x, u, 1.0, "l2"),
-            l2ul.pgd_l2_step_(x * 1, u, u, 0.1, 1.0),
-            l2ul.pgd_linf_step_(u.clone(), x, u, 0.1, 1.0),
+            *l2ul.pgd_l2_step_(x * 1, u.clone(), u, u, 0.1, 1.0),
+            *l2ul.pgd_linf_step_(u.clone(), u.clone(), x, u, 0.1, 1.0),
             l2ul.anchor_weights(o),
             l2ul.anchor_penalty([o], [torch.zeros(5)], []),
             l2ul.gather_lut(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.tensor([0]), table),
@@ -419,7 +429,7 @@ class Autograd(Case):
 
     def test_leaf_in_place(self):
         x, u = self.rand(2, 3, 4, 4).requires_grad_(True), self.rand(2, 3, 4, 4)
-        self.refused("leaf Variable that requires grad", l2ul.pgd_l2_step_, x, u, u, 0.1, 1.0)
+        self.refused("leaf Variable that requires grad", l2ul.pgd_l2_step_, x, u.clone(), u, u, 0.1, 1.0)
 
     def test_lists_refuse_gradients(self):
         w, z = self.rand(5).requires_grad_(True), torch.zeros(5)
@@ -437,8 +447,9 @@ class Autograd(Case):
         u = self.rand(2, 3, 4, 4)
         z = torch.zeros(2, 3, 4, 4)
         for change in (
-            lambda d: l2ul.pgd_l2_step_(d, u, u, 0.1, 1.0),
-            lambda d: l2ul.pgd_linf_step_(d, u, u, 0.1, 1.0),
+            lambda d: l2ul.pgd_l2_step_(d, z.clone(), u, u, 0.1, 1.0),
+            lambda d: l2ul.pgd_l2_step_(z.clone(), d, u, u, 0.1, 1.0),
+            lambda d: l2ul.pgd_linf_step_(d, z.clone(), u, u, 0.1, 1.0),
             lambda d: l2ul.accumulate_abs_([d], [u], 1.0, 1.0),
             lambda d: l2ul.accumulate_square_([z.clone(), d], [u, u], 1.0, 1.0),
             lambda d: l2ul.anchored_sgd_([d], [u], [z.clone()], [], [], 0.1, 0.9, 0.0, 0.0, True),
@@ -478,8 +489,8 @@ class CUDA(Case):
             x, u, g = self.rand(5, 3, n, n), self.rand(5, 3, n, n), self.randn(5, 3, n, n)
             for norm in ("l2", "linf"):
                 self.on_both(l2ul.pgd_start, x, u, 1.0, norm)
-            self.on_both(l2ul.pgd_l2_step_, u - x, g, x, 0.1, 1.5)
-            self.on_both(l2ul.pgd_linf_step_, u - x, g, x, 0.01, 0.03)
+            self.on_both(l2ul.pgd_l2_step_, u - x, torch.zeros_like(x), g, x, 0.1, 1.5)
+            self.on_both(l2ul.pgd_linf_step_, u - x, torch.zeros_like(x), g, x, 0.01, 0.03)
             pixels = torch.randint(0, 256, (7, 3, n, n), generator=self.g, dtype=torch.uint8)
             self.on_both(l2ul.gather_lut, pixels, torch.tensor([6, 0, 3]), self.randn(3, 256))
             self.on_both(l2ul.gather_lut, channels_last(pixels), torch.tensor([6, 0, 3]), self.randn(3, 256))
