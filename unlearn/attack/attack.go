@@ -177,8 +177,10 @@ func (j *Job) Run(ctx context.Context, set *Set, saved func() error) (err error)
 	torch.Scope(func() {
 		starts := j.newStarts(set.Done)
 		classes := j.classes()
+		steps := &ascent{net: j.Net, options: &j.Options}
+		defer steps.free()
 		for set.Done < len(set.Pairs) && err == nil {
-			if err = j.chunk(ctx, set, starts, classes); err == nil && saved != nil {
+			if err = j.chunk(ctx, set, starts, classes, steps); err == nil && saved != nil {
 				err = saved()
 			}
 		}
@@ -199,7 +201,7 @@ func (j *Job) classes() []int64 {
 }
 
 // chunk attacks the next pairs and adds them to the set. before is the class predicted for each image.
-func (j *Job) chunk(ctx context.Context, set *Set, starts *starts, before []int64) (err error) {
+func (j *Job) chunk(ctx context.Context, set *Set, starts *starts, before []int64, steps *ascent) (err error) {
 	pairs := set.Pairs[set.Done:min(set.Done+j.Chunk, len(set.Pairs))]
 	n := len(pairs)
 	torch.Scope(func() {
@@ -211,7 +213,7 @@ func (j *Job) chunk(ctx context.Context, set *Set, starts *starts, before []int6
 		y := torch.FromSlice(target).To(j.X.Device(), torch.Long)
 		delta := kernels.PGDStart(x, starts.next(n), j.Options.Eps, j.Options.Norm)
 		_, lossStart := j.predict(x.Add(delta, 1), y)
-		if err = perturb(ctx, j.Net, x, delta, y, &j.Options); err != nil {
+		if err = steps.run(ctx, x, delta, y); err != nil {
 			return
 		}
 		adv := x.Add(delta, 1).Clamp(0, 1)
@@ -241,34 +243,11 @@ func (j *Job) chunk(ctx context.Context, set *Set, starts *starts, before []int6
 // projected gradient descent (spec/l2ul.md section 3.1): ascent on -CE to the classes y, Long [n]; untargeted, on CE of the
 // labels y. It begins at the images start, like x, projected to the ball.
 func Perturb(net *engine.Network, x, start, y torch.Tensor, o *Options) torch.Tensor {
+	steps := &ascent{net: net, options: o}
+	defer steps.free()
 	delta := kernels.PGDStart(x, start, o.Eps, o.Norm)
-	_ = perturb(context.Background(), net, x, delta, y, o) // fails only when its context ends
+	_ = steps.run(context.Background(), x, delta, y) // fails only when its context ends
 	return delta
-}
-
-// perturb does the steps on delta, in place, until they are done or ctx ends.
-func perturb(ctx context.Context, net *engine.Network, x, delta, y torch.Tensor, o *Options) error {
-	step := kernels.PGDL2Step
-	if o.Norm == "linf" {
-		step = kernels.PGDLinfStep
-	}
-	seen := x.Add(delta, 1)
-	for range o.Iters {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		torch.Scope(func() {
-			grad := net.InputGrad(seen, func(logits torch.Tensor) torch.Tensor {
-				gain := logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceSum, -100)
-				if o.Targeted {
-					gain = gain.Neg()
-				}
-				return gain
-			})
-			step(delta, seen, grad, x, o.Step, o.Eps)
-		})
-	}
-	return nil
 }
 
 // predict returns the class and the cross-entropy to y of each image.

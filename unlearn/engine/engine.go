@@ -2,8 +2,9 @@
 // passes, and evaluation. In mode Exact it lowers the network once into a plan: batch normalisation folded into
 // convolutions, bias, residual and ReLU applied while a sum is in a register, 3x3 convolutions by Winograd's algorithm,
 // an explicit backward pass for the gradient of the input alone, and buffers laid out once and used again. The algorithm
-// is the same; results differ from libtorch's by rounding. In mode Reference every operator is libtorch's, called as
-// PyTorch would, and bits agree with it.
+// is the same; results differ from libtorch's by rounding. On CUDA libtorch convolves, with folded weights, and one kernel
+// of ours does what follows; a plan is free of autograd, so that a [Loop] around it becomes a CUDA graph. In mode
+// Reference every operator is libtorch's, called as PyTorch would, and bits agree with it.
 //
 // The plan comes from a trace of the network's own Forward, so no network describes itself twice. A network with an
 // operator that is not known here, or whose plan does not reproduce the network on a probe, runs as in mode Reference,
@@ -38,11 +39,13 @@ const (
 type Network struct {
 	net     nn.Module
 	mode    Mode
+	library bool // convolve by libtorch on the CPU too, as on other devices: for tests
 	tracked []torch.Tensor
 	shape   []int64 // of the images that the rest is about
 	plan    *plan   // nil: operator by operator
 	back    verdict // on the plan's gradient
 	why     string
+	noGraph string // why Loop does without a CUDA graph
 }
 
 // verdict says what a comparison of plan and network came to.
@@ -91,7 +94,7 @@ func (n *Network) Logits(x torch.Tensor) (logits torch.Tensor) {
 		tie := false
 		torch.Scope(func() {
 			if rows := closeCalls(logits, closeMargin); len(rows) > 0 {
-				index := torch.FromSlice(rows)
+				index := torch.FromSlice(rows).To(x.Device(), torch.Long)
 				again := n.net.Forward(x.IndexSelect(0, index).Contiguous(torch.ChannelsLast))
 				opIndexCopy.Do(logits, 0, index, again)
 				tie = len(closeCalls(again, tieMargin)) > 0
@@ -131,14 +134,24 @@ func closeCalls(logits torch.Tensor, margin float32) (rows []int64) {
 
 var opIndexCopy = torch.Define("aten::index_copy_(Tensor(a!) self, int dim, Tensor index, Tensor source) -> Tensor(a!)")
 
-// InputGrad is the gradient by the images x, Float [n, C, H, W], of the scalar that loss makes of the logits. It may be
-// overwritten by the next call.
-func (n *Network) InputGrad(x torch.Tensor, loss func(logits torch.Tensor) torch.Tensor) torch.Tensor {
+// InputGrad is the gradient by the images x, Float [n, C, H, W], of a scalar function of the logits, whose gradient by
+// the logits, Float [n, classes], the caller gives as a function of them. It may be overwritten by the next call.
+func (n *Network) InputGrad(x torch.Tensor, gradient func(logits torch.Tensor) torch.Tensor) torch.Tensor {
 	if p := n.planFor(x, true); p != nil {
-		return p.inputGrad(x, loss)
+		return p.inputGrad(x, gradient)
 	}
 	input := x.Detach().SetRequiresGrad(true)
-	return torch.Grad([]torch.Tensor{loss(n.net.Forward(input))}, []torch.Tensor{input})[0]
+	logits := n.net.Forward(input)
+	return torch.VectorJacobian([]torch.Tensor{logits}, []torch.Tensor{gradient(logits.Detach())}, []torch.Tensor{input}, false)[0]
+}
+
+// Input returns a tensor for images like x, Float [n, C, H, W], which InputGrad then reads where they are. Its values
+// are not defined. It is the network's own, or the current scope's, and good until the network meets other shapes.
+func (n *Network) Input(x torch.Tensor) torch.Tensor {
+	if p := n.planFor(x, true); p != nil {
+		return p.run(x.Size(0), true).input
+	}
+	return x.EmptyLike()
 }
 
 // Fallback says why the network, or its gradient, runs operator by operator though mode Exact was asked for. It is empty
@@ -168,8 +181,9 @@ func (n *Network) planFor(x torch.Tensor, gradient bool) *plan {
 	}
 	if shape := x.Shape()[1:]; n.shape == nil || !slices.Equal(n.shape, shape) {
 		n.drop()
-		n.judge(shape, func(images torch.Tensor) (err error) {
-			if n.plan, err = lower(n.net, images); err == nil {
+		n.judge(shape, x.Device(), func(images torch.Tensor) (err error) {
+			library := n.library || x.Device() != torch.CPU
+			if n.plan, err = lower(n.net, images, library, torch.Float); err == nil {
 				err = n.plan.check(n.net, images)
 			}
 			if err != nil {
@@ -183,7 +197,7 @@ func (n *Network) planFor(x torch.Tensor, gradient bool) *plan {
 		return n.plan
 	}
 	if n.back == untried {
-		n.judge(n.shape, func(images torch.Tensor) error {
+		n.judge(n.shape, x.Device(), func(images torch.Tensor) error {
 			n.back = refused // also where the check panics
 			err := n.plan.checkGradient(n.net, images)
 			if err == nil {
@@ -199,10 +213,10 @@ func (n *Network) planFor(x torch.Tensor, gradient bool) *plan {
 }
 
 // judge shows a comparison of plan and network the images of the probe, and remembers what it objects.
-func (n *Network) judge(shape []int64, compare func(images torch.Tensor) error) {
+func (n *Network) judge(shape []int64, device torch.Device, compare func(images torch.Tensor) error) {
 	torch.Scope(func() {
 		torch.EnableGrad(func() {
-			if err := compare(probe(shape)); err != nil {
+			if err := compare(probe(shape).To(device, torch.Float)); err != nil {
 				n.why = err.Error()
 			}
 		})
@@ -239,15 +253,16 @@ func (p *plan) check(net nn.Module, x torch.Tensor) error {
 
 // checkGradient compares the gradients of plan and network.
 func (p *plan) checkGradient(net nn.Module, x torch.Tensor) error {
-	wave := func(logits torch.Tensor) torch.Tensor { // a loss that every logit has another part in
+	wave := func(logits torch.Tensor) torch.Tensor { // of a loss that every logit has another part in
 		weights := make([]float32, logits.Numel())
 		for i := range weights {
 			weights[i] = float32(i%7) - 3
 		}
-		return logits.Mul(torch.FromSlice(weights, logits.Shape()...)).Sum()
+		return torch.FromSlice(weights, logits.Shape()...).To(logits.Device(), torch.Float)
 	}
 	input := x.Detach().SetRequiresGrad(true)
-	want := torch.Grad([]torch.Tensor{wave(net.Forward(input))}, []torch.Tensor{input})[0]
+	logits := net.Forward(input)
+	want := torch.VectorJacobian([]torch.Tensor{logits}, []torch.Tensor{wave(logits.Detach())}, []torch.Tensor{input}, false)[0]
 	got := p.inputGrad(x, wave)
 	var apart []float64
 	for i := range x.Size(0) {

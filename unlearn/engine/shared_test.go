@@ -3,6 +3,7 @@ package engine_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"l2ul/torch"
@@ -69,6 +70,51 @@ func TestAttackOnRealImages(t *testing.T) {
 			t.Logf("pair %d: distance %.3f, cosine %.5f", i, apart, cosine)
 			if !(apart < 0.5 && cosine > 0.99) || reached[i] != wantReached[i] {
 				t.Errorf("pair %d: distance %g, cosine %g, target reached %t and %t", i, apart, cosine, reached[i], wantReached[i])
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// An attack whose iterations are graphs, in full chunks and a shorter last one, finds what it finds without them.
+func TestAttackByGraphs(t *testing.T) {
+	err := torch.Run(torch.CPU, func() error {
+		torch.ManualSeed(2)
+		net, err := models.New("cifar-resnet18", models.Options{Classes: 10})
+		if err != nil {
+			return err
+		}
+		defer net.Root().Free()
+		nn.ToMemoryFormat(net, torch.ChannelsLast)
+		x := torch.Rand([]int64{4, 3, 12, 12}, false).Contiguous(torch.ChannelsLast)
+		craft := func(graphs bool, norm string) (adv torch.Tensor, events []string) {
+			frozen := engine.Freeze(net, engine.Exact)
+			defer frozen.Thaw()
+			tapes := engine.TapeGraphs(frozen, x, graphs)
+			job := &attack.Job{Net: frozen, X: x, Labels: []int{1, 2, 3, 4}, Classes: 10, Seed: 3, Chunk: 3, Options: attack.Options{Eps: 1, Step: 0.1, Iters: 4, Num: "2", Norm: norm, Targeted: true}}
+			set, err := job.Plan()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer set.Free()
+			if err := job.Run(t.Context(), set, nil); err != nil {
+				t.Error(err)
+			}
+			return set.X.Clone(), *tapes
+		}
+		for _, norm := range []string{"l2", "linf"} {
+			want, _ := craft(false, norm)
+			got, events := craft(true, norm)
+			if !torch.Equal(got, want) {
+				t.Errorf("%s: other examples", norm)
+			}
+			r := slices.Repeat([]string{"replay"}, 4)
+			once := slices.Concat([]string{"capture"}, r[:3]) // the first iteration of a size is done by itself
+			if order := slices.Concat(once, r, once, []string{"free", "free"}); !slices.Equal(events, order) {
+				t.Errorf("%s: %v, want %v", norm, events, order)
 			}
 		}
 		return nil
