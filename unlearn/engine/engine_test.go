@@ -6,13 +6,10 @@ import (
 	"strings"
 	"testing"
 
-	"l2ul/internal/reference"
 	"l2ul/torch"
 	"l2ul/torch/models"
 	"l2ul/torch/nn"
 )
-
-func TestMain(m *testing.M) { reference.TestMain(m) }
 
 // job runs fn as a job on the CPU.
 func job(t *testing.T, fn func()) {
