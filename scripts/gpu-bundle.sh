@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 limit=60 # MiB; the archive travels by hand
-packages=(torch torch/cuda unlearn/kernels)
+packages=(torch torch/cuda unlearn/kernels unlearn/engine)
 out=build/gpu-bundle
 rm -rf "$out" "$out.tar.gz"
 mkdir -p "$out"/{bin,lib,scripts,third_party}

@@ -181,12 +181,14 @@ func (j *Job) Run(ctx context.Context, set *Set, saved func() error) (err error)
 		if classes, err = j.classes(); err != nil {
 			return
 		}
+		steps := &ascent{net: j.Net, options: &j.Options}
+		defer steps.free()
 		for set.Done < len(set.Pairs) && err == nil {
 			_, err = j.Chunk.Do(len(set.Pairs)-set.Done, func(n int) error {
 				if starts.done != set.Done { // drawn for a chunk that memory had no room for
 					starts = j.newStarts(set.Done)
 				}
-				return j.chunk(ctx, set, n, starts, classes)
+				return j.chunk(ctx, set, n, starts, classes, steps)
 			})
 			if err == nil && saved != nil {
 				err = saved()
@@ -212,7 +214,7 @@ func (j *Job) classes() (classes []int64, err error) {
 }
 
 // chunk attacks the next n pairs and adds them to the set. before is the class predicted for each image.
-func (j *Job) chunk(ctx context.Context, set *Set, n int, starts *starts, before []int64) (err error) {
+func (j *Job) chunk(ctx context.Context, set *Set, n int, starts *starts, before []int64, steps *ascent) (err error) {
 	pairs := set.Pairs[set.Done : set.Done+n]
 	torch.Scope(func() {
 		source, target := make([]int64, n), make([]int64, n)
@@ -223,7 +225,7 @@ func (j *Job) chunk(ctx context.Context, set *Set, n int, starts *starts, before
 		y := torch.FromSlice(target).To(j.X.Device(), torch.Long)
 		delta := kernels.PGDStart(x, starts.next(n), j.Options.Eps, j.Options.Norm)
 		_, lossStart := j.predict(x.Add(delta, 1), y)
-		if err = perturb(ctx, j.Net, x, delta, y, &j.Options); err != nil {
+		if err = steps.run(ctx, x, delta, y); err != nil {
 			return
 		}
 		adv := x.Add(delta, 1).Clamp(0, 1)
@@ -253,33 +255,11 @@ func (j *Job) chunk(ctx context.Context, set *Set, n int, starts *starts, before
 // projected gradient descent (spec/l2ul.md section 3.1): ascent on -CE to the classes y, Long [n]; untargeted, on CE of the
 // labels y. It begins at the images start, like x, projected to the ball.
 func Perturb(net *engine.Network, x, start, y torch.Tensor, o *Options) torch.Tensor {
+	steps := &ascent{net: net, options: o}
+	defer steps.free()
 	delta := kernels.PGDStart(x, start, o.Eps, o.Norm)
-	_ = perturb(context.Background(), net, x, delta, y, o) // fails only when its context ends
+	_ = steps.run(context.Background(), x, delta, y) // fails only when its context ends
 	return delta
-}
-
-// perturb does the steps on delta, in place, until they are done or ctx ends.
-func perturb(ctx context.Context, net *engine.Network, x, delta, y torch.Tensor, o *Options) error {
-	step := kernels.PGDL2Step
-	if o.Norm == "linf" {
-		step = kernels.PGDLinfStep
-	}
-	for range o.Iters {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		torch.Scope(func() {
-			grad := net.InputGrad(x.Add(delta, 1), func(logits torch.Tensor) torch.Tensor {
-				gain := logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceSum, -100)
-				if o.Targeted {
-					gain = gain.Neg()
-				}
-				return gain
-			})
-			step(delta, grad, x, o.Step, o.Eps)
-		})
-	}
-	return nil
 }
 
 // predict returns the class and the cross-entropy to y of each image.

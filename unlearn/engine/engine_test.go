@@ -2,16 +2,14 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
-	"l2ul/internal/reference"
 	"l2ul/torch"
 	"l2ul/torch/models"
 	"l2ul/torch/nn"
 )
-
-func TestMain(m *testing.M) { reference.TestMain(m) }
 
 // job runs fn as a job on the CPU.
 func job(t *testing.T, fn func()) {
@@ -45,34 +43,99 @@ func loss(logits torch.Tensor) torch.Tensor {
 	return logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceSum, -100)
 }
 
+// gradient is that of loss, by autograd.
+func gradient(logits torch.Tensor) (grad torch.Tensor) {
+	torch.EnableGrad(func() {
+		logits = logits.Detach().SetRequiresGrad(true)
+		grad = torch.Grad([]torch.Tensor{loss(logits)}, []torch.Tensor{logits})[0]
+	})
+	return grad
+}
+
+// backends are the two ways to compute a plan, our own convolutions and libtorch's, as they take turns on the CPU here: on
+// CUDA there is only the second.
+var backends = []struct {
+	name    string
+	library bool
+}{{"ours", false}, {"libtorch", true}}
+
+// freeze freezes net for mode Exact with one of the backends.
+func freeze(net nn.Module, library bool) *Network {
+	n := Freeze(net, Exact)
+	n.library = library
+	return n
+}
+
 func TestPlanIsTheNetwork(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		size int64
 	}{{"l2ul-resnet18", 32}, {"cifar-resnet18", 20}, {"resnet18", 64}, {"resnet50", 70}, {"l2ul-resnet18", 33}, {"resnet20", 32}, {"resnet20", 27}} {
-		t.Run(fmt.Sprint(c.name, "-", c.size), func(t *testing.T) {
-			job(t, func() {
-				torch.ManualSeed(1)
-				net := newNet(t, c.name)
-				exact, reference := Freeze(net, Exact), Freeze(net, Reference)
-				defer exact.Thaw()
-				defer reference.Thaw()
-				for _, n := range []int64{3, 1, 7, 3} {
-					x := torch.Rand([]int64{n, 3, c.size, c.size}, false).Contiguous(torch.ChannelsLast)
-					if d := distance(exact.Logits(x), reference.Logits(x)); !(d < 1e-4) {
-						t.Errorf("%d images: logits differ by %g", n, d)
-					}
-					// In a deep network some ReLU falls the other way for the last bit of its input.
-					if d := distance(exact.InputGrad(x, loss), reference.InputGrad(x, loss)); !(d < 3e-2) {
-						t.Errorf("%d images: gradients differ by %g", n, d)
-					}
-				}
-				if why := exact.Fallback(); why != "" {
-					t.Errorf("no plan: %s", why)
-				}
-			})
-		})
+		for _, backend := range backends {
+			testPlanIsTheNetwork(t, c.name, c.size, backend.name, backend.library)
+		}
 	}
+}
+
+func testPlanIsTheNetwork(t *testing.T, name string, size int64, backend string, library bool) {
+	t.Run(fmt.Sprint(name, "-", size, "-", backend), func(t *testing.T) {
+		job(t, func() {
+			torch.ManualSeed(1)
+			net := newNet(t, name)
+			exact, reference := freeze(net, library), Freeze(net, Reference)
+			defer exact.Thaw()
+			defer reference.Thaw()
+			for _, n := range []int64{3, 1, 7, 3} {
+				x := torch.Rand([]int64{n, 3, size, size}, false).Contiguous(torch.ChannelsLast)
+				if d := distance(exact.Logits(x), reference.Logits(x)); !(d < 1e-4) {
+					t.Errorf("%d images: logits differ by %g", n, d)
+				}
+				// In a deep network some ReLU falls the other way for the last bit of its input.
+				if d := distance(exact.InputGrad(x, gradient), reference.InputGrad(x, gradient)); !(d < 3e-2) {
+					t.Errorf("%d images: gradients differ by %g", n, d)
+				}
+			}
+			if why := exact.Fallback(); why != "" {
+				t.Errorf("no plan: %s", why)
+			} else if got := byLibrary(exact.plan); got != library {
+				t.Errorf("libtorch convolves: %t", got)
+			}
+		})
+	})
+}
+
+// Products of bfloat16 move the gradient, as far as rounding does and no further; logits stay those of mode exact.
+func TestHalf(t *testing.T) {
+	for _, backend := range backends {
+		for _, name := range []string{"l2ul-resnet18", "resnet50", "resnet20"} {
+			t.Run(backend.name+"/"+name, func(t *testing.T) {
+				job(t, func() {
+					torch.ManualSeed(1)
+					net := newNet(t, name)
+					half, exact := Freeze(net, BF16), freeze(net, backend.library)
+					half.library = backend.library
+					defer half.Thaw()
+					defer exact.Thaw()
+					x := torch.Rand([]int64{5, 3, 32, 32}, false).Contiguous(torch.ChannelsLast)
+					if !torch.Equal(half.Logits(x), exact.Logits(x)) {
+						t.Error("logits are not those of mode exact")
+					}
+					before := half.Bytes()
+					if d := distance(half.InputGrad(x, gradient), exact.InputGrad(x, gradient)); !(d > 1e-3 && d < halfTolerance) {
+						t.Errorf("the gradient differs from that of mode exact by %g", d)
+					}
+					if why := half.Fallback(); why != "" || half.Bytes() <= before {
+						t.Errorf("no plan: %s", why)
+					}
+				})
+			})
+		}
+	}
+}
+
+// byLibrary says that a plan's convolutions are libtorch's.
+func byLibrary(p *plan) bool {
+	return slices.ContainsFunc(p.nodes, func(n *node) bool { _, ok := n.op.(*libraryConv); return ok })
 }
 
 // Where rounding might decide, the plan does not.
@@ -107,7 +170,7 @@ func TestThawTracksAgain(t *testing.T) {
 		params := net.Root().Parameters()
 		params[0].SetRequiresGrad(false)
 		frozen := Freeze(net, Exact)
-		frozen.InputGrad(torch.Rand([]int64{2, 3, 32, 32}, false), loss)
+		frozen.InputGrad(torch.Rand([]int64{2, 3, 32, 32}, false), gradient)
 		for i, p := range params {
 			if p.RequiresGrad() || p.Grad().Defined() {
 				t.Fatalf("parameter %d is tracked", i)
@@ -221,15 +284,16 @@ func TestLayers(t *testing.T) {
 		one, zero := []int64{1, 1}, []int64{0, 0}
 		none := torch.Tensor{}
 		w1, w2, w3, bias := weight(32, 3, 3, 3), weight(32, 32, 3, 3), weight(32, 32, 1, 1), weight(32)
+		full, small, last, lastBias := weight(7, 32*36), weight(3, 7), weight(4, 32), weight(4)
 		scale := torch.Rand([]int64{32}, false).AddScalar(0.5)
 		norm := func(x torch.Tensor) torch.Tensor { return x.BatchNorm(scale, bias, bias, scale, false, 0.1, 1e-5) }
 		conv := func(x, w, b torch.Tensor) torch.Tensor {
 			return x.Conv2d(w, b, one, []int64{w.Size(2) / 2, w.Size(3) / 2}, one, 1)
 		}
 		head := func(x torch.Tensor) torch.Tensor {
-			return x.AdaptiveAvgPool2d(one).Flatten(1, -1).Linear(weight(4, 32).ZerosLike().AddScalar(0.1), weight(4).ZerosLike())
+			return x.AdaptiveAvgPool2d(one).Flatten(1, -1).Linear(last, lastBias)
 		}
-		full, wide := weight(7, 32*36), weight(4, 40*4*6)
+		wide := weight(4, 40*4*6)
 		for name, forward := range map[string]func(x torch.Tensor) torch.Tensor{
 			"activation first": func(x torch.Tensor) torch.Tensor {
 				y := conv(x, w1, none)
@@ -248,7 +312,7 @@ func TestLayers(t *testing.T) {
 				return conv(x, w1, none).MaxPool2d([]int64{2, 2}, []int64{2, 2}, zero, one, false).Flatten(1, -1).Linear(full, none)
 			},
 			"a hidden layer": func(x torch.Tensor) torch.Tensor {
-				return conv(x, w1, none).MaxPool2d([]int64{2, 2}, []int64{2, 2}, zero, one, false).Flatten(1, -1).Linear(full, none).Relu().Linear(weight(3, 7).ZerosLike().AddScalar(1), none)
+				return conv(x, w1, none).MaxPool2d([]int64{2, 2}, []int64{2, 2}, zero, one, false).Flatten(1, -1).Linear(full, none).Relu().Linear(small, none)
 			},
 			"a sampled value with another reader": func(x torch.Tensor) torch.Tensor {
 				y := conv(x, w1, none).Relu()
@@ -264,20 +328,65 @@ func TestLayers(t *testing.T) {
 				return head(z)
 			},
 		} {
-			exact, reference := Freeze(&opaque{forward: forward}, Exact), Freeze(&opaque{forward: forward}, Reference)
-			for _, n := range []int64{2, 5} {
-				x := torch.RandN([]int64{n, 3, 12, 12}, false)
-				if d := distance(exact.Logits(x), reference.Logits(x)); !(d < 1e-5) {
-					t.Errorf("%s: logits differ by %g", name, d)
+			for _, backend := range backends {
+				exact, reference := freeze(&opaque{forward: forward}, backend.library), Freeze(&opaque{forward: forward}, Reference)
+				for _, n := range []int64{2, 5} {
+					x := torch.RandN([]int64{n, 3, 12, 12}, false)
+					if d := distance(exact.Logits(x), reference.Logits(x)); !(d < 1e-5) {
+						t.Errorf("%s, %s: logits differ by %g", name, backend.name, d)
+					}
+					if d := distance(exact.InputGrad(x, gradient), reference.InputGrad(x, gradient)); !(d < 1e-4) {
+						t.Errorf("%s, %s: gradients differ by %g", name, backend.name, d)
+					}
 				}
-				if d := distance(exact.InputGrad(x, loss), reference.InputGrad(x, loss)); !(d < 1e-4) {
-					t.Errorf("%s: gradients differ by %g", name, d)
+				if why := exact.Fallback(); why != "" {
+					t.Errorf("%s, %s: no plan: %s", name, backend.name, why)
+				}
+				exact.Thaw()
+			}
+			half(t, name, forward)
+		}
+	})
+}
+
+// half holds a plan in bfloat16 by libtorch against the network: its gradient points the same way.
+func half(t *testing.T, name string, forward func(x torch.Tensor) torch.Tensor) {
+	t.Helper()
+	net := &opaque{forward: forward}
+	x := torch.RandN([]int64{5, 3, 12, 12}, false)
+	p, err := lower(net, x, true, torch.BFloat16)
+	if err != nil {
+		t.Errorf("%s, bfloat16: no plan: %v", name, err)
+		return
+	}
+	defer p.free()
+	want := Freeze(net, Reference)
+	if d := distance(p.logits(x), want.Logits(x)); !(d > 1e-4 && d < 2e-2) {
+		t.Errorf("%s, bfloat16: logits differ by %g", name, d)
+	}
+	got := p.inputGrad(x, gradient)
+	if d := distance(got, want.InputGrad(x, gradient)); got.Dtype() != torch.Float || !(d > 1e-4 && d < 0.2) {
+		t.Errorf("%s, bfloat16: %v gradients differ by %g", name, got.Dtype(), d)
+	}
+}
+
+// InputGrad reads images that lie where Input says without copying them, and leaves them alone.
+func TestInput(t *testing.T) {
+	job(t, func() {
+		torch.ManualSeed(5)
+		net := newNet(t, "cifar-resnet18")
+		for _, mode := range []Mode{Exact, Reference} {
+			frozen := Freeze(net, mode)
+			x := torch.Rand([]int64{4, 3, 20, 20}, false).Contiguous(torch.ChannelsLast)
+			want := frozen.InputGrad(x, gradient).Clone()
+			input := frozen.Input(x)
+			input.CopyI(x)
+			for range 2 {
+				if got := frozen.InputGrad(input, gradient); !torch.Equal(got, want) || !torch.Equal(input, x) {
+					t.Errorf("mode %s: another gradient, or the images have changed", mode)
 				}
 			}
-			if why := exact.Fallback(); why != "" {
-				t.Errorf("%s: no plan: %s", name, why)
-			}
-			exact.Thaw()
+			frozen.Thaw()
 		}
 	})
 }

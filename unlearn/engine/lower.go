@@ -19,10 +19,11 @@ type node struct {
 	users int     // layers that read the value
 }
 
-// lower traces net on x, Float [n, C, H, W], and makes a plan of what it saw. The error names the operator that stands in
-// the way.
-func lower(net nn.Module, x torch.Tensor) (*plan, error) {
-	l := &lowering{values: map[torch.Tensor]*node{}, plan: &plan{}}
+// lower traces net on x, Float [n, C, H, W], and makes a plan of what it saw, on the device of x. With library, libtorch
+// convolves; otherwise our own kernels do, on the CPU. dtype is Float or BFloat16: of the values between images and logits, or,
+// by our own kernels, which keep those in float32, of what convolutions multiply. The error names the operator that stands in the way.
+func lower(net nn.Module, x torch.Tensor, library bool, dtype torch.Dtype) (*plan, error) {
+	l := &lowering{values: map[torch.Tensor]*node{}, plan: &plan{device: x.Device(), dtype: dtype, capture: capturer(x.Device())}}
 	var out torch.Tensor
 	x = x.Clone() // a handle of its own, so that no constant is taken for the images
 	calls := torch.Trace(func() { out = net.Forward(x) })
@@ -43,6 +44,14 @@ func lower(net nn.Module, x torch.Tensor) (*plan, error) {
 	p := l.plan
 	p.input, p.output = input, output
 	p.nodes = fuse(l.nodes, output)
+	if !library {
+		p.dtype, p.half = torch.Float, dtype == torch.BFloat16
+	} else {
+		if dtype != torch.Float {
+			p.narrow()
+		}
+		p.convolveByLibrary()
+	}
 	for _, n := range p.nodes {
 		n.op.prepare(p, n)
 	}
@@ -80,7 +89,7 @@ func (l *lowering) call(c torch.Call) error {
 	if translate == nil {
 		return fmt.Errorf("not known to plans")
 	}
-	args := arguments{call: c, values: l.values}
+	args := arguments{call: c, values: l.values, device: l.plan.device}
 	n := translate(&args)
 	if args.err != nil {
 		return args.err
@@ -118,6 +127,7 @@ func (l *lowering) overwrite(old, by *node) error {
 type arguments struct {
 	call   torch.Call
 	values map[torch.Tensor]*node
+	device torch.Device
 	err    error
 }
 
@@ -146,13 +156,13 @@ func (a *arguments) value(i int) *node {
 	return n
 }
 
-// constant is argument i, a float32 tensor on the CPU that does not come from the images, or undefined.
+// constant is argument i, a float32 tensor on the plan's device that does not come from the images, or undefined.
 func (a *arguments) constant(i int) torch.Tensor {
 	t, _ := a.arg(i).(torch.Tensor)
 	switch {
 	case a.values[t] != nil:
 		a.refuse("argument %d comes from the images", i+1)
-	case t.Defined() && (t.Dtype() != torch.Float || t.Device() != torch.CPU):
+	case t.Defined() && (t.Dtype() != torch.Float || t.Device() != a.device):
 		a.refuse("argument %d is %v on %v", i+1, t.Dtype(), t.Device())
 	}
 	return t

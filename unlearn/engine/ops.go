@@ -29,22 +29,19 @@ type target struct{ out, add, gate torch.Tensor }
 
 // put finishes a gradient that libtorch computed.
 func (t target) put(grad torch.Tensor) {
-	if t.add.Defined() {
-		grad = grad.Add(t.add, 1)
+	if t.add.Defined() || t.gate.Defined() {
+		kernels.Finish(t.out, grad.CastTo(t.out.Dtype()), kernels.Epilogue{Add: t.add, Gate: t.gate})
+	} else {
+		t.out.CopyI(grad)
 	}
-	if t.gate.Defined() {
-		grad = opThreshold.One(grad, t.gate, 0)
-	}
-	t.out.CopyI(grad)
 }
-
-var opThreshold = torch.Define("aten::threshold_backward(Tensor grad_output, Tensor self, Scalar threshold) -> Tensor")
 
 // write stores a value that libtorch computed.
 func write(out, v torch.Tensor, relu bool) {
-	out.CopyI(v)
 	if relu {
-		out.ReluI()
+		kernels.Finish(out, v.CastTo(out.Dtype()), kernels.Epilogue{Relu: true})
+	} else {
+		out.CopyI(v)
 	}
 }
 
@@ -96,6 +93,7 @@ func (c *conv) prepare(p *plan, n *node) {
 	c.back.Gradient = true
 	c.there.Tile = tile(&c.Conv, c.weight.Size(1), n.shape)
 	c.back.Tile = tile(&c.Conv, c.weight.Size(0), n.in[0].shape)
+	c.there.Half, c.back.Half = p.half && c.weight.Size(1)%2 == 0, p.half && c.weight.Size(0)%2 == 0
 	c.there.packed = p.keep(c.there.Pack(c.weight))
 }
 
@@ -165,7 +163,7 @@ func (sum) passes(int) bool { return true }
 func (sum) canRelu() bool   { return true }
 
 func (sum) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, relu bool) func() {
-	return func() { write(out, in[0].Add(in[1], 1), relu) }
+	return func() { kernels.Finish(out, in[0], kernels.Epilogue{Add: in[1], Relu: relu}) }
 }
 
 // same is its input: what is left of a ReLU that no other layer does.
@@ -269,9 +267,9 @@ func (flatten) backward(to target, grad, _ torch.Tensor) func() {
 type linear struct{ weight, bias torch.Tensor }
 
 func (l *linear) prepare(p *plan, _ *node) {
-	l.weight = p.keep(l.weight.Clone())
+	l.weight = p.keep(l.weight.Clone().CastTo(p.dtype))
 	if l.bias.Defined() {
-		l.bias = p.keep(l.bias.Clone())
+		l.bias = p.keep(l.bias.Clone().CastTo(p.dtype))
 	}
 }
 func (*linear) passes(int) bool { return false }

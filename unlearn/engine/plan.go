@@ -8,10 +8,15 @@ import (
 
 // plan is a network lowered: its layers in order, and the buffers of the batches that it has met.
 type plan struct {
+	device        torch.Device
+	dtype         torch.Dtype // of the values; images, and the gradient by them, are Float
+	half          bool        // our own convolutions multiply bfloat16
 	input, output *node
 	nodes         []*node
 	kept          []torch.Tensor // packed weights and the like
 	runs          []*run         // the one used last comes last
+	capture       func(work func()) graph
+	freed         int // runs whose buffers were given back to make room
 }
 
 // keep makes a tensor last as long as the plan.
@@ -63,6 +68,7 @@ func (p *plan) vacate() {
 	for _, r := range p.runs {
 		r.free()
 	}
+	p.freed += len(p.runs)
 	p.runs = nil
 }
 
@@ -71,22 +77,20 @@ func (p *plan) logits(x torch.Tensor) (logits torch.Tensor) {
 	torch.Scope(func() {
 		r.input.CopyI(x)
 		r.play(r.forward)
-		logits = torch.KeepOne(r.output.Clone())
+		logits = torch.KeepOne(r.output.Clone().CastTo(torch.Float))
 	})
 	return logits
 }
 
-func (p *plan) inputGrad(x torch.Tensor, loss func(logits torch.Tensor) torch.Tensor) torch.Tensor {
+func (p *plan) inputGrad(x torch.Tensor, gradient func(logits torch.Tensor) torch.Tensor) torch.Tensor {
 	r := p.run(x.Size(0), true)
 	torch.Scope(func() {
 		torch.NoGrad(func() {
-			r.input.CopyI(x)
+			if x != r.input {
+				r.input.CopyI(x)
+			}
 			r.play(r.forward)
-		})
-		logits := r.output.Clone().SetRequiresGrad(true)
-		grad := torch.Grad([]torch.Tensor{loss(logits)}, []torch.Tensor{logits})[0]
-		torch.NoGrad(func() {
-			r.outputGrad.CopyI(grad)
+			r.outputGrad.CopyI(gradient(r.output.CastTo(torch.Float)))
 			r.play(r.backward)
 		})
 	})
@@ -107,6 +111,7 @@ func (p *plan) run(n int64, gradient bool) *run {
 	if len(p.runs) == maxRuns {
 		p.runs[0].free()
 		p.runs = slices.Delete(p.runs, 0, 1)
+		p.freed++
 	}
 	r := &run{images: n, gradient: gradient}
 	p.runs = append(p.runs, r) // before it owns anything
@@ -140,13 +145,15 @@ func (r *run) play(steps []func()) {
 // value is a buffer to be: of the output of a layer, or of the gradient by it.
 type value struct {
 	shape       []int64 // without the batch
-	first, last int     // the steps that write it first and use it last
+	dtype       torch.Dtype
+	first, last int // the steps that write it first and use it last
 	slot        int
 	tensor      torch.Tensor
 }
 
+// size is the bytes that it takes for each image.
 func (v *value) size() int64 {
-	n := int64(1)
+	n := int64(v.dtype.Size())
 	for _, d := range v.shape {
 		n *= d
 	}
@@ -169,8 +176,12 @@ func (p *plan) bind(r *run) {
 	values := map[*node]*value{}
 	var steps []step
 	var all []*value
-	add := func(shape []int64) *value {
-		v := &value{shape: shape, first: len(steps), last: len(steps)}
+	// add makes the value of a layer, or of the gradient by it.
+	add := func(of *node) *value {
+		v := &value{shape: of.shape, dtype: p.dtype, first: len(steps), last: len(steps)}
+		if of == p.input {
+			v.dtype = torch.Float
+		}
 		all = append(all, v)
 		return v
 	}
@@ -183,7 +194,7 @@ func (p *plan) bind(r *run) {
 		}
 	}
 	for _, layer := range p.nodes {
-		s := step{node: layer, out: add(layer.shape)}
+		s := step{node: layer, out: add(layer)}
 		for _, in := range layer.in {
 			s.in = append(s.in, values[in])
 		}
@@ -194,7 +205,7 @@ func (p *plan) bind(r *run) {
 	forward := len(steps)
 	var outputGrad, inputGrad *value
 	if r.gradient {
-		outputGrad = add(p.output.shape)
+		outputGrad = add(p.output)
 		grads, missing := map[*node]*value{p.output: outputGrad}, map[*node]int{}
 		shared := map[*value]bool{} // gradients that belong to another layer too, so that nobody may add to them
 		for _, layer := range p.nodes {
@@ -210,12 +221,12 @@ func (p *plan) bind(r *run) {
 				if in.relu && missing[in] == 0 {
 					s.gate = values[in]
 				}
-				if layer.op.passes(i) && s.add == nil && s.gate == nil {
+				if layer.op.passes(i) && s.add == nil && s.gate == nil && grad.dtype == values[in].dtype {
 					grads[in], shared[grad] = grad, true
 					continue
 				}
 				if s.out = s.add; s.add == nil || shared[s.add] {
-					s.out = add(in.shape)
+					s.out = add(in)
 				}
 				uses(s.out, s.add, s.gate, grad)
 				grads[in] = s.out
@@ -223,12 +234,12 @@ func (p *plan) bind(r *run) {
 			}
 		}
 		inputGrad = grads[p.input]
-		uses(inputGrad) // until the end
+		uses(inputGrad, values[p.input]) // until the end, where the caller may make the next images of both
 	}
 	uses(values[p.output])
 
 	torch.Scope(func() {
-		r.allocate(all)
+		r.allocate(all, p.device)
 		memos := map[*node]torch.Tensor{}
 		for i, s := range steps {
 			s.bindTo(r, memos, i < forward)
@@ -279,7 +290,7 @@ func (r *run) own(t torch.Tensor) torch.Tensor {
 
 // allocate gives every value a place in one of few slots, such that values that live at the same time have different
 // ones: the smallest free slot that is large enough, or else the largest free one, made larger.
-func (r *run) allocate(values []*value) {
+func (r *run) allocate(values []*value, device torch.Device) {
 	type slot struct {
 		size int64
 		free bool
@@ -312,11 +323,11 @@ func (r *run) allocate(values []*value) {
 	}
 	memory := make([]torch.Tensor, len(slots))
 	for i, s := range slots {
-		memory[i] = torch.Empty([]int64{s.size * r.images}, false)
-		r.bytes += 4 * s.size * r.images
+		memory[i] = opEmpty.One([]int64{s.size * r.images}, torch.Byte, nil, device)
+		r.bytes += s.size * r.images
 	}
 	for _, v := range values {
-		flat := memory[v.slot].Narrow(0, 0, v.size()*r.images)
+		flat := opViewAs.One(memory[v.slot].Narrow(0, 0, v.size()*r.images), v.dtype)
 		if len(v.shape) == 3 {
 			v.tensor = r.own(flat.View(r.images, v.shape[1], v.shape[2], v.shape[0]).Permute(0, 3, 1, 2))
 		} else {
@@ -324,6 +335,11 @@ func (r *run) allocate(values []*value) {
 		}
 	}
 }
+
+var (
+	opEmpty  = torch.Define("aten::empty.memory_format(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor")
+	opViewAs = torch.Define("aten::view.dtype(Tensor(a) self, ScalarType dtype) -> Tensor(a)")
+)
 
 // better says that a free slot of size a suits a value better than one of size b.
 func better(a, b, value int64) bool {

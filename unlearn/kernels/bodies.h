@@ -41,10 +41,48 @@ struct Drift {
   int64_t size;
 };
 
+// What becomes of a convolution's sums while they go to out, T being float or BFloat16, in float32 arithmetic:
+// sum + bias[channel] + add, then what a ReLU makes of it, with relu, or what the ReLU with the value gate lets
+// through. Channels are innermost. Null pointers are left out.
+template <class T>
+struct Finish {
+  T* out;
+  const T* sum;
+  const float* bias;
+  const T* add;
+  const T* gate;
+  int64_t size, channels;
+  bool relu;
+};
+
+// A window that slides over images, [images, in_h, in_w, depth] to [images, out_h, out_w, depth].
+struct Window {
+  int64_t images, in_h, in_w, depth, out_h, out_w;
+  int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
+};
+
+// The largest value of each window; code gets its place in the window.
+template <class T>
+struct MaxPool {
+  const T* x;
+  T* out;
+  uint8_t* code;
+};
+
+// The gradient by x: each window's gradient goes to the place in code. gate is that of Finish.
+template <class T>
+struct MaxPoolGradient {
+  const T* grad;
+  const uint8_t* code;
+  const T* gate;
+  T* out;
+};
+
 // Steps of the attack on `images` images of `size` values each, one behind the other.
 using Start = void(const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta, Stream);
-using Step = void(float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha, float eps,
-                  Stream);
+// A step writes x + delta, the images that the network sees next, to next.
+using Step = void(float* delta, float* next, const float* grad, const float* x, int64_t images, int64_t size,
+                  float alpha, float eps, Stream);
 using Accumulate = void(std::span<const Importance> list, float weight, float count, Stream);
 
 struct Bodies {
@@ -62,6 +100,14 @@ struct Bodies {
   // out[0] = half the sum of a (p - ref)^2, out[1] = the sum of (p - ref)^2.
   void (*anchor_penalty)(std::span<const Drift> list, double* out, void* scratch, Stream);
   int64_t scratch;
+
+  // The operators of plans.
+  void (*finish)(const Finish<float>&, Stream);
+  void (*finish_bf16)(const Finish<BFloat16>&, Stream);
+  void (*max_pool)(const Window&, const MaxPool<float>&, Stream);
+  void (*max_pool_bf16)(const Window&, const MaxPool<BFloat16>&, Stream);
+  void (*max_pool_gradient)(const Window&, const MaxPoolGradient<float>&, Stream);
+  void (*max_pool_gradient_bf16)(const Window&, const MaxPoolGradient<BFloat16>&, Stream);
 };
 
 extern const Bodies cpu_bodies;

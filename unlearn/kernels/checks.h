@@ -4,6 +4,7 @@
 #include <ATen/MemoryOverlap.h>
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <cmath>
 
 namespace l2ul {
@@ -68,6 +69,33 @@ inline float check_setting(const Name& name, double value) {
   TORCH_CHECK(std::isfinite(rounded) && value >= 0, name, " is ", value,
               "; it must be a number >= 0 that float32 can hold");
   return rounded;
+}
+
+// Images [n, C, H, W], channels-last.
+struct Image {
+  int64_t count, channels, height, width;
+};
+
+inline Image check_images(const Name& name, const Tensor& t, at::ScalarType type = at::kFloat) {
+  check_type(name, t, type);
+  TORCH_CHECK(t.dim() == 4, name, " has shape ", t.sizes(), "; it must be [n, C, H, W]");
+  TORCH_CHECK(t.is_contiguous(at::MemoryFormat::ChannelsLast), name, " is not channels-last");
+  return {t.size(0), t.size(1), t.size(2), t.size(3)};
+}
+
+// A height and a width.
+inline std::array<int64_t, 2> check_pair(const Name& name, at::IntArrayRef v, int64_t least) {
+  TORCH_CHECK(v.size() == 2 && v[0] >= least && v[1] >= least, name, " is ", v, "; it must be two numbers of ", least,
+              " or more");
+  return {v[0], v[1]};
+}
+
+// A tensor that is written while `read` is.
+inline void check_written_images(const char* op, const char* name, const Tensor& t, const char* read_name,
+                                 const Tensor& read) {
+  check_device({op, name}, t, read, read_name);
+  check_written({op, name}, t);
+  check_overlap({op, read_name}, read, t, name, /*distinct=*/true);
 }
 
 inline bool same_layout(const Tensor& a, const Tensor& b) {

@@ -10,7 +10,6 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -921,75 +920,6 @@ void winograd_weight_gradient(const Conv& c, int tile, const float* x, const flo
   at::parallel_for(0, c.depth / kLanes, 1, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin * kLanes; k < end * kLanes; k += kLanes) {
       for (int64_t n = 0; n < c.width; n += kLanes) (tile == 2 ? unpack2 : unpack4)(c, u, k, n, pitch, strides, out);
-    }
-  });
-}
-
-// ---- pooling -------------------------------------------------------------------------------------------------------
-
-namespace {
-
-L2UL_CLONES void pool_pixel(const float* const* from, int64_t taps, int64_t depth, float* out, uint8_t* code) {
-  for (int64_t k = 0; k < depth; ++k) out[k] = -std::numeric_limits<float>::infinity();
-  const int64_t inside = std::find_if(from, from + taps, [](const float* v) { return v != nullptr; }) - from;
-  std::memset(code, static_cast<int>(inside), depth);
-  for (int64_t t = inside; t < taps; ++t) {
-    const float* const v = from[t];
-    if (v == nullptr) continue;
-    for (int64_t k = 0; k < depth; ++k) {
-      const bool larger = v[k] > out[k] || v[k] != v[k];
-      out[k] = larger ? v[k] : out[k];
-      code[k] = larger ? static_cast<uint8_t>(t) : code[k];
-    }
-  }
-}
-
-L2UL_CLONES void add_where(const float* grad, const uint8_t* code, uint8_t tap, int64_t depth, float* out) {
-  for (int64_t k = 0; k < depth; ++k) out[k] += code[k] == tap ? grad[k] : 0.0f;
-}
-
-L2UL_CLONES void close_gate(const float* gate, int64_t depth, float* out) {
-  for (int64_t k = 0; k < depth; ++k) out[k] = gate[k] <= 0.0f ? 0.0f : out[k];
-}
-
-}  // namespace
-
-void max_pool(const Window& w, const float* x, float* out, uint8_t* code) {
-  const int64_t taps = w.kernel_h * w.kernel_w;
-  at::parallel_for(0, w.images * w.out_h, 4, [&](int64_t begin, int64_t end) {
-    std::vector<const float*> from(taps);
-    for (int64_t line = begin; line < end; ++line) {
-      for (int64_t column = 0; column < w.out_w; ++column) {
-        for (int64_t t = 0; t < taps; ++t) {
-          const int64_t h = line % w.out_h * w.stride_h + t / w.kernel_w - w.pad_h;
-          const int64_t v = column * w.stride_w + t % w.kernel_w - w.pad_w;
-          const bool inside = h >= 0 && h < w.in_h && v >= 0 && v < w.in_w;
-          from[t] = inside ? x + ((line / w.out_h * w.in_h + h) * w.in_w + v) * w.depth : nullptr;
-        }
-        const int64_t at = (line * w.out_w + column) * w.depth;
-        pool_pixel(from.data(), taps, w.depth, out + at, code + at);
-      }
-    }
-  });
-}
-
-void max_pool_gradient(const Window& w, const float* grad, const uint8_t* code, const float* gate, float* out) {
-  at::parallel_for(0, w.images * w.in_h, 4, [&](int64_t begin, int64_t end) {
-    for (int64_t line = begin; line < end; ++line) {
-      const int64_t image = line / w.in_h, h = line % w.in_h;
-      for (int64_t v = 0; v < w.in_w; ++v) {
-        const int64_t at = (line * w.in_w + v) * w.depth;
-        std::fill_n(out + at, w.depth, 0.0f);
-        for (int64_t t = 0; t < w.kernel_h * w.kernel_w; ++t) {
-          const int64_t down = h + w.pad_h - t / w.kernel_w, across = v + w.pad_w - t % w.kernel_w;
-          if (down % w.stride_h != 0 || across % w.stride_w != 0) continue;
-          const int64_t oh = down / w.stride_h, ow = across / w.stride_w;
-          if (oh < 0 || oh >= w.out_h || ow < 0 || ow >= w.out_w) continue;
-          const int64_t from = ((image * w.out_h + oh) * w.out_w + ow) * w.depth;
-          add_where(grad + from, code + from, static_cast<uint8_t>(t), w.depth, out + at);
-        }
-        if (gate != nullptr) close_gate(gate + at, w.depth, out + at);
-      }
     }
   });
 }

@@ -2,8 +2,8 @@ package kernels
 
 import "l2ul/torch"
 
-// The operators below compute on the CPU. Conv and Pool run frozen networks: weights are packed once, and bias, residual and
-// ReLU (or, going back, its mask) applied while a sum is still in a register. Every result is one chain of fused
+// The operators below compute on the CPU. Conv runs frozen networks: weights are packed once, and bias, residual and ReLU
+// (or, going back, its mask) applied while a sum is still in a register. Every result is one chain of fused
 // multiply-adds in a fixed order: unlike libtorch's, its bits depend neither on the number of threads, nor on the
 // instruction set, nor on the other images of the batch.
 //
@@ -34,9 +34,7 @@ var (
 	opConvPack = torch.Define("l2ul::conv_pack(Tensor weight, int tile, bool gradient, bool half) -> Tensor")
 	opConv     = torch.Define("l2ul::conv_(Tensor(a!) out, Tensor x, Tensor packed, int tile, int[2] kernel, int[2] stride, int[2] padding, " +
 		"bool gradient, Tensor? bias, Tensor? add, Tensor? gate, bool relu) -> Tensor(a!)")
-	opWinograd        = torch.Define("l2ul::winograd_conv2d(Tensor x, Tensor weight, int tile, int padding) -> Tensor")
-	opMaxPool         = torch.Define("l2ul::max_pool_(Tensor(a!) out, Tensor(b!) code, Tensor x, int[2] kernel, int[2] stride, int[2] padding) -> (Tensor(a!), Tensor(b!))")
-	opMaxPoolGradient = torch.Define("l2ul::max_pool_gradient_(Tensor(a!) out, Tensor grad, Tensor code, int[2] kernel, int[2] stride, int[2] padding, Tensor? gate) -> Tensor(a!)")
+	opWinograd = torch.Define("l2ul::winograd_conv2d(Tensor x, Tensor weight, int tile, int padding) -> Tensor")
 )
 
 // Pack arranges weights, float32 [O,I,h,w], for [Conv.Run]. What it returns is good for this tile, direction and Half only.
@@ -67,19 +65,4 @@ func WinogradTile(height, width int64) int64 {
 		}
 	}
 	return best
-}
-
-// Pool is max pooling over windows of a fixed size; places outside the image do not count, NaN is larger than any number.
-type Pool struct{ Kernel, Stride, Padding []int64 }
-
-// Run writes the largest value of each window of x to out, and its place in the window to code, uint8 like out: the
-// first of equals.
-func (p Pool) Run(out, code, x torch.Tensor) {
-	ready(opMaxPool).Do(out, code, x, p.Kernel, p.Stride, p.Padding)
-}
-
-// Gradient adds up, for each place of x, the gradients of the windows whose largest value it was, and writes 0 where
-// gate, if defined, is not positive.
-func (p Pool) Gradient(out, grad, code, gate torch.Tensor) {
-	ready(opMaxPoolGradient).Do(out, grad, code, p.Kernel, p.Stride, p.Padding, gate)
 }

@@ -65,15 +65,4 @@ void conv_winograd(const Conv& conv, int tile, const float* x, const Number* pac
 void winograd_weight_gradient(const Conv& conv, int tile, const float* x, const float* grad, const Strides& strides,
                               float* out);
 
-// A window that slides over images, [images, in_h, in_w, depth] to [images, out_h, out_w, depth].
-struct Window {
-  int64_t images, in_h, in_w, depth, out_h, out_w;
-  int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w;
-};
-// The largest value of each window; NaN counts as larger than any number. code gets its place in the window, the first
-// of equals.
-void max_pool(const Window& window, const float* x, float* out, uint8_t* code);
-// The gradient by x: each window's gradient goes to the place in code. gate is that of Epilogue.
-void max_pool_gradient(const Window& window, const float* grad, const uint8_t* code, const float* gate, float* out);
-
 }  // namespace l2ul::cpu

@@ -23,23 +23,6 @@ namespace {
 
 using at::IntArrayRef;
 
-struct Image {
-  int64_t count, channels, height, width;
-};
-
-Image check_images(const Name& name, const Tensor& t, at::ScalarType type = at::kFloat) {
-  check_type(name, t, type);
-  TORCH_CHECK(t.dim() == 4, name, " has shape ", t.sizes(), "; it must be [n, C, H, W]");
-  TORCH_CHECK(t.is_contiguous(at::MemoryFormat::ChannelsLast), name, " is not channels-last");
-  return {t.size(0), t.size(1), t.size(2), t.size(3)};
-}
-
-std::array<int64_t, 2> check_pair(const Name& name, IntArrayRef v, int64_t least) {
-  TORCH_CHECK(v.size() == 2 && v[0] >= least && v[1] >= least, name, " is ", v, "; it must be two numbers of ", least,
-              " or more");
-  return {v[0], v[1]};
-}
-
 // A tensor of the output's shape that is read where the output is written, or null.
 const float* check_beside(const Name& name, const std::optional<Tensor>& t, const Tensor& out) {
   if (!t.has_value() || !t->defined()) return nullptr;
@@ -47,14 +30,6 @@ const float* check_beside(const Name& name, const std::optional<Tensor>& t, cons
   check_like(name, *t, out, "out");
   check_overlap(name, *t, out, "out");
   return t->const_data_ptr<float>();
-}
-
-// A tensor that is written while `read` is.
-void check_written_images(const char* op, const char* name, const Tensor& t, const char* read_name,
-                          const Tensor& read) {
-  check_device({op, name}, t, read, read_name);
-  check_written({op, name}, t);
-  check_overlap({op, read_name}, read, t, name, /*distinct=*/true);
 }
 
 void check_tile(const Name& name, int64_t tile) {
@@ -245,88 +220,29 @@ Tensor winograd_conv2d_autograd(const Tensor& x, const Tensor& weight, int64_t t
   return WinogradConv2d::apply(x, weight, tile, padding);
 }
 
-cpu::Window check_window(const char* op, const Image& in, const Image& out, IntArrayRef kernel, IntArrayRef stride,
-                         IntArrayRef padding) {
-  const auto [kernel_h, kernel_w] = check_pair({op, "kernel"}, kernel, 1);
-  const auto [stride_h, stride_w] = check_pair({op, "stride"}, stride, 1);
-  const auto [pad_h, pad_w] = check_pair({op, "padding"}, padding, 0);
-  TORCH_CHECK(kernel_h * kernel_w <= 256, "l2ul::", op, ": kernel ", kernel, " has more than 256 places");
-  // Each window must see an image: with padding below the kernel's size, this much suffices.
-  const auto fits = [](int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad) {
-    return pad < kernel && out >= 1 && (out - 1) * stride < in + pad;
-  };
-  TORCH_CHECK(in.count == out.count && in.channels == out.channels &&
-                  fits(in.height, out.height, kernel_h, stride_h, pad_h) &&
-                  fits(in.width, out.width, kernel_w, stride_w, pad_w),
-              "l2ul::", op, ": pooling to [", out.count, ", ", out.channels, ", ", out.height, ", ", out.width,
-              "] from [", in.count, ", ", in.channels, ", ", in.height, ", ", in.width, "] does not fit kernel ",
-              kernel, ", stride ", stride, ", padding ", padding);
-  return {in.count, in.height, in.width, in.channels, out.height, out.width,
-          kernel_h, kernel_w,  stride_h, stride_w,    pad_h,      pad_w};
-}
-
-std::tuple<Tensor&, Tensor&> max_pool_(Tensor& out, Tensor& code, const Tensor& x, IntArrayRef kernel,
-                                       IntArrayRef stride, IntArrayRef padding) {
-  constexpr auto op = "max_pool_";
-  const Image from = check_images({op, "x"}, x), to = check_images({op, "out"}, out);
-  check_written_images(op, "out", out, "x", x);
-  check_images({op, "code"}, code, at::kByte);
-  check_written_images(op, "code", code, "x", x);
-  check_written_images(op, "out", out, "code", code);
-  TORCH_CHECK(code.sizes() == out.sizes(), "l2ul::max_pool_: code has shape ", code.sizes(), ", out ", out.sizes());
-  const cpu::Window window = check_window(op, from, to, kernel, stride, padding);
-  cpu::max_pool(window, x.const_data_ptr<float>(), out.mutable_data_ptr<float>(), code.mutable_data_ptr<uint8_t>());
-  return {out, code};
-}
-
-Tensor& max_pool_gradient_(Tensor& out, const Tensor& grad, const Tensor& code, IntArrayRef kernel, IntArrayRef stride,
-                           IntArrayRef padding, const std::optional<Tensor>& gate) {
-  constexpr auto op = "max_pool_gradient_";
-  const Image from = check_images({op, "grad"}, grad), to = check_images({op, "out"}, out);
-  check_written_images(op, "out", out, "grad", grad);
-  check_images({op, "code"}, code, at::kByte);
-  check_written_images(op, "out", out, "code", code);
-  TORCH_CHECK(code.sizes() == grad.sizes(), "l2ul::max_pool_gradient_: code has shape ", code.sizes(), ", grad ",
-              grad.sizes());
-  const cpu::Window window = check_window(op, to, from, kernel, stride, padding);
-  cpu::max_pool_gradient(window, grad.const_data_ptr<float>(), code.const_data_ptr<uint8_t>(),
-                         check_beside({op, "gate"}, gate, out), out.mutable_data_ptr<float>());
-  return out;
-}
-
 TORCH_LIBRARY_FRAGMENT(l2ul, m) {
   m.def("conv_pack(Tensor weight, int tile, bool gradient, bool half) -> Tensor");
   m.def(
       "conv_(Tensor(a!) out, Tensor x, Tensor packed, int tile, int[2] kernel, int[2] stride, int[2] padding, "
       "bool gradient, Tensor? bias, Tensor? add, Tensor? gate, bool relu) -> Tensor(a!)");
   m.def("winograd_conv2d(Tensor x, Tensor weight, int tile, int padding) -> Tensor");
-  m.def(
-      "max_pool_(Tensor(a!) out, Tensor(b!) code, Tensor x, int[2] kernel, int[2] stride, int[2] padding) -> "
-      "(Tensor(a!), Tensor(b!))");
-  m.def(
-      "max_pool_gradient_(Tensor(a!) out, Tensor grad, Tensor code, int[2] kernel, int[2] stride, int[2] padding, "
-      "Tensor? gate) -> Tensor(a!)");
 }
 
 TORCH_LIBRARY_IMPL(l2ul, CPU, m) {
   m.impl("conv_pack", conv_pack);
   m.impl("conv_", conv_);
   m.impl("winograd_conv2d", winograd_conv2d);
-  m.impl("max_pool_", max_pool_);
-  m.impl("max_pool_gradient_", max_pool_gradient_);
 }
 
 TORCH_LIBRARY_IMPL(l2ul, Autograd, m) {
-  for (const char* op : {"conv_pack", "conv_", "max_pool_", "max_pool_gradient_"}) {
+  for (const char* op : {"conv_pack", "conv_"}) {
     m.impl(op, torch::autograd::autogradNotImplementedFallback());
   }
   m.impl("winograd_conv2d", winograd_conv2d_autograd);
 }
 
 TORCH_LIBRARY_IMPL(l2ul, ADInplaceOrView, m) {
-  for (const char* op : {"conv_", "max_pool_", "max_pool_gradient_"}) {
-    m.impl(op, torch::autograd::autogradNotImplementedInplaceOrViewFallback());
-  }
+  m.impl("conv_", torch::autograd::autogradNotImplementedInplaceOrViewFallback());
 }
 
 }  // namespace

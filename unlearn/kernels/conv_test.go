@@ -260,40 +260,6 @@ func TestWinogradConv2d(t *testing.T) {
 	})
 }
 
-func TestMaxPool(t *testing.T) {
-	run(t, func() {
-		torch.ManualSeed(4)
-		for _, c := range []struct{ h, w, kernel, stride, padding int64 }{{8, 8, 3, 2, 1}, {7, 9, 2, 2, 0}, {5, 5, 3, 1, 1}, {6, 4, 3, 3, 0}, {1, 1, 1, 1, 0}} {
-			x := images(2, 11, c.h, c.w)
-			x.Select(0, 1).ClampI(-0.5, 0.5) // equal values
-			x = x.SetRequiresGrad(true)
-			want := x.MaxPool2d(pair(c.kernel), pair(c.stride), pair(c.padding), pair(1), false)
-			grad := torch.RandN(want.Shape(), false).Contiguous(torch.ChannelsLast)
-			wantGrad := torch.VectorJacobian([]torch.Tensor{want}, []torch.Tensor{grad}, []torch.Tensor{x}, false)[0]
-			x, want = x.Detach(), want.Detach()
-			pool := Pool{pair(c.kernel), pair(c.stride), pair(c.padding)}
-			got, code, back := want.EmptyLike(), want.EmptyLike().CastTo(torch.Byte), x.EmptyLike()
-			pool.Run(got, code, x)
-			pool.Gradient(back, grad, code, torch.Tensor{})
-			if !torch.Equal(got, want) || largest(back, wantGrad) > 1e-6 {
-				t.Errorf("%+v: values %t, gradient differs by %g", c, torch.Equal(got, want), largest(back, wantGrad))
-			}
-			lowest := torch.Full(x.Shape(), math.Inf(-1), false).Contiguous(torch.ChannelsLast)
-			pool.Run(got, code, lowest)
-			pool.Gradient(back, grad, code, torch.Tensor{})
-			if math.Abs(back.Sum().Item()-grad.Sum().Item()) > 1e-3 {
-				t.Errorf("%+v: a gradient is lost in padding", c)
-			}
-			pool.Run(got, code, x)
-			gate := images(2, 11, c.h, c.w)
-			pool.Gradient(back, grad, code, gate)
-			if closed := torch.Where(gate.GtScalar(0), wantGrad, wantGrad.ZerosLike()); largest(back, closed) > 1e-6 {
-				t.Errorf("%+v: the gate does not close", c)
-			}
-		}
-	})
-}
-
 // NaN goes through, so that broken weights show.
 func TestConvLetsNaNThrough(t *testing.T) {
 	run(t, func() {
@@ -305,11 +271,6 @@ func TestConvLetsNaNThrough(t *testing.T) {
 				t.Errorf("tile %d hides NaN", tile)
 			}
 		}
-		out, code := x.EmptyLike(), x.EmptyLike().CastTo(torch.Byte)
-		Pool{pair(3), pair(1), pair(1)}.Run(out, code, x)
-		if !math.IsNaN(out.Sum().Item()) {
-			t.Error("pooling hides NaN")
-		}
 	})
 }
 
@@ -320,7 +281,6 @@ func TestConvErrors(t *testing.T) {
 		conv := Conv{Kernel: pair(3), Stride: pair(1), Padding: pair(1), Tile: 2}
 		packed, out := conv.Pack(weight), grad.EmptyLike()
 		with := func(change func(c *Conv)) Conv { c := conv; change(&c); return c }
-		pool, code := Pool{pair(3), pair(1), pair(1)}, x.EmptyLike().CastTo(torch.Byte)
 		for want, call := range map[string]func(){
 			"weight has shape [24, 16, 3]": func() { conv.Pack(weight.Select(3, 0)) },
 			"weight has dtype Double":      func() { conv.Pack(weight.CastTo(torch.Double)) },
@@ -344,10 +304,6 @@ func TestConvErrors(t *testing.T) {
 			"x shares memory with out": func() {
 				with(func(c *Conv) {}).Run(x, x, with(func(*Conv) {}).Pack(torch.RandN([]int64{16, 16, 3, 3}, false)), Epilogue{})
 			},
-			"code has dtype Float":                      func() { pool.Run(x.EmptyLike(), x.EmptyLike(), x) },
-			"does not fit kernel [3, 3], stride [1, 1]": func() { pool.Run(images(2, 16, 9, 6), images(2, 16, 9, 6).CastTo(torch.Byte), x) },
-			"more than 256 places":                      func() { Pool{pair(17), pair(1), pair(8)}.Run(x.EmptyLike(), code, x) },
-			"code has shape":                            func() { pool.Gradient(x.EmptyLike(), x, images(2, 16, 5, 6).CastTo(torch.Byte), torch.Tensor{}) },
 		} {
 			refused(t, want, call)
 		}

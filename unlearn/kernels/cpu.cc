@@ -136,7 +136,8 @@ L2UL_CLONES void start_linf(const float* x, const float* start, int64_t size, fl
   L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) { delta[i] = boxed(x[i], clamp(start[i] - x[i], -eps, eps)); }
 }
 
-L2UL_CLONES void step_l2(float* delta, const float* grad, const float* x, int64_t size, float alpha, float eps) {
+L2UL_CLONES void step_l2(float* delta, float* next, const float* grad, const float* x, int64_t size, float alpha,
+                         float eps) {
   LaneSum gradient;
   add_squares(gradient, grad, size);
   const float scale = inverse(norm(gradient.total()));
@@ -147,12 +148,18 @@ L2UL_CLONES void step_l2(float* delta, const float* grad, const float* x, int64_
     add_squares(squares, delta + at, n);
   }
   const float factor = shrink(norm(squares.total()), eps);
-  if (factor == 1.0f) return;
-  for (int64_t i = 0; i < size; ++i) delta[i] *= factor;
+  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) {
+    delta[i] *= factor;
+    next[i] = x[i] + delta[i];
+  }
 }
 
-L2UL_CLONES void step_linf(float* delta, const float* grad, const float* x, int64_t size, float alpha, float eps) {
-  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) delta[i] = linf_moved(delta[i], grad[i], x[i], alpha, eps);
+L2UL_CLONES void step_linf(float* delta, float* next, const float* grad, const float* x, int64_t size, float alpha,
+                           float eps) {
+  L2UL_ELEMENTWISE for (int64_t i = 0; i < size; ++i) {
+    delta[i] = linf_moved(delta[i], grad[i], x[i], alpha, eps);
+    next[i] = x[i] + delta[i];
+  }
 }
 
 L2UL_CLONES void add_abs(float* omega, const float* grad, int64_t size, float weight, float count) {
@@ -251,16 +258,18 @@ void pgd_start_linf(const float* x, const float* start, int64_t images, int64_t 
   each_image(images, size, [&](int64_t i) { start_linf(x + i * size, start + i * size, size, eps, delta + i * size); });
 }
 
-void pgd_l2_step(float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha, float eps,
-                 Stream) {
-  each_image(images, size,
-             [&](int64_t i) { step_l2(delta + i * size, grad + i * size, x + i * size, size, alpha, eps); });
+void pgd_l2_step(float* delta, float* next, const float* grad, const float* x, int64_t images, int64_t size,
+                 float alpha, float eps, Stream) {
+  each_image(images, size, [&](int64_t i) {
+    step_l2(delta + i * size, next + i * size, grad + i * size, x + i * size, size, alpha, eps);
+  });
 }
 
-void pgd_linf_step(float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha,
-                   float eps, Stream) {
-  each_image(images, size,
-             [&](int64_t i) { step_linf(delta + i * size, grad + i * size, x + i * size, size, alpha, eps); });
+void pgd_linf_step(float* delta, float* next, const float* grad, const float* x, int64_t images, int64_t size,
+                   float alpha, float eps, Stream) {
+  each_image(images, size, [&](int64_t i) {
+    step_linf(delta + i * size, next + i * size, grad + i * size, x + i * size, size, alpha, eps);
+  });
 }
 
 void accumulate_abs(std::span<const Importance> list, float weight, float count, Stream) {
@@ -335,6 +344,123 @@ void anchor_penalty(std::span<const Drift> list, double* out, void* /*scratch*/,
   out[1] = sum.plain;
 }
 
+// ---- plans ----------------------------------------------------------------------------------------------------------
+
+// Values of whole pixels, from `begin` on.
+template <class T>
+L2UL_INLINE void finish_pixels(const Finish<T>& given, int64_t begin, int64_t size) {
+  const Finish<T> f = given;
+  for (int64_t at = begin; at < begin + size; at += f.channels) {
+    L2UL_ELEMENTWISE for (int64_t c = 0; c < f.channels; ++c) {
+      float v = widen(f.sum[at + c]);
+      if (f.bias != nullptr) v = v + f.bias[c];
+      if (f.add != nullptr) v = v + widen(f.add[at + c]);
+      if (f.relu) v = rectified(v);
+      if (f.gate != nullptr) v = gated(v, widen(f.gate[at + c]));
+      f.out[at + c] = narrow<T>(v);
+    }
+  }
+}
+
+L2UL_CLONES void finish_part(const Finish<float>& f, int64_t begin, int64_t size) { finish_pixels(f, begin, size); }
+L2UL_CLONES void finish_part_bf16(const Finish<BFloat16>& f, int64_t begin, int64_t size) {
+  finish_pixels(f, begin, size);
+}
+
+template <class T>
+void finish(const Finish<T>& f, void (*part)(const Finish<T>&, int64_t, int64_t)) {
+  const int64_t step = std::max<int64_t>(1, kPiece / f.channels) * f.channels;
+  each_piece((f.size + step - 1) / step, [&](int64_t i) { part(f, i * step, std::min(step, f.size - i * step)); });
+}
+
+// The largest values of one window, whose places lie at from, NULL outside the image.
+template <class T>
+L2UL_INLINE void pool_window(const T* const* from, int64_t taps, int64_t depth, float* best, T* out, uint8_t* code) {
+  for (int64_t k = 0; k < depth; ++k) best[k] = -std::numeric_limits<float>::infinity();
+  const int64_t inside = std::find_if(from, from + taps, [](const T* v) { return v != nullptr; }) - from;
+  std::memset(code, static_cast<int>(inside), depth);
+  for (int64_t t = inside; t < taps; ++t) {
+    const T* const v = from[t];
+    if (v == nullptr) continue;
+    for (int64_t k = 0; k < depth; ++k) {
+      const float value = widen(v[k]);
+      const bool more = larger(value, best[k]);
+      best[k] = more ? value : best[k];
+      code[k] = more ? static_cast<uint8_t>(t) : code[k];
+    }
+  }
+  for (int64_t k = 0; k < depth; ++k) out[k] = narrow<T>(best[k]);
+}
+
+L2UL_CLONES void pool_one(const float* const* from, int64_t taps, int64_t depth, float* best, float* out,
+                          uint8_t* code) {
+  pool_window(from, taps, depth, best, out, code);
+}
+L2UL_CLONES void pool_one_bf16(const BFloat16* const* from, int64_t taps, int64_t depth, float* best, BFloat16* out,
+                               uint8_t* code) {
+  pool_window(from, taps, depth, best, out, code);
+}
+
+template <class T>
+void max_pool(const Window& w, const MaxPool<T>& p,
+              void (*window)(const T* const*, int64_t, int64_t, float*, T*, uint8_t*)) {
+  const int64_t taps = w.kernel_h * w.kernel_w;
+  at::parallel_for(0, w.images * w.out_h, 4, [&](int64_t begin, int64_t end) {
+    std::vector<const T*> from(taps);
+    std::vector<float> best(w.depth);
+    for (int64_t line = begin; line < end; ++line) {
+      for (int64_t column = 0; column < w.out_w; ++column) {
+        for (int64_t t = 0; t < taps; ++t) {
+          const int64_t h = line % w.out_h * w.stride_h + t / w.kernel_w - w.pad_h;
+          const int64_t v = column * w.stride_w + t % w.kernel_w - w.pad_w;
+          const bool inside = h >= 0 && h < w.in_h && v >= 0 && v < w.in_w;
+          from[t] = inside ? p.x + ((line / w.out_h * w.in_h + h) * w.in_w + v) * w.depth : nullptr;
+        }
+        const int64_t at = (line * w.out_w + column) * w.depth;
+        window(from.data(), taps, w.depth, best.data(), p.out + at, p.code + at);
+      }
+    }
+  });
+}
+
+template <class T>
+L2UL_INLINE void add_tap(const T* grad, const uint8_t* code, uint8_t tap, int64_t depth, float* sum) {
+  for (int64_t k = 0; k < depth; ++k) sum[k] += code[k] == tap ? widen(grad[k]) : 0.0f;
+}
+
+L2UL_CLONES void add_where(const float* grad, const uint8_t* code, uint8_t tap, int64_t depth, float* sum) {
+  add_tap(grad, code, tap, depth, sum);
+}
+L2UL_CLONES void add_where_bf16(const BFloat16* grad, const uint8_t* code, uint8_t tap, int64_t depth, float* sum) {
+  add_tap(grad, code, tap, depth, sum);
+}
+
+template <class T>
+void max_pool_gradient(const Window& w, const MaxPoolGradient<T>& p,
+                       void (*add)(const T*, const uint8_t*, uint8_t, int64_t, float*)) {
+  at::parallel_for(0, w.images * w.in_h, 4, [&](int64_t begin, int64_t end) {
+    std::vector<float> sum(w.depth);
+    for (int64_t line = begin; line < end; ++line) {
+      const int64_t image = line / w.in_h, h = line % w.in_h;
+      for (int64_t v = 0; v < w.in_w; ++v) {
+        std::ranges::fill(sum, 0.0f);
+        for (int64_t t = 0; t < w.kernel_h * w.kernel_w; ++t) {
+          const int64_t down = h + w.pad_h - t / w.kernel_w, across = v + w.pad_w - t % w.kernel_w;
+          if (down % w.stride_h != 0 || across % w.stride_w != 0) continue;
+          const int64_t oh = down / w.stride_h, ow = across / w.stride_w;
+          if (oh < 0 || oh >= w.out_h || ow < 0 || ow >= w.out_w) continue;
+          const int64_t from = ((image * w.out_h + oh) * w.out_w + ow) * w.depth;
+          add(p.grad + from, p.code + from, static_cast<uint8_t>(t), w.depth, sum.data());
+        }
+        const int64_t at = (line * w.in_w + v) * w.depth;
+        for (int64_t k = 0; k < w.depth; ++k) {
+          p.out[at + k] = narrow<T>(p.gate == nullptr ? sum[k] : gated(sum[k], widen(p.gate[at + k])));
+        }
+      }
+    }
+  });
+}
+
 }  // namespace
 
 const Bodies cpu_bodies = {
@@ -349,6 +475,14 @@ const Bodies cpu_bodies = {
     .anchored_sgd = anchored_sgd,
     .anchor_penalty = anchor_penalty,
     .scratch = 0,
+    .finish = [](const Finish<float>& f, Stream) { finish(f, finish_part); },
+    .finish_bf16 = [](const Finish<BFloat16>& f, Stream) { finish(f, finish_part_bf16); },
+    .max_pool = [](const Window& w, const MaxPool<float>& p, Stream) { max_pool(w, p, pool_one); },
+    .max_pool_bf16 = [](const Window& w, const MaxPool<BFloat16>& p, Stream) { max_pool(w, p, pool_one_bf16); },
+    .max_pool_gradient = [](const Window& w, const MaxPoolGradient<float>& p,
+                            Stream) { max_pool_gradient(w, p, add_where); },
+    .max_pool_gradient_bf16 = [](const Window& w, const MaxPoolGradient<BFloat16>& p,
+                                 Stream) { max_pool_gradient(w, p, add_where_bf16); },
 };
 
 }  // namespace l2ul

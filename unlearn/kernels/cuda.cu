@@ -75,10 +75,14 @@ __device__ __forceinline__ void store(T* to, const Pack<T, W>& values) {
   *reinterpret_cast<Pack<T, W>*>(to) = values;
 }
 
-template <class... T>
-__device__ __forceinline__ bool fit_packs(const T*... pointers) {
-  return ((reinterpret_cast<uintptr_t>(pointers) % (4 * sizeof(T)) == 0) && ...);
+template <int W = 4, class... T>
+__host__ __device__ __forceinline__ bool fit_packs(const T*... pointers) {
+  return ((reinterpret_cast<uintptr_t>(pointers) % (W * sizeof(T)) == 0) && ...);
 }
+
+// How many values of a type move together: 16 bytes.
+template <class T>
+constexpr int kWide = 16 / sizeof(T);
 
 template <int W>
 struct Width {
@@ -87,10 +91,10 @@ struct Width {
 
 // Shares [0, n) out among the threads: f(i, Width<W>) is to deal with the W values from i on. A thread sees its places
 // in rising order, and the same ones in every call with the same n and `packs`.
-template <class F>
+template <int W = 4, class F>
 __device__ __forceinline__ void each(int64_t n, bool packs, const F& f) {
-  const int64_t in_packs = packs ? n & ~int64_t{3} : 0;
-  for (int64_t i = 4 * threadIdx.x; i < in_packs; i += 4 * kThreads) f(i, Width<4>());
+  const int64_t in_packs = packs ? n - n % W : 0;
+  for (int64_t i = W * threadIdx.x; i < in_packs; i += W * kThreads) f(i, Width<W>());
   for (int64_t i = in_packs + threadIdx.x; i < n; i += kThreads) f(i, Width<1>());
 }
 
@@ -147,19 +151,6 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---- the attack -----------------------------------------------------------------------------------------------------
 
-// Scales what `work` holds of one image to the ball of radius eps and writes it, through `last`, to delta.
-template <class Last>
-__device__ void project(const float* work, float* delta, int64_t size, bool packs, double squares, float eps,
-                        const Last& last) {
-  const float factor = shrink(norm(squares), eps);
-  each(size, packs, [&](int64_t i, auto width) {
-    constexpr int W = decltype(width)::value;
-    auto d = load<W>(work + i);
-    for (int k = 0; k < W; ++k) d.at[k] = last(i + k, d.at[k] * factor);
-    store(delta + i, d);
-  });
-}
-
 // A block works on one image. Between the passes what is not yet delta lies in shared memory where an image fits, and
 // else in delta itself; every thread meets its own values only.
 __global__ void __launch_bounds__(kThreads)
@@ -180,16 +171,23 @@ __global__ void __launch_bounds__(kThreads)
     }
     store(work + i, d);
   });
-  project(work, delta, size, packs, block_sum(squares), eps, [x](int64_t i, float d) { return boxed(x[i], d); });
+  const float factor = shrink(norm(block_sum(squares)), eps);
+  each(size, packs, [&](int64_t i, auto width) {
+    constexpr int W = decltype(width)::value;
+    const auto image = load<W>(x + i);
+    auto d = load<W>(work + i);
+    for (int k = 0; k < W; ++k) d.at[k] = boxed(image.at[k], d.at[k] * factor);
+    store(delta + i, d);
+  });
 }
 
 __global__ void __launch_bounds__(kThreads)
-    step_l2(float* delta, const float* grad, const float* x, int64_t size, float alpha, float eps) {
+    step_l2(float* delta, float* next, const float* grad, const float* x, int64_t size, float alpha, float eps) {
   alignas(16) __shared__ float held[kHeld];
   const int64_t at = blockIdx.x * size;
-  delta += at, grad += at, x += at;
+  delta += at, next += at, grad += at, x += at;
   float* const work = size <= kHeld ? held : delta;
-  const bool packs = fit_packs(delta, grad, x);
+  const bool packs = fit_packs(delta, next, grad, x);
   double squares = 0;
   each(size, packs, [&](int64_t i, auto width) {
     constexpr int W = decltype(width)::value;
@@ -208,7 +206,17 @@ __global__ void __launch_bounds__(kThreads)
     }
     store(work + i, d);
   });
-  project(work, delta, size, packs, block_sum(squares), eps, [](int64_t, float d) { return d; });
+  const float factor = shrink(norm(block_sum(squares)), eps);
+  each(size, packs, [&](int64_t i, auto width) {
+    constexpr int W = decltype(width)::value;
+    auto image = load<W>(x + i), d = load<W>(work + i);
+    for (int k = 0; k < W; ++k) {
+      d.at[k] *= factor;
+      image.at[k] += d.at[k];
+    }
+    store(delta + i, d);
+    store(next + i, image);
+  });
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -225,15 +233,19 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    step_linf(float* delta, const float* grad, const float* x, int64_t size, float alpha, float eps) {
+    step_linf(float* delta, float* next, const float* grad, const float* x, int64_t size, float alpha, float eps) {
   const int64_t at = blockIdx.x * kPiece;
-  delta += at, grad += at, x += at;
-  each(min(kPiece, size - at), fit_packs(delta, grad, x), [&](int64_t i, auto width) {
+  delta += at, next += at, grad += at, x += at;
+  each(min(kPiece, size - at), fit_packs(delta, next, grad, x), [&](int64_t i, auto width) {
     constexpr int W = decltype(width)::value;
-    const auto g = load<W>(grad + i), image = load<W>(x + i);
-    auto d = load<W>(delta + i);
-    for (int k = 0; k < W; ++k) d.at[k] = linf_moved(d.at[k], g.at[k], image.at[k], alpha, eps);
+    const auto g = load<W>(grad + i);
+    auto image = load<W>(x + i), d = load<W>(delta + i);
+    for (int k = 0; k < W; ++k) {
+      d.at[k] = linf_moved(d.at[k], g.at[k], image.at[k], alpha, eps);
+      image.at[k] += d.at[k];
+    }
     store(delta + i, d);
+    store(next + i, image);
   });
 }
 
@@ -426,6 +438,145 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
+// ---- plans ----------------------------------------------------------------------------------------------------------
+
+// W values of any type at `from`, which may be NULL for zeros, as float32.
+template <int W, class T>
+__device__ __forceinline__ Pack<float, W> widened(const T* from) {
+  Pack<float, W> wide = {};
+  if (from == nullptr) return wide;
+  const auto values = load<W>(from);
+  for (int k = 0; k < W; ++k) wide.at[k] = widen(values.at[k]);
+  return wide;
+}
+
+template <class T, int W>
+__device__ __forceinline__ void store_narrow(T* to, const Pack<float, W>& values) {
+  Pack<T, W> narrowed;
+  for (int k = 0; k < W; ++k) narrowed.at[k] = narrow<T>(values.at[k]);
+  store(to, narrowed);
+}
+
+template <class T>
+__device__ __forceinline__ const T* beyond(const T* pointer, int64_t distance) {
+  return pointer == nullptr ? nullptr : pointer + distance;
+}
+
+// A block finishes one piece.
+template <class T>
+__global__ void __launch_bounds__(kThreads) finish(const Finish<T> f) {
+  constexpr int kPack = kWide<T>;
+  const int64_t begin = blockIdx.x * kPiece;
+  const auto phase = static_cast<uint32_t>(begin % f.channels), period = static_cast<uint32_t>(f.channels);
+  each<kPack>(min(kPiece, f.size - begin), fit_packs<kPack>(f.out, f.sum, f.add, f.gate), [&](int64_t i, auto width) {
+    constexpr int W = decltype(width)::value;
+    const int64_t at = begin + i;
+    auto v = widened<W>(f.sum + at);
+    const auto add = widened<W>(beyond(f.add, at)), gate = widened<W>(beyond(f.gate, at));
+    uint32_t c = (phase + static_cast<uint32_t>(i)) % period;
+    for (int k = 0; k < W; ++k) {
+      if (f.bias != nullptr) v.at[k] = v.at[k] + f.bias[c];
+      if (f.add != nullptr) v.at[k] = v.at[k] + add.at[k];
+      if (f.relu) v.at[k] = rectified(v.at[k]);
+      if (f.gate != nullptr) v.at[k] = gated(v.at[k], gate.at[k]);
+      c = c + 1 == period ? 0 : c + 1;
+    }
+    store_narrow(f.out + at, v);
+  });
+}
+
+// Where the W values of a thread lie: in the channels from `channel` on of one pixel. Neighbours share a pixel, so that
+// they read side by side.
+struct Spot {
+  int64_t image, row, column, channel;
+  bool inside;
+};
+
+template <int W>
+__device__ __forceinline__ Spot spot(const Window& w, int64_t height, int64_t width) {
+  int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t groups = w.depth / W, channel = i % groups * W;
+  i /= groups;
+  const int64_t column = i % width;
+  i /= width;
+  return {i / height, i % height, column, channel, i / height < w.images};
+}
+
+// A thread looks for the largest values of one window.
+template <class T, int W>
+__global__ void __launch_bounds__(kThreads) max_pool(const Window w, const MaxPool<T> p) {
+  const Spot at = spot<W>(w, w.out_h, w.out_w);
+  if (!at.inside) return;
+  Pack<float, W> best = {};
+  Pack<uint8_t, W> code = {};
+  bool first = true;
+  for (int64_t t = 0; t < w.kernel_h * w.kernel_w; ++t) {
+    const int64_t h = at.row * w.stride_h + t / w.kernel_w - w.pad_h;
+    const int64_t v = at.column * w.stride_w + t % w.kernel_w - w.pad_w;
+    if (h < 0 || h >= w.in_h || v < 0 || v >= w.in_w) continue;
+    const auto values = widened<W>(p.x + ((at.image * w.in_h + h) * w.in_w + v) * w.depth + at.channel);
+    for (int k = 0; k < W; ++k) {
+      if (!first && !larger(values.at[k], best.at[k])) continue;
+      best.at[k] = values.at[k];
+      code.at[k] = static_cast<uint8_t>(t);
+    }
+    first = false;
+  }
+  const int64_t to = ((at.image * w.out_h + at.row) * w.out_w + at.column) * w.depth + at.channel;
+  store_narrow(p.out + to, best);
+  store(p.code + to, code);
+}
+
+// A thread looks at the windows that see its pixel, so that nobody else adds to its sum.
+template <class T, int W>
+__global__ void __launch_bounds__(kThreads) max_pool_gradient(const Window w, const MaxPoolGradient<T> p) {
+  const Spot at = spot<W>(w, w.in_h, w.in_w);
+  if (!at.inside) return;
+  Pack<float, W> sum = {};
+  for (int64_t t = 0; t < w.kernel_h * w.kernel_w; ++t) {
+    const int64_t down = at.row + w.pad_h - t / w.kernel_w, across = at.column + w.pad_w - t % w.kernel_w;
+    if (down < 0 || across < 0 || down % w.stride_h != 0 || across % w.stride_w != 0) continue;
+    const int64_t row = down / w.stride_h, column = across / w.stride_w;
+    if (row >= w.out_h || column >= w.out_w) continue;
+    const int64_t from = ((at.image * w.out_h + row) * w.out_w + column) * w.depth + at.channel;
+    const auto grad = widened<W>(p.grad + from);
+    const auto code = load<W>(p.code + from);
+    for (int k = 0; k < W; ++k) sum.at[k] += code.at[k] == t ? grad.at[k] : 0.0f;
+  }
+  const int64_t to = ((at.image * w.in_h + at.row) * w.in_w + at.column) * w.depth + at.channel;
+  const auto gate = widened<W>(beyond(p.gate, to));
+  for (int k = 0; k < W; ++k) {
+    if (p.gate != nullptr) sum.at[k] = gated(sum.at[k], gate.at[k]);
+  }
+  store_narrow(p.out + to, sum);
+}
+
+template <class T>
+void launch_finish(const Finish<T>& f, Stream stream) {
+  launch("finish", finish<T>, pieces_of(f.size), stream, f);
+}
+
+// Threads that are needed for `pixels` pixels, in blocks.
+int64_t blocks_of(int64_t pixels, const Window& w, int width) {
+  return (pixels * (w.depth / width) + kThreads - 1) / kThreads;
+}
+
+template <class T>
+void launch_pool(const Window& w, const MaxPool<T>& p, Stream stream) {
+  constexpr int kPack = kWide<T>;
+  const bool packs = w.depth % kPack == 0 && fit_packs<kPack>(p.x, p.out, p.code);
+  launch("max_pool", packs ? max_pool<T, kPack> : max_pool<T, 1>,
+         blocks_of(w.images * w.out_h * w.out_w, w, packs ? kPack : 1), stream, w, p);
+}
+
+template <class T>
+void launch_pool_gradient(const Window& w, const MaxPoolGradient<T>& p, Stream stream) {
+  constexpr int kPack = kWide<T>;
+  const bool packs = w.depth % kPack == 0 && fit_packs<kPack>(p.grad, p.code, p.gate, p.out);
+  launch("max_pool_gradient", packs ? max_pool_gradient<T, kPack> : max_pool_gradient<T, 1>,
+         blocks_of(w.images * w.in_h * w.in_w, w, packs ? kPack : 1), stream, w, p);
+}
+
 }  // namespace
 
 // ---- the table ------------------------------------------------------------------------------------------------------
@@ -444,13 +595,15 @@ const Bodies cuda_bodies = {
         [](const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta, Stream stream) {
           launch("start_linf", start_linf, pieces_of(images * size), stream, x, start, images * size, eps, delta);
         },
-    .pgd_l2_step = [](float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha,
-                      float eps,
-                      Stream stream) { launch("step_l2", step_l2, images, stream, delta, grad, x, size, alpha, eps); },
+    .pgd_l2_step =
+        [](float* delta, float* next, const float* grad, const float* x, int64_t images, int64_t size, float alpha,
+           float eps,
+           Stream stream) { launch("step_l2", step_l2, images, stream, delta, next, grad, x, size, alpha, eps); },
     .pgd_linf_step =
-        [](float* delta, const float* grad, const float* x, int64_t images, int64_t size, float alpha, float eps,
-           Stream stream) {
-          launch("step_linf", step_linf, pieces_of(images * size), stream, delta, grad, x, images * size, alpha, eps);
+        [](float* delta, float* next, const float* grad, const float* x, int64_t images, int64_t size, float alpha,
+           float eps, Stream stream) {
+          launch("step_linf", step_linf, pieces_of(images * size), stream, delta, next, grad, x, images * size, alpha,
+                 eps);
         },
     .accumulate_abs =
         [](std::span<const Importance> list, float weight, float count, Stream stream) {
@@ -490,6 +643,12 @@ const Bodies cuda_bodies = {
           launch("penalty_total", penalty_total, 1, stream, parts, out);
         },
     .scratch = kParts * static_cast<int64_t>(std::max(sizeof(Range), sizeof(Penalty))),
+    .finish = launch_finish<float>,
+    .finish_bf16 = launch_finish<BFloat16>,
+    .max_pool = launch_pool<float>,
+    .max_pool_bf16 = launch_pool<BFloat16>,
+    .max_pool_gradient = launch_pool_gradient<float>,
+    .max_pool_gradient_bf16 = launch_pool_gradient<BFloat16>,
 };
 
 }  // namespace l2ul

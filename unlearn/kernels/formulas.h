@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 
 #ifdef __CUDACC__
 #define L2UL_INLINE __device__ __forceinline__
@@ -12,6 +14,42 @@
 #endif
 
 namespace l2ul {
+
+// A bfloat16: the upper half of a float32.
+struct BFloat16 {
+  uint16_t bits;
+};
+
+L2UL_INLINE float widen(float v) { return v; }
+L2UL_INLINE float widen(BFloat16 v) {
+  const uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
+  float wide;
+  memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
+// Rounds to the nearest, ties to even, as libtorch does.
+template <class T>
+L2UL_INLINE T narrow(float v);
+template <>
+L2UL_INLINE float narrow<float>(float v) {
+  return v;
+}
+template <>
+L2UL_INLINE BFloat16 narrow<BFloat16>(float v) {
+  uint32_t bits;
+  memcpy(&bits, &v, sizeof bits);
+  bits = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return {static_cast<uint16_t>(v == v ? bits : 0x7fc0)};
+}
+
+// What a ReLU makes of a value, and the gradient that it lets through where its own value was `gate`. NaN passes both,
+// so that broken weights show.
+L2UL_INLINE float rectified(float v) { return v < 0.0f ? 0.0f : v; }
+L2UL_INLINE float gated(float v, float gate) { return gate <= 0.0f ? 0.0f : v; }
+
+// Whether v is the largest of a window so far: the first of equals, and NaN is larger than any number.
+L2UL_INLINE bool larger(float v, float best) { return v > best || v != v; }
 
 L2UL_INLINE double square(float v) { return static_cast<double>(v) * static_cast<double>(v); }
 

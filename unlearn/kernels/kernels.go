@@ -85,27 +85,31 @@ func PGDStart(x, start torch.Tensor, eps float64, norm string) torch.Tensor {
 	return ready(opPGDStart).One(x, start, eps, norm)
 }
 
-var opPGDL2Step = torch.Define("l2ul::pgd_l2_step_(Tensor(a!) delta, Tensor grad, Tensor x, float alpha, float eps) -> Tensor(a!)")
+var opPGDL2Step = torch.Define("l2ul::pgd_l2_step_(Tensor(a!) delta, Tensor(b!) next, Tensor grad, Tensor x, float alpha, float eps) -> (Tensor(a!), Tensor(b!))")
 
-// PGDL2Step takes one step of the L2 attack in place (spec/l2ul.md section 3.1), ascending on grad:
+// PGDL2Step takes one step of the L2 attack in place (spec/l2ul.md section 3.1), ascending on grad, and writes the images
+// that the network sees next:
 //
-//	δ ← project(clampbox(δ + alpha·(g·(1/max(‖g‖, 1e-6)))))
+//	δ    ← project(clampbox(δ + alpha·(g·(1/max(‖g‖, 1e-6)))))
+//	next ← x + δ
 //
-// with clampbox and project of [PGDStart]. delta, grad and x are float32 [n,…] of equal shape. A gradient that is not
-// finite makes its image's δ NaN.
-func PGDL2Step(delta, grad, x torch.Tensor, alpha, eps float64) {
-	ready(opPGDL2Step).Do(delta, grad, x, alpha, eps)
+// with clampbox and project of [PGDStart]. All are float32 [n,…] of equal shape; next shares memory with none of the
+// others. A gradient that is not finite makes its image's δ NaN.
+func PGDL2Step(delta, next, grad, x torch.Tensor, alpha, eps float64) {
+	ready(opPGDL2Step).Do(delta, next, grad, x, alpha, eps)
 }
 
-var opPGDLinfStep = torch.Define("l2ul::pgd_linf_step_(Tensor(a!) delta, Tensor grad, Tensor x, float alpha, float eps) -> Tensor(a!)")
+var opPGDLinfStep = torch.Define("l2ul::pgd_linf_step_(Tensor(a!) delta, Tensor(b!) next, Tensor grad, Tensor x, float alpha, float eps) -> (Tensor(a!), Tensor(b!))")
 
-// PGDLinfStep takes one step of the L∞ attack in place, ascending on grad:
+// PGDLinfStep takes one step of the L∞ attack in place, ascending on grad, and writes the images that the network sees
+// next:
 //
-//	δ ← clampbox(min(max(δ + alpha·sign(g), -eps), eps))
+//	δ    ← clampbox(min(max(δ + alpha·sign(g), -eps), eps))
+//	next ← x + δ
 //
 // Shapes are those of [PGDL2Step]. A gradient that is not finite makes its element of δ NaN, where sign would hide it.
-func PGDLinfStep(delta, grad, x torch.Tensor, alpha, eps float64) {
-	ready(opPGDLinfStep).Do(delta, grad, x, alpha, eps)
+func PGDLinfStep(delta, next, grad, x torch.Tensor, alpha, eps float64) {
+	ready(opPGDLinfStep).Do(delta, next, grad, x, alpha, eps)
 }
 
 var opAccumulateAbs = torch.Define("l2ul::accumulate_abs_(Tensor(a!)[] omega, Tensor[] grads, float weight, float count) -> ()")

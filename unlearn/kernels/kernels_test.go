@@ -152,6 +152,12 @@ func equal(t *testing.T, what string, got torch.Tensor, want []float32) {
 	}
 }
 
+// same compares bits of values, whatever their layouts.
+func same(t *testing.T, what string, got, want torch.Tensor) {
+	t.Helper()
+	equal(t, what, got, torch.ToSlice[float32](want))
+}
+
 func norm(v []float32) float32 {
 	sum := 0.0
 	for _, x := range v {
@@ -253,12 +259,14 @@ func TestPGD(t *testing.T) {
 						got := PGDStart(layout(x.tensor()), start.tensor(), eps, kind)
 						equal(t, "start "+kind+" "+what, got, startReference(x, start, float32(eps), kind))
 					}
-					d := layout(delta.tensor())
-					PGDL2Step(d, layout(grad.tensor()), x.tensor(), alpha, eps)
+					d, next := layout(delta.tensor()), x.tensor().Clone()
+					PGDL2Step(d, next, layout(grad.tensor()), x.tensor(), alpha, eps)
 					equal(t, "l2 "+what, d, l2Reference(delta, grad, x, float32(alpha), float32(eps)))
-					d = layout(delta.tensor())
-					PGDLinfStep(d, grad.tensor(), layout(x.tensor()), alpha, eps)
+					same(t, "next, l2 "+what, next, x.tensor().Add(d, 1))
+					d, next = layout(delta.tensor()), layout(x.tensor().Clone())
+					PGDLinfStep(d, next, grad.tensor(), layout(x.tensor()), alpha, eps)
 					equal(t, "linf "+what, d, linfReference(delta, grad, x, float32(alpha), float32(eps)))
+					same(t, "next, linf "+what, next, x.tensor().Add(d, 1))
 				})
 			}
 		}
@@ -267,12 +275,12 @@ func TestPGD(t *testing.T) {
 
 func TestPGDShowsBadGradients(t *testing.T) {
 	for _, bad := range []float64{math.NaN(), math.Inf(1)} {
-		for name, step := range map[string]func(delta, grad, x torch.Tensor, alpha, eps float64){"l2": PGDL2Step, "linf": PGDLinfStep} {
+		for name, step := range map[string]func(delta, next, grad, x torch.Tensor, alpha, eps float64){"l2": PGDL2Step, "linf": PGDLinfStep} {
 			run(t, func() {
 				shape := []int64{2, 3, 4, 4}
 				delta, grad, x := there(torch.Zeros(shape, false)), there(torch.Ones(shape, false)), there(torch.Full(shape, 0.5, false))
 				grad.Select(0, 1).Select(0, 2).FillI(bad)
-				step(delta, grad, x, 0.1, 1)
+				step(delta, x.Clone(), grad, x, 0.1, 1)
 				if delta.Select(0, 0).IsFinite().All().Item() != 1 {
 					t.Errorf("%s: %v in one image's gradient reached the other image", name, bad)
 				}
@@ -516,14 +524,14 @@ func TestAnchorPenalty(t *testing.T) {
 // More elements than 32 bits count, on a device that has the room and the speed.
 func TestHuge(t *testing.T) {
 	if device == torch.CPU {
-		t.Skip("takes 26 GB; runs on CUDA")
+		t.Skip("takes 34 GB; runs on CUDA")
 	}
 	const n = 1<<31 + 5
 	run(t, func() {
 		delta, grad := opZeros.One([]int64{2, n / 2}, torch.Float, nil, device), opZeros.One([]int64{2, n / 2}, torch.Float, nil, device)
 		last := grad.Select(0, 1).Narrow(0, n/2-1, 1)
 		last.FillI(1)
-		PGDLinfStep(delta, grad, delta.Clone(), 0.25, 1)
+		PGDLinfStep(delta, delta.Clone(), grad, delta.Clone(), 0.25, 1)
 		end := delta.Select(0, 1).Narrow(0, n/2-2, 2)
 		equal(t, "the last two of many", end, []float32{0, 0.25})
 		equal(t, "the first of many", delta.Select(0, 0).Narrow(0, 0, 1), []float32{0})
@@ -544,7 +552,7 @@ func TestThreadsDoNotChangeBits(t *testing.T) {
 			id := layouts["contiguous"]
 			params, delta := tensors(p, id), d.tensor()
 			AnchoredSGD(params, tensors(g, id), tensors(v, id), tensors(a, id), tensors(ref, id), 0.1, 0.9, 1e-4, 1, false)
-			PGDL2Step(delta, grad.tensor(), x.tensor(), 0.1, 1.5)
+			PGDL2Step(delta, x.tensor(), grad.tensor(), x.tensor(), 0.1, 1.5)
 			results := slices.Concat(params, []torch.Tensor{delta, AnchorPenalty(params, tensors(ref, id), tensors(a, id)), AnchorWeights(params[5])})
 			for i, result := range results {
 				if b := result.Bytes(); n == 1 {
@@ -573,10 +581,14 @@ func TestErrors(t *testing.T) {
 			{"start has shape [2, 3, 4], x [2, 3, 4, 4]", func() { PGDStart(x, small, 1, "l2") }},
 			{`norm is "l1"; it must be "l2" or "linf"`, func() { PGDStart(x, x, 1, "l1") }},
 			{"eps is nan", func() { PGDStart(x, x, nan, "l2") }},
-			{"grad has dtype Double; it must be Float", func() { PGDL2Step(x, double, x, 1, 1) }},
-			{"alpha is -1; it must be a number >= 0", func() { PGDL2Step(x, x.Clone(), x.Clone(), -1, 1) }},
-			{"several elements in one place of memory", func() { PGDL2Step(x.Narrow(0, 0, 1).Expand(2, 3, 4, 4), x, x, 1, 1) }},
-			{"eps is inf", func() { PGDLinfStep(x, x.Clone(), x.Clone(), 1, math.Inf(1)) }},
+			{"grad has dtype Double; it must be Float", func() { PGDL2Step(x, x.Clone(), double, x, 1, 1) }},
+			{"alpha is -1; it must be a number >= 0", func() { PGDL2Step(x, x.Clone(), x.Clone(), x.Clone(), -1, 1) }},
+			{"several elements in one place of memory", func() { PGDL2Step(x.Narrow(0, 0, 1).Expand(2, 3, 4, 4), x, x, x, 1, 1) }},
+			{"eps is inf", func() { PGDLinfStep(x, x.Clone(), x.Clone(), x.Clone(), 1, math.Inf(1)) }},
+			{"next shares memory with delta", func() { PGDL2Step(x, x, x.Clone(), x.Clone(), 1, 1) }},
+			{"grad shares memory with next", func() { g := x.Clone(); PGDL2Step(x, g, g, x.Clone(), 1, 1) }},
+			{"x shares memory with next", func() { g := x.Clone(); PGDLinfStep(x, g, x.Clone(), g, 1, 1) }},
+			{"next has shape [2, 3, 4], delta [2, 3, 4, 4]", func() { PGDLinfStep(x, small, x.Clone(), x.Clone(), 1, 1) }},
 			{"grads has 1 tensors, omega 2", func() { AccumulateAbs(two, one, 1, 1) }},
 			{"count is 0", func() { AccumulateSquare(one, two[:1], 1, 0) }},
 			{"omega has dtype Double", func() { AnchorWeights(double) }},
@@ -616,7 +628,7 @@ func TestAutogradMisuse(t *testing.T) {
 		refused(t, "not implemented", func() { PGDStart(w, u, 1, "l2").Sum().Backward() })
 		refused(t, "not implemented", func() { AnchorWeights(w).Sum().Backward() })
 		refused(t, "not implemented", func() { AnchorPenalty(list(w), list(u), nil).Sum().Backward() })
-		refused(t, "leaf Variable that requires grad", func() { PGDL2Step(w, u, u, 0.1, 1) })
+		refused(t, "leaf Variable that requires grad", func() { PGDL2Step(w, u.Clone(), u, u, 0.1, 1) })
 		for _, p := range []torch.Tensor{w, w.Neg()} {
 			refused(t, "no derivative", func() { AnchoredSGD(list(p), list(u), list(u.Clone()), nil, nil, 0.1, 0, 0, 0, true) })
 			refused(t, "no derivative", func() { AccumulateAbs(list(u), list(p), 1, 1) })
@@ -626,8 +638,9 @@ func TestAutogradMisuse(t *testing.T) {
 
 		// A tensor that backward needs is changed in between.
 		for name, change := range map[string]func(d torch.Tensor){
-			"PGDL2Step":          func(d torch.Tensor) { PGDL2Step(d, u, u, 0.1, 1) },
-			"PGDLinfStep":        func(d torch.Tensor) { PGDLinfStep(d, u, u, 0.1, 1) },
+			"PGDL2Step":          func(d torch.Tensor) { PGDL2Step(d, u.Clone(), u, u, 0.1, 1) },
+			"PGDL2Step next":     func(d torch.Tensor) { PGDL2Step(u.Clone(), d, u, u, 0.1, 1) },
+			"PGDLinfStep":        func(d torch.Tensor) { PGDLinfStep(d, u.Clone(), u, u, 0.1, 1) },
 			"AccumulateAbs":      func(d torch.Tensor) { AccumulateAbs(list(d), list(u), 1, 1) },
 			"AccumulateSquare":   func(d torch.Tensor) { AccumulateSquare(list(d), list(u), 1, 1) },
 			"AnchoredSGD":        func(d torch.Tensor) { AnchoredSGD(list(d), list(u), list(u.Clone()), nil, nil, 0.1, 0, 0, 0, true) },

@@ -22,12 +22,16 @@
 #include <array>
 #include <cmath>
 #include <string>
+#include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "checks.h"
 
 namespace l2ul {
 namespace {
+
+using at::IntArrayRef;
 
 // `t` in the memory order of `model`, which is dense: itself where it is so already, else a copy.
 Tensor arranged(const Tensor& t, const Tensor& model) {
@@ -90,7 +94,7 @@ struct Images {
   int64_t count, size;
 };
 
-Images check_images(const Name& name, const Tensor& t) {
+Images check_batch(const Name& name, const Tensor& t) {
   check_type(name, t, at::kFloat);
   TORCH_CHECK(t.dim() >= 2, name, " has shape ", t.sizes(), "; it must be [n, …], one image a row");
   return {t.size(0), t.size(0) == 0 ? 0 : t.numel() / t.size(0)};
@@ -140,7 +144,7 @@ Tensor gather_lut(const Tensor& pixels, const Tensor& index, const Tensor& table
 
 Tensor pgd_start(const Tensor& x, const Tensor& start, double eps, c10::string_view norm) {
   constexpr auto op = "pgd_start";
-  const auto [count, size] = check_images({op, "x"}, x);
+  const auto [count, size] = check_batch({op, "x"}, x);
   check_like({op, "start"}, start, x, "x");
   const float radius = check_setting({op, "eps"}, eps);
   const bool l2 = norm == "l2";
@@ -155,30 +159,39 @@ Tensor pgd_start(const Tensor& x, const Tensor& start, double eps, c10::string_v
   return delta;
 }
 
-Tensor& pgd_step(const char* op, Step* Bodies::* step, Tensor& delta, const Tensor& grad, const Tensor& x, double alpha,
-                 double eps) {
-  const auto [count, size] = check_images({op, "delta"}, delta);
-  check_like({op, "grad"}, grad, delta, "delta");
-  check_like({op, "x"}, x, delta, "delta");
+std::tuple<Tensor&, Tensor&> pgd_step(const char* op, Step* Bodies::* step, Tensor& delta, Tensor& next,
+                                      const Tensor& grad, const Tensor& x, double alpha, double eps) {
+  const auto [count, size] = check_batch({op, "delta"}, delta);
   check_written({op, "delta"}, delta);
+  check_like({op, "next"}, next, delta, "delta");
+  check_written({op, "next"}, next);
+  check_overlap({op, "next"}, next, delta, "delta", /*distinct=*/true);
+  check_like({op, "grad"}, grad, delta, "delta");
   check_overlap({op, "grad"}, grad, delta, "delta");
+  check_overlap({op, "grad"}, grad, next, "next", /*distinct=*/true);
+  check_like({op, "x"}, x, delta, "delta");
   check_overlap({op, "x"}, x, delta, "delta");
+  check_overlap({op, "x"}, x, next, "next", /*distinct=*/true);
   const float length = check_setting({op, "alpha"}, alpha), radius = check_setting({op, "eps"}, eps);
 
-  const Written target(delta, dense_images(delta));
+  const Written target(delta, dense_images(delta)), images(next, target.work());
   const Tensor gradient = arranged(grad, target.work()), image = arranged(x, target.work());
   const Place place(delta);
-  (place.bodies.*step)(target.data(), data(gradient), data(image), count, size, length, radius, place.stream);
+  (place.bodies.*step)(target.data(), images.data(), data(gradient), data(image), count, size, length, radius,
+                       place.stream);
   target.finish();
-  return delta;
+  images.finish();
+  return {delta, next};
 }
 
-Tensor& pgd_l2_step_(Tensor& delta, const Tensor& grad, const Tensor& x, double alpha, double eps) {
-  return pgd_step("pgd_l2_step_", &Bodies::pgd_l2_step, delta, grad, x, alpha, eps);
+std::tuple<Tensor&, Tensor&> pgd_l2_step_(Tensor& delta, Tensor& next, const Tensor& grad, const Tensor& x,
+                                          double alpha, double eps) {
+  return pgd_step("pgd_l2_step_", &Bodies::pgd_l2_step, delta, next, grad, x, alpha, eps);
 }
 
-Tensor& pgd_linf_step_(Tensor& delta, const Tensor& grad, const Tensor& x, double alpha, double eps) {
-  return pgd_step("pgd_linf_step_", &Bodies::pgd_linf_step, delta, grad, x, alpha, eps);
+std::tuple<Tensor&, Tensor&> pgd_linf_step_(Tensor& delta, Tensor& next, const Tensor& grad, const Tensor& x,
+                                            double alpha, double eps) {
+  return pgd_step("pgd_linf_step_", &Bodies::pgd_linf_step, delta, next, grad, x, alpha, eps);
 }
 
 // Lists of tensors as the loops want them: written ones in their own order, the rest arranged to match, and every
@@ -307,6 +320,144 @@ Tensor anchor_penalty(TensorList params, TensorList reference, TensorList anchor
   return out;
 }
 
+// ---- plans ----------------------------------------------------------------------------------------------------------
+
+// What plans compute on: float32 or bfloat16.
+void check_value(const Name& name, const Tensor& t) {
+  TORCH_CHECK(t.defined(), name, " is undefined");
+  TORCH_CHECK(t.scalar_type() == at::kFloat || t.scalar_type() == at::kBFloat16, name, " has dtype ", t.scalar_type(),
+              "; it must be Float or BFloat16");
+}
+
+// Calls f with a value of the type that bodies know the elements of t by.
+template <class F>
+void with_type(const Tensor& t, const F& f) {
+  t.scalar_type() == at::kFloat ? f(float()) : f(BFloat16());
+}
+
+// The body for what bodies take, `Of` the type of the elements.
+template <class Single, class Brain, template <class> class Of, class T>
+auto pick(Single single, Brain brain, const Of<T>&) {
+  if constexpr (std::is_same_v<T, float>) {
+    return single;
+  } else {
+    return brain;
+  }
+}
+
+template <class T>
+const T* values(const Tensor& t) {
+  return t.defined() ? static_cast<const T*>(t.const_data_ptr()) : nullptr;
+}
+
+template <class T>
+T* places(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+// A tensor that goes element by element with out, and comes back in its memory order; undefined where it is absent.
+Tensor beside(const Name& name, const std::optional<Tensor>& t, const Tensor& out) {
+  if (!t.has_value() || !t->defined()) return {};
+  check_type(name, *t, out.scalar_type());
+  check_device(name, *t, out, "out");
+  TORCH_CHECK(t->sizes() == out.sizes(), name, " has shape ", t->sizes(), ", out ", out.sizes(),
+              "; the shapes must be equal");
+  check_overlap(name, *t, out, "out");
+  return arranged(*t, out);
+}
+
+Tensor& finish_(Tensor& out, const Tensor& sum, const std::optional<Tensor>& bias, const std::optional<Tensor>& add,
+                const std::optional<Tensor>& gate, bool relu) {
+  constexpr auto op = "finish_";
+  check_value({op, "out"}, out);
+  check_type({op, "out"}, out, out.scalar_type());
+  TORCH_CHECK(
+      out.dim() == 4 ? out.is_contiguous(at::MemoryFormat::ChannelsLast) : out.dim() == 2 && out.is_contiguous(),
+      "l2ul::finish_: out has shape ", out.sizes(), " and strides ", out.strides(),
+      "; it must be [n, C, H, W], channels-last, or [n, C], contiguous");
+  TORCH_CHECK(sum.defined(), "l2ul::finish_: sum is undefined");
+  TORCH_CHECK(!relu || !gate.has_value() || !gate->defined(), "l2ul::finish_: relu and gate exclude each other");
+  const Tensor from = beside({op, "sum"}, sum, out), addend = beside({op, "add"}, add, out),
+               gates = beside({op, "gate"}, gate, out);
+  const float* per_channel = nullptr;
+  if (bias.has_value() && bias->defined()) {
+    check_type({op, "bias"}, *bias, at::kFloat);
+    check_device({op, "bias"}, *bias, out, "out");
+    check_overlap({op, "bias"}, *bias, out, "out", /*distinct=*/true);
+    TORCH_CHECK(bias->dim() == 1 && bias->size(0) == out.size(1) && bias->is_contiguous(),
+                "l2ul::finish_: bias has shape ", bias->sizes(), "; out needs [", out.size(1), "]");
+    per_channel = data(*bias);
+  }
+  if (out.numel() == 0) return out;
+  const Place place(out);
+  with_type(out, [&]<class T>(T) {
+    const Finish<T> f = {places<T>(out),   values<T>(from), per_channel, values<T>(addend),
+                         values<T>(gates), out.numel(),     out.size(1), relu};
+    pick(place.bodies.finish, place.bodies.finish_bf16, f)(f, place.stream);
+  });
+  return out;
+}
+
+Window check_window(const char* op, const Image& in, const Image& out, IntArrayRef kernel, IntArrayRef stride,
+                    IntArrayRef padding) {
+  const auto [kernel_h, kernel_w] = check_pair({op, "kernel"}, kernel, 1);
+  const auto [stride_h, stride_w] = check_pair({op, "stride"}, stride, 1);
+  const auto [pad_h, pad_w] = check_pair({op, "padding"}, padding, 0);
+  TORCH_CHECK(kernel_h * kernel_w <= 256, "l2ul::", op, ": kernel ", kernel, " has more than 256 places");
+  // Each window must see an image: with padding below the kernel's size, this much suffices.
+  const auto fits = [](int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad) {
+    return pad < kernel && out >= 1 && (out - 1) * stride < in + pad;
+  };
+  TORCH_CHECK(in.count == out.count && in.channels == out.channels &&
+                  fits(in.height, out.height, kernel_h, stride_h, pad_h) &&
+                  fits(in.width, out.width, kernel_w, stride_w, pad_w),
+              "l2ul::", op, ": pooling to [", out.count, ", ", out.channels, ", ", out.height, ", ", out.width,
+              "] from [", in.count, ", ", in.channels, ", ", in.height, ", ", in.width, "] does not fit kernel ",
+              kernel, ", stride ", stride, ", padding ", padding);
+  return {in.count, in.height, in.width, in.channels, out.height, out.width,
+          kernel_h, kernel_w,  stride_h, stride_w,    pad_h,      pad_w};
+}
+
+std::tuple<Tensor&, Tensor&> max_pool_(Tensor& out, Tensor& code, const Tensor& x, IntArrayRef kernel,
+                                       IntArrayRef stride, IntArrayRef padding) {
+  constexpr auto op = "max_pool_";
+  check_value({op, "x"}, x);
+  const Image from = check_images({op, "x"}, x, x.scalar_type()), to = check_images({op, "out"}, out, x.scalar_type());
+  check_written_images(op, "out", out, "x", x);
+  check_images({op, "code"}, code, at::kByte);
+  check_written_images(op, "code", code, "x", x);
+  check_written_images(op, "out", out, "code", code);
+  TORCH_CHECK(code.sizes() == out.sizes(), "l2ul::max_pool_: code has shape ", code.sizes(), ", out ", out.sizes());
+  const Window window = check_window(op, from, to, kernel, stride, padding);
+  const Place place(x);
+  with_type(x, [&]<class T>(T) {
+    const MaxPool<T> pool = {values<T>(x), places<T>(out), places<uint8_t>(code)};
+    pick(place.bodies.max_pool, place.bodies.max_pool_bf16, pool)(window, pool, place.stream);
+  });
+  return {out, code};
+}
+
+Tensor& max_pool_gradient_(Tensor& out, const Tensor& grad, const Tensor& code, IntArrayRef kernel, IntArrayRef stride,
+                           IntArrayRef padding, const std::optional<Tensor>& gate) {
+  constexpr auto op = "max_pool_gradient_";
+  check_value({op, "grad"}, grad);
+  const Image from = check_images({op, "grad"}, grad, grad.scalar_type()),
+              to = check_images({op, "out"}, out, grad.scalar_type());
+  check_written_images(op, "out", out, "grad", grad);
+  check_images({op, "code"}, code, at::kByte);
+  check_written_images(op, "out", out, "code", code);
+  TORCH_CHECK(code.sizes() == grad.sizes(), "l2ul::max_pool_gradient_: code has shape ", code.sizes(), ", grad ",
+              grad.sizes());
+  const Window window = check_window(op, to, from, kernel, stride, padding);
+  const Tensor gates = beside({op, "gate"}, gate, out);
+  const Place place(grad);
+  with_type(grad, [&]<class T>(T) {
+    const MaxPoolGradient<T> pool = {values<T>(grad), values<uint8_t>(code), values<T>(gates), places<T>(out)};
+    pick(place.bodies.max_pool_gradient, place.bodies.max_pool_gradient_bf16, pool)(window, pool, place.stream);
+  });
+  return out;
+}
+
 // Calls f with every tensor of the call's arguments, and whether the operator changes it.
 template <class F>
 void each_tensor(const c10::OperatorHandle& op, const torch::jit::Stack& stack, const F& f) {
@@ -351,8 +502,12 @@ void bump_versions(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torc
 TORCH_LIBRARY(l2ul, m) {
   m.def("gather_lut(Tensor pixels, Tensor index, Tensor table) -> Tensor");
   m.def("pgd_start(Tensor x, Tensor start, float eps, str norm) -> Tensor");
-  m.def("pgd_l2_step_(Tensor(a!) delta, Tensor grad, Tensor x, float alpha, float eps) -> Tensor(a!)");
-  m.def("pgd_linf_step_(Tensor(a!) delta, Tensor grad, Tensor x, float alpha, float eps) -> Tensor(a!)");
+  m.def(
+      "pgd_l2_step_(Tensor(a!) delta, Tensor(b!) next, Tensor grad, Tensor x, float alpha, float eps) -> "
+      "(Tensor(a!), Tensor(b!))");
+  m.def(
+      "pgd_linf_step_(Tensor(a!) delta, Tensor(b!) next, Tensor grad, Tensor x, float alpha, float eps) -> "
+      "(Tensor(a!), Tensor(b!))");
   m.def("accumulate_abs_(Tensor(a!)[] omega, Tensor[] grads, float weight, float count) -> ()");
   m.def("accumulate_square_(Tensor(a!)[] omega, Tensor[] grads, float weight, float count) -> ()");
   m.def("anchor_weights(Tensor omega) -> Tensor");
@@ -360,6 +515,15 @@ TORCH_LIBRARY(l2ul, m) {
       "anchored_sgd_(Tensor(a!)[] params, Tensor[] grads, Tensor(b!)[] momenta, Tensor[] anchors, Tensor[] reference, "
       "float lr, float momentum, float weight_decay, float lam, bool first) -> Tensor");
   m.def("anchor_penalty(Tensor[] params, Tensor[] reference, Tensor[] anchors) -> Tensor");
+  m.def(
+      "finish_(Tensor(a!) out, Tensor sum, Tensor? bias, Tensor? add, Tensor? gate, bool relu) -> "
+      "Tensor(a!)");
+  m.def(
+      "max_pool_(Tensor(a!) out, Tensor(b!) code, Tensor x, int[2] kernel, int[2] stride, int[2] padding) -> "
+      "(Tensor(a!), Tensor(b!))");
+  m.def(
+      "max_pool_gradient_(Tensor(a!) out, Tensor grad, Tensor code, int[2] kernel, int[2] stride, int[2] padding, "
+      "Tensor? gate) -> Tensor(a!)");
 }
 
 TORCH_LIBRARY_IMPL(l2ul, CPU, m) {
@@ -367,8 +531,8 @@ TORCH_LIBRARY_IMPL(l2ul, CPU, m) {
 }
 
 TORCH_LIBRARY_IMPL(l2ul, Autograd, m) {
-  for (const char* op :
-       {"gather_lut", "pgd_start", "pgd_l2_step_", "pgd_linf_step_", "anchor_weights", "anchor_penalty"}) {
+  for (const char* op : {"gather_lut", "pgd_start", "pgd_l2_step_", "pgd_linf_step_", "anchor_weights",
+                         "anchor_penalty", "finish_", "max_pool_", "max_pool_gradient_"}) {
     m.impl(op, torch::autograd::autogradNotImplementedFallback());
   }
   for (const char* op : {"accumulate_abs_", "accumulate_square_", "anchored_sgd_"}) {
@@ -377,7 +541,7 @@ TORCH_LIBRARY_IMPL(l2ul, Autograd, m) {
 }
 
 TORCH_LIBRARY_IMPL(l2ul, ADInplaceOrView, m) {
-  for (const char* op : {"pgd_l2_step_", "pgd_linf_step_"}) {
+  for (const char* op : {"pgd_l2_step_", "pgd_linf_step_", "finish_", "max_pool_", "max_pool_gradient_"}) {
     m.impl(op, torch::autograd::autogradNotImplementedInplaceOrViewFallback());
   }
   for (const char* op : {"accumulate_abs_", "accumulate_square_", "anchored_sgd_"}) {
@@ -399,6 +563,9 @@ void implement(torch::Library& library, c10::DeviceType kind, const Bodies& bodi
   library.impl("anchor_weights", anchor_weights);
   library.impl("anchored_sgd_", anchored_sgd_);
   library.impl("anchor_penalty", anchor_penalty);
+  library.impl("finish_", finish_);
+  library.impl("max_pool_", max_pool_);
+  library.impl("max_pool_gradient_", max_pool_gradient_);
 }
 
 }  // namespace l2ul

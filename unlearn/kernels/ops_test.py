@@ -58,6 +58,14 @@ def sgd(p, g, v, a, ref, lr, mu, wd, lam, first):
     return p - lr * v, v
 
 
+def took(op, d, g, x, alpha, eps):
+    """The perturbation after a step of our own; what the network is to see next is compared here."""
+    d, following = d.clone(), torch.empty_like(x)
+    op(d, following, g, x, alpha, eps)
+    assert torch.equal(following.nan_to_num(7), (x + d).nan_to_num(7))
+    return d
+
+
 def contiguous(t):
     return t
 
@@ -161,9 +169,11 @@ class Attack(Case):
                         msg = f"{shape} {layout.__name__} {other.__name__} {alpha} {eps}"
                         for name, start, step, op in (("l2", start_l2, step_l2, l2ul.pgd_l2_step_), ("linf", start_linf, step_linf, l2ul.pgd_linf_step_)):
                             self.same(l2ul.pgd_start(layout(x), other(u), eps, name), start(x, u, eps), f"{name} {msg}")
-                            delta = layout(d.clone())
-                            result = op(delta, other(g), layout(x), alpha, eps)
-                            self.assertIs(result, delta)
+                            delta, following = layout(d.clone()), other(torch.empty_like(d))
+                            result = op(delta, following, other(g), layout(x), alpha, eps)
+                            self.assertIs(result[0], delta)
+                            self.assertIs(result[1], following)
+                            self.same(following, x + delta)
                             self.same(delta, step(d, g, x, alpha, eps), f"{name} {msg}")
 
     def test_trajectory(self):
@@ -184,16 +194,16 @@ class Attack(Case):
             want, got = start(x, u, eps), l2ul.pgd_start(x, u, eps, name)
             for i in range(100):
                 self.same(got, want, f"{name} {i}")
-                want, got = step(want, gradient(want), x, alpha, eps), op(got, gradient(got), x, alpha, eps)
+                want, got = step(want, gradient(want), x, alpha, eps), took(op, got, gradient(got), x, alpha, eps)
 
     def test_edges(self):
         x, d = torch.zeros(2, 3, 2, 2), torch.full((2, 3, 2, 2), 1e-40)  # a norm whose reciprocal is infinite
-        self.assertEqual(float(l2ul.pgd_l2_step_(d.clone(), torch.zeros_like(d), x, 0.0, 0.0).abs().max()), 0.0)
+        self.assertEqual(float(took(l2ul.pgd_l2_step_, d, torch.zeros_like(d), x, 0.0, 0.0).abs().max()), 0.0)
         for bad in (NAN, INF):  # a bad gradient must show, in its own image only
             g = torch.ones(2, 3, 2, 2)
             g[1, 1, 0, 1] = bad
             for op in (l2ul.pgd_l2_step_, l2ul.pgd_linf_step_):
-                out = op(torch.zeros_like(x), g, x + 0.5, 0.1, 1.0)
+                out = took(op, torch.zeros_like(x), g, x + 0.5, 0.1, 1.0)
                 self.assertTrue(out[0].isfinite().all() and out[1].isnan().any())
 
     def test_threads_and_batching(self):
@@ -201,26 +211,26 @@ class Attack(Case):
         results = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            results.append(l2ul.pgd_l2_step_(d.clone(), g, x, 0.1, 1.5))
+            results.append(took(l2ul.pgd_l2_step_, d, g, x, 0.1, 1.5))
         torch.set_num_threads(1)
-        results.append(torch.cat([l2ul.pgd_l2_step_(d[i : i + 1].clone(), g[i : i + 1], x[i : i + 1], 0.1, 1.5) for i in range(37)]))
+        results.append(torch.cat([took(l2ul.pgd_l2_step_, *(t[i : i + 1] for t in (d, g, x)), 0.1, 1.5) for i in range(37)]))
         for r in results[1:]:
             self.same(r, results[0])
 
     def test_refused(self):
         x, u, d, g = self.batch((2, 3, 4, 4))
         for op in (l2ul.pgd_l2_step_, l2ul.pgd_linf_step_):
-            self.refused(r"grad has shape \[2, 48\], delta \[2, 3, 4, 4\]", op, d, g.view(2, 48), x, 0.1, 1.0)
-            self.refused("x has dtype Double; it must be Float", op, d, g, x.double(), 0.1, 1.0)
-            self.refused("delta has dtype Half", op, d.half(), g, x, 0.1, 1.0)
-            self.refused(r"delta has shape \[4\]", op, d[0, 0, 0], g[0, 0, 0], x[0, 0, 0], 0.1, 1.0)
-            self.refused("alpha is nan", op, d, g, x, NAN, 1.0)
-            self.refused("alpha is -1", op, d, g, x, -1.0, 1.0)
-            self.refused("eps is inf", op, d, g, x, 0.1, INF)
-            self.refused("eps is 1e[+]300", op, d, g, x, 0.1, 1e300)
-            self.refused("several elements in one place", op, d[:1].expand(2, 3, 4, 4), g, x, 0.1, 1.0)
+            self.refused(r"grad has shape \[2, 48\], delta \[2, 3, 4, 4\]", op, d, u, g.view(2, 48), x, 0.1, 1.0)
+            self.refused("x has dtype Double; it must be Float", op, d, u, g, x.double(), 0.1, 1.0)
+            self.refused("delta has dtype Half", op, d.half(), u, g, x, 0.1, 1.0)
+            self.refused(r"delta has shape \[4\]", op, d[0, 0, 0], u[0, 0, 0], g[0, 0, 0], x[0, 0, 0], 0.1, 1.0)
+            self.refused("alpha is nan", op, d, u, g, x, NAN, 1.0)
+            self.refused("alpha is -1", op, d, u, g, x, -1.0, 1.0)
+            self.refused("eps is inf", op, d, u, g, x, 0.1, INF)
+            self.refused("eps is 1e[+]300", op, d, u, g, x, 0.1, 1e300)
+            self.refused("several elements in one place", op, d[:1].expand(2, 3, 4, 4), u, g, x, 0.1, 1.0)
             memory = torch.zeros(200)
-            self.refused("grad shares memory with delta", op, memory[:96].view(2, 3, 4, 4), memory[1:97].view(2, 3, 4, 4), x, 0.1, 1.0)
+            self.refused("grad shares memory with delta", op, memory[:96].view(2, 3, 4, 4), u, memory[1:97].view(2, 3, 4, 4), x, 0.1, 1.0)
         self.refused('norm is "l1"', l2ul.pgd_start, x, u, 1.0, "l1")
         self.refused("eps is -1", l2ul.pgd_start, x, u, -1.0, "l2")
         self.refused("start has shape", l2ul.pgd_start, x, u[:1], 1.0, "l2")
@@ -349,6 +359,58 @@ class Update(Case):
         self.refused("reference has 6 tensors", l2ul.anchor_penalty, p, ref[:-1], a)
 
 
+class Plan(Case):
+    """What plans need beside convolutions; bfloat16 values are computed in float32 and rounded once."""
+
+    dtypes = (torch.float32, torch.bfloat16)
+
+    def maps(self, n, *shape, dtype):
+        return [channels_last(self.randn(*shape)).to(dtype) for _ in range(n)]
+
+    def test_finish(self):
+        for shape in ((2, 16, 5, 3), (3, 5, 7, 2), (2, 3, 40, 41), (1, 1, 1, 1), (7, 10), (0, 8, 3, 3), (2, 0, 3, 3)):
+            for dtype in self.dtypes:
+                total, add, gate = self.maps(3, *shape, dtype=dtype)
+                bias = self.randn(shape[1])
+                for layout in LAYOUTS:
+                    for b in (None, bias):
+                        for a in (None, add):
+                            for relu, g in ((False, None), (True, None), (False, gate)):
+                                want = total.float()
+                                if b is not None:
+                                    want = want + b.view(1, -1, *[1] * (len(shape) - 2))
+                                if a is not None:
+                                    want = want + a.float()
+                                want = want.relu() if relu else want if g is None else torch.ops.aten.threshold_backward(want, g.float(), 0)
+                                out = torch.empty_like(total)
+                                move = lambda t: t if t is None else layout(t)  # noqa: E731
+                                self.assertIs(l2ul.finish_(out, layout(total), b, move(a), move(g), relu), out)
+                                self.same(out, want.to(dtype), f"{shape} {dtype} {layout.__name__}")
+
+    def test_pool(self):
+        for size, kernel, stride, padding in (((9, 8), 3, 2, 1), ((6, 6), 2, 2, 0), ((5, 7), 3, 1, 1)):
+            for dtype in self.dtypes:
+                for channels in (11, 16):
+                    (x,) = self.maps(1, 3, channels, *size, dtype=dtype)
+                    want, index = F.max_pool2d(x, kernel, stride, padding, return_indices=True)
+                    out, code = torch.empty_like(want), torch.empty_like(want, dtype=torch.uint8)
+                    geometry = [kernel] * 2, [stride] * 2, [padding] * 2
+                    l2ul.max_pool_(out, code, x, *geometry)
+                    self.same(out, want)
+                    grad, gate = self.maps(1, *want.shape, dtype=dtype)[0], self.maps(1, *x.shape, dtype=dtype)[0]
+                    back = torch.zeros(3, channels, size[0] * size[1]).scatter_add(2, index.flatten(2), grad.float().flatten(2)).view(x.shape)
+                    got = l2ul.max_pool_gradient_(torch.empty_like(x), grad, code, *geometry, gate)
+                    # The windows of a place are added in another order.
+                    torch.testing.assert_close(got.float(), torch.where(gate > 0, back, 0).to(dtype).float(), rtol=1e-2 if dtype == torch.bfloat16 else 1e-6, atol=1e-6)
+
+    def test_refused(self):
+        (x,) = self.maps(1, 2, 16, 6, 6, dtype=torch.float32)
+        self.refused("sum has dtype BFloat16; it must be Float", l2ul.finish_, x, x.bfloat16(), None, None, None, False)
+        self.refused(r"add has shape \[16\]", l2ul.finish_, x, x.clone(), None, torch.zeros(16), None, False)
+        self.refused("out has dtype Half", l2ul.finish_, x.half(), x.half(), None, None, None, False)
+        self.refused("channels-last", l2ul.finish_, x.contiguous(), x, None, None, None, False)
+
+
 class Autograd(Case):
     def test_no_derivative(self):
         x = self.rand(2, 3, 4, 4).requires_grad_(True)
@@ -356,8 +418,8 @@ class Autograd(Case):
         table = self.randn(3, 256).requires_grad_(True)
         for out in (
             l2ul.pgd_start(x, u, 1.0, "l2"),
-            l2ul.pgd_l2_step_(x * 1, u, u, 0.1, 1.0),
-            l2ul.pgd_linf_step_(u.clone(), x, u, 0.1, 1.0),
+            *l2ul.pgd_l2_step_(x * 1, u.clone(), u, u, 0.1, 1.0),
+            *l2ul.pgd_linf_step_(u.clone(), u.clone(), x, u, 0.1, 1.0),
             l2ul.anchor_weights(o),
             l2ul.anchor_penalty([o], [torch.zeros(5)], []),
             l2ul.gather_lut(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.tensor([0]), table),
@@ -367,7 +429,7 @@ class Autograd(Case):
 
     def test_leaf_in_place(self):
         x, u = self.rand(2, 3, 4, 4).requires_grad_(True), self.rand(2, 3, 4, 4)
-        self.refused("leaf Variable that requires grad", l2ul.pgd_l2_step_, x, u, u, 0.1, 1.0)
+        self.refused("leaf Variable that requires grad", l2ul.pgd_l2_step_, x, u.clone(), u, u, 0.1, 1.0)
 
     def test_lists_refuse_gradients(self):
         w, z = self.rand(5).requires_grad_(True), torch.zeros(5)
@@ -385,8 +447,9 @@ class Autograd(Case):
         u = self.rand(2, 3, 4, 4)
         z = torch.zeros(2, 3, 4, 4)
         for change in (
-            lambda d: l2ul.pgd_l2_step_(d, u, u, 0.1, 1.0),
-            lambda d: l2ul.pgd_linf_step_(d, u, u, 0.1, 1.0),
+            lambda d: l2ul.pgd_l2_step_(d, z.clone(), u, u, 0.1, 1.0),
+            lambda d: l2ul.pgd_l2_step_(z.clone(), d, u, u, 0.1, 1.0),
+            lambda d: l2ul.pgd_linf_step_(d, z.clone(), u, u, 0.1, 1.0),
             lambda d: l2ul.accumulate_abs_([d], [u], 1.0, 1.0),
             lambda d: l2ul.accumulate_square_([z.clone(), d], [u, u], 1.0, 1.0),
             lambda d: l2ul.anchored_sgd_([d], [u], [z.clone()], [], [], 0.1, 0.9, 0.0, 0.0, True),
@@ -413,10 +476,10 @@ class CUDA(Case):
     """Loading the CUDA half checks that this libtorch has all it needs; the rest wants a GPU."""
 
     def on_both(self, op, *args):
-        moved = [[t.cuda() for t in a] if isinstance(a, list) else a.cuda() if isinstance(a, torch.Tensor) else a for a in args]
+        moved = [[t.cuda() if isinstance(t, torch.Tensor) else t for t in a] if isinstance(a, list) else a.cuda() if isinstance(a, torch.Tensor) else a for a in args]
         here, there = op(*args), op(*moved)
         for a, b in zip((here, *args), (there, *moved)):
-            for x, y in zip(a if isinstance(a, list) else [a], b if isinstance(b, list) else [b]):
+            for x, y in zip(a if isinstance(a, (list, tuple)) else [a], b if isinstance(b, (list, tuple)) else [b]):
                 if isinstance(x, torch.Tensor):
                     self.same(y.cpu(), x, str(op))
 
@@ -426,8 +489,8 @@ class CUDA(Case):
             x, u, g = self.rand(5, 3, n, n), self.rand(5, 3, n, n), self.randn(5, 3, n, n)
             for norm in ("l2", "linf"):
                 self.on_both(l2ul.pgd_start, x, u, 1.0, norm)
-            self.on_both(l2ul.pgd_l2_step_, u - x, g, x, 0.1, 1.5)
-            self.on_both(l2ul.pgd_linf_step_, u - x, g, x, 0.01, 0.03)
+            self.on_both(l2ul.pgd_l2_step_, u - x, torch.zeros_like(x), g, x, 0.1, 1.5)
+            self.on_both(l2ul.pgd_linf_step_, u - x, torch.zeros_like(x), g, x, 0.01, 0.03)
             pixels = torch.randint(0, 256, (7, 3, n, n), generator=self.g, dtype=torch.uint8)
             self.on_both(l2ul.gather_lut, pixels, torch.tensor([6, 0, 3]), self.randn(3, 256))
             self.on_both(l2ul.gather_lut, channels_last(pixels), torch.tensor([6, 0, 3]), self.randn(3, 256))
@@ -436,6 +499,15 @@ class CUDA(Case):
         self.on_both(l2ul.accumulate_abs_, p, g, 0.37, 16.0)
         self.on_both(l2ul.accumulate_square_, p, g, 0.37, 16.0)
         self.on_both(l2ul.anchored_sgd_, p, g, v, a, r, 0.1, 0.9, 1e-4, 0.3, False)
+        for dtype in Plan.dtypes:
+            for shape in ((4, 24, 9, 13), (3, 5, 7, 2)):
+                total, add, gate = (channels_last(self.randn(*shape)).to(dtype) for _ in range(3))
+                self.on_both(l2ul.finish_, total.clone(), total, self.randn(shape[1]), add, None, True)
+                self.on_both(l2ul.finish_, total.clone(), total, None, add, gate, False)
+                code = torch.empty_like(total, dtype=torch.uint8)
+                geometry = [3, 3], [1, 1], [1, 1]
+                self.on_both(l2ul.max_pool_, add.clone(), code, total, *geometry)
+                self.on_both(l2ul.max_pool_gradient_, add.clone(), total, l2ul.max_pool_(add.clone(), code, total, *geometry)[1], *geometry, gate)
         here, there = (l2ul.anchor_penalty(*([t.to(d) for t in ts] for ts in (p, r, a))) for d in ("cpu", "cuda"))
         torch.testing.assert_close(there.cpu(), here, rtol=1e-13, atol=0)
 

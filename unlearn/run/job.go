@@ -54,6 +54,7 @@ type desk struct {
 	still       *engine.Network // the network while it is frozen, nil before and after
 	fallback    string          // why it ran as in mode reference, though another was asked for
 	scoring     *chunk.Size     // images at once when scoring; nil before the first
+	ungraphed   bool            // it has been said that there are no CUDA graphs
 	weights     *ckpt.File      // as read; nil for a fresh network
 	pairs       *importedPairs
 	crafted     *attack.Set // that drives the loop
@@ -183,11 +184,15 @@ func (d *desk) close() {
 	}
 }
 
-// noteFallback remembers, and says once, that the network does not run as --mode asks.
+// noteFallback remembers, and says once, that the network does not run as --mode asks, or not as fast.
 func (d *desk) noteFallback() string {
 	if d.still != nil && d.fallback == "" && d.still.Fallback() != "" {
 		d.fallback = d.still.Fallback()
 		d.Console.Log().Info().Str("reason", d.fallback).Msg("attack and scores run operator by operator, as --mode reference does")
+	}
+	if d.still != nil && !d.ungraphed && d.still.NoGraph() != "" {
+		d.ungraphed = true
+		d.Console.Log().Info().Str("reason", d.still.NoGraph()).Msg("the attack's steps are queued one by one, without a CUDA graph: same bits, but slower")
 	}
 	return d.fallback
 }

@@ -1,0 +1,115 @@
+package attack
+
+import (
+	"context"
+
+	"l2ul/torch"
+	"l2ul/unlearn/engine"
+	"l2ul/unlearn/kernels"
+)
+
+// ascent takes the steps of attacks on one batch after another. Each batch is brought to tensors that stay where they
+// are, so that all of a size share one loop, which on CUDA becomes a graph.
+type ascent struct {
+	net     *engine.Network
+	options *Options
+	batches map[int64]*batch // by the number of images
+}
+
+// batch is what a loop works on.
+type batch struct {
+	x, delta  torch.Tensor // the images and their perturbation
+	seen      torch.Tensor // x + delta, which the network sees
+	direction torch.Tensor // of the gradient, Float [n, classes]; undefined before the first logits
+	y         torch.Tensor // Long [n]
+	loop      *engine.Loop
+}
+
+// run takes all steps from delta, the perturbation of the images x, in place, or stops when ctx ends. They climb on -CE to
+// the classes y, Long [n]; untargeted, on CE.
+func (a *ascent) run(ctx context.Context, x, delta, y torch.Tensor) (err error) {
+	if a.options.Iters == 0 {
+		return nil
+	}
+	torch.Scope(func() {
+		b := a.batchLike(x)
+		b.x.CopyI(x)
+		b.delta.CopyI(delta)
+		b.y = y
+		if b.direction.Defined() {
+			b.direction.CopyI(a.towards(y, b.direction.Size(1)))
+		}
+		b.seen = a.net.Input(b.x)
+		b.seen.CopyI(x.Add(delta, 1))
+		for range a.options.Iters {
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+				return
+			}
+			b.loop.Next()
+		}
+		delta.CopyI(b.delta)
+	})
+	return err
+}
+
+func (a *ascent) batchLike(x torch.Tensor) *batch {
+	n := x.Size(0)
+	if b := a.batches[n]; b != nil {
+		return b
+	}
+	step := kernels.PGDL2Step
+	if a.options.Norm == "linf" {
+		step = kernels.PGDLinfStep
+	}
+	b := &batch{x: x.EmptyLike(), delta: x.EmptyLike()}
+	torch.Own(b.x, b.delta)
+	gradient := func(logits torch.Tensor) torch.Tensor {
+		if !b.direction.Defined() {
+			b.direction = a.towards(b.y, logits.Size(1))
+			torch.Own(b.direction)
+		}
+		return climb(logits, b.direction)
+	}
+	b.loop = a.net.Loop(func() {
+		torch.Scope(func() { step(b.delta, b.seen, a.net.InputGrad(b.seen, gradient), b.x, a.options.Step, a.options.Eps) })
+	})
+	if a.batches == nil {
+		a.batches = map[int64]*batch{}
+	}
+	a.batches[n] = b
+	return b
+}
+
+// climb is the gradient by the logits of what the attack climbs, from that by their log softmax. Both steps are those of
+// autograd, so the bits are too.
+func climb(logits, direction torch.Tensor) torch.Tensor {
+	return opLogSoftmaxBackward.One(direction, logits.LogSoftmax(1), 1, torch.Float)
+}
+
+// towards is the gradient by log softmax of what the attack climbs: the log probability of the classes y, or untargeted
+// minus it.
+func (a *ascent) towards(y torch.Tensor, classes int64) torch.Tensor {
+	all := make([]int64, classes)
+	for c := range all {
+		all[c] = int64(c)
+	}
+	is := y.Reshape(-1, 1).Eq(torch.FromSlice(all).To(y.Device(), torch.Long)).CastTo(torch.Float)
+	if a.options.Targeted {
+		return is
+	}
+	return is.ZerosLike().Sub(is, 1)
+}
+
+var opLogSoftmaxBackward = torch.Define("aten::_log_softmax_backward_data(Tensor grad_output, Tensor output, int dim, ScalarType input_dtype) -> Tensor")
+
+func (a *ascent) free() {
+	for _, b := range a.batches {
+		b.loop.Free()
+		b.x.Free()
+		b.delta.Free()
+		if b.direction.Defined() {
+			b.direction.Free()
+		}
+	}
+}
