@@ -2,6 +2,7 @@ package attack
 
 import (
 	"context"
+	"math"
 
 	"l2ul/torch"
 	"l2ul/unlearn/engine"
@@ -25,10 +26,10 @@ type batch struct {
 	loop      *engine.Loop
 }
 
-// run takes all steps from delta, the perturbation of the images x, in place, or stops when ctx ends. They climb on -CE to
-// the classes y, Long [n]; untargeted, on CE.
-func (a *ascent) run(ctx context.Context, x, delta, y torch.Tensor) (err error) {
-	if a.options.Iters == 0 {
+// run takes so many steps from delta, the perturbation of the images x, in place, or stops when ctx ends. They climb on -CE
+// to the classes y, Long [n]; untargeted, on CE.
+func (a *ascent) run(ctx context.Context, x, delta, y torch.Tensor, steps int) (err error) {
+	if steps == 0 {
 		return nil
 	}
 	torch.Scope(func() {
@@ -41,7 +42,7 @@ func (a *ascent) run(ctx context.Context, x, delta, y torch.Tensor) (err error) 
 		}
 		b.seen = a.net.Input(b.x)
 		b.seen.CopyI(x.Add(delta, 1))
-		for range a.options.Iters {
+		for range steps {
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
 				return
@@ -50,6 +51,44 @@ func (a *ascent) run(ctx context.Context, x, delta, y torch.Tensor) (err error) 
 		}
 		delta.CopyI(b.delta)
 	})
+	return err
+}
+
+// An attack in mode fast looks every few steps which pairs are done: those whose target has (untargeted: whose label has not)
+// a probability of sure. They keep the perturbation that they have then, and the others go on as a smaller batch. Looking
+// costs half a step.
+const (
+	lookEvery = 5
+	sure      = 0.99
+)
+
+// hurry is run for pairs that are left alone once they are done, after steps at the most.
+func (a *ascent) hurry(ctx context.Context, x, delta, y torch.Tensor, steps int) (err error) {
+	for steps > 0 && x.Size(0) > 0 && err == nil {
+		torch.Scope(func() {
+			now := min(lookEvery, steps)
+			steps -= now
+			if err = a.run(ctx, x, delta, y, now); err != nil {
+				return
+			}
+			loss := a.net.Logits(x.Add(delta, 1)).CrossEntropy(y, torch.Tensor{}, torch.ReduceNone, -100)
+			var left []int64
+			for i, l := range torch.ToSlice[float32](loss) {
+				if p := math.Exp(-float64(l)); a.options.Targeted && !(p >= sure) || !a.options.Targeted && !(p <= 1-sure) {
+					left = append(left, int64(i))
+				}
+			}
+			if len(left) == int(x.Size(0)) {
+				return
+			}
+			index := torch.FromSlice(left).To(x.Device(), torch.Long)
+			pick := func(t torch.Tensor) torch.Tensor { return t.IndexSelect(0, index).Contiguous(formatOf(t)) }
+			rest := pick(delta)
+			err = a.hurry(ctx, pick(x), rest, y.IndexSelect(0, index), steps)
+			delta.IndexCopyI(0, index, rest)
+			steps = 0
+		})
+	}
 	return err
 }
 

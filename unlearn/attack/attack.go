@@ -63,7 +63,7 @@ func (o *Options) Warnings() []string {
 	case reach == 0:
 		w = append(w, "step or iters is 0: the adversarial examples are the projected starting points")
 	case reach < o.Eps:
-		w = append(w, fmt.Sprintf("step·iters = %g is less than eps = %g: the attack cannot cross the ball", reach, o.Eps))
+		w = append(w, fmt.Sprintf("step·iters = %.6g is less than eps = %g: the attack cannot cross the ball", reach, o.Eps))
 	}
 	return w
 }
@@ -167,6 +167,7 @@ type Job struct {
 	Pairs   []Pair       // to attack in place of drawn ones; nil to draw
 	Starts  torch.Tensor // of Pairs, Float [len(Pairs), C, H, W] in [0, 1]; undefined to draw
 	Options Options
+	Fast    bool // leave pairs alone once they are done, which makes other examples than Options.Iters steps do
 	Seed    int64
 	Chunk   *chunk.Size // pairs attacked at once; does not change the stream of targets and starts
 }
@@ -225,7 +226,11 @@ func (j *Job) chunk(ctx context.Context, set *Set, n int, starts *starts, before
 		y := torch.FromSlice(target).To(j.X.Device(), torch.Long)
 		delta := kernels.PGDStart(x, starts.next(n), j.Options.Eps, j.Options.Norm)
 		_, lossStart := j.predict(x.Add(delta, 1), y)
-		if err = steps.run(ctx, x, delta, y); err != nil {
+		climb := steps.run
+		if j.Fast {
+			climb = steps.hurry
+		}
+		if err = climb(ctx, x, delta, y, j.Options.Iters); err != nil {
 			return
 		}
 		adv := x.Add(delta, 1).Clamp(0, 1)
@@ -258,7 +263,7 @@ func Perturb(net *engine.Network, x, start, y torch.Tensor, o *Options) torch.Te
 	steps := &ascent{net: net, options: o}
 	defer steps.free()
 	delta := kernels.PGDStart(x, start, o.Eps, o.Norm)
-	_ = steps.run(context.Background(), x, delta, y) // fails only when its context ends
+	_ = steps.run(context.Background(), x, delta, y, o.Iters) // fails only when its context ends
 	return delta
 }
 

@@ -552,6 +552,38 @@ func TestImportedPairsAndHalves(t *testing.T) {
 	})
 }
 
+// In mode fast a pair ends where it is sure when it is looked at: at the example that so many steps make, whatever the others
+// do.
+func TestFast(t *testing.T) {
+	const look, all = 5, 40
+	smallnet.ForEach(t, func(t *testing.T, g *smallnet.Golden) {
+		options := settings(6)
+		options.Iters, options.Eps = all, 3
+		fast := newJob(g, options, 7)
+		fast.Fast = true
+		got := run(g, fast)
+		ended := map[int]int{}
+		done := make([]bool, len(got.Pairs))
+		for steps := look; steps <= all; steps += look {
+			options.Iters = steps
+			want := run(g, newJob(g, options, 7))
+			for i, p := range want.Pairs {
+				if done[i] || steps < all && math.Exp(-p.LossEnd) < 0.99 {
+					continue
+				}
+				done[i] = true
+				ended[steps]++
+				if a, b := got.X.Select(0, int64(i)), want.X.Select(0, int64(i)); !torch.AllClose(a, b, 1e-4, 1e-4) {
+					t.Errorf("pair %d, done after %d steps: pixels differ by %g", i, steps, a.Sub(b, 1).Abs().Max().Item())
+				}
+			}
+		}
+		if len(ended) < 2 || ended[all] == len(done) {
+			t.Errorf("pairs by the steps they take: %v: too alike to tell", ended)
+		}
+	})
+}
+
 func TestErrorsOfSavedStopTheAttack(t *testing.T) {
 	g := smallnet.Load(t, "tiny")
 	torch.Scope(func() {

@@ -33,6 +33,8 @@ const (
 	// BF16 is Exact but for the gradient by the images, whose convolutions multiply bfloat16 and add up float32
 	// (spec/l2ul.md section 5). On the CPU values between them stay float32, on CUDA they are bfloat16 too.
 	BF16 Mode = "bf16"
+	// Fast is Exact for a network. An attack on it leaves out pairs that are done: another algorithm (package attack).
+	Fast Mode = "fast"
 	// Reference is operator by operator what PyTorch computes, to the bit.
 	Reference Mode = "reference"
 )
@@ -100,7 +102,7 @@ func (n *Network) Logits(x torch.Tensor) (logits torch.Tensor) {
 			if rows := closeCalls(logits, closeMargin); len(rows) > 0 {
 				index := torch.FromSlice(rows).To(x.Device(), torch.Long)
 				again := n.net.Forward(x.IndexSelect(0, index).Contiguous(torch.ChannelsLast))
-				opIndexCopy.Do(logits, 0, index, again)
+				logits.IndexCopyI(0, index, again)
 				tie = len(closeCalls(again, tieMargin)) > 0
 			}
 		})
@@ -135,8 +137,6 @@ func closeCalls(logits torch.Tensor, margin float32) (rows []int64) {
 	})
 	return rows
 }
-
-var opIndexCopy = torch.Define("aten::index_copy_(Tensor(a!) self, int dim, Tensor index, Tensor source) -> Tensor(a!)")
 
 // InputGrad is the gradient by the images x, Float [n, C, H, W], of a scalar function of the logits, whose gradient by
 // the logits, Float [n, classes], the caller gives as a function of them. It may be overwritten by the next call.

@@ -20,6 +20,7 @@ import (
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/engine"
 )
 
 // attackChunk is how many pairs are attacked at once on the CPU: enough to fill the cores, few enough that the activations
@@ -31,7 +32,7 @@ const adversarialSchema = "unlearn.adversarial/1"
 // attackJob sets up the attack on a forget set.
 func (d *desk) attackJob(o attack.Options, forget *data.ForgetSet, x torch.Tensor) *attack.Job {
 	job := &attack.Job{
-		Net: d.frozen(), X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Seed: d.compute.Seed,
+		Net: d.frozen(), X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Fast: d.mode == engine.Fast, Seed: d.compute.Seed,
 	}
 	// An attack keeps what all layers make. Linux ends a process that takes more than there is, so that cannot be left to
 	// running out of it.

@@ -93,6 +93,9 @@ func (f *forgetting) decode() (err error) {
 	if f.method, err = unlearn.FindMethod(f.o.Method); err != nil {
 		return err
 	}
+	if attacks := f.method.Driver == unlearn.ByAdversarial; !attacks && (f.mode == engine.BF16 || f.mode == engine.Fast) {
+		return Usagef("--mode %s changes an attack, and %s has none: leave it out", f.mode, f.method.Name)
+	}
 	parts := []any{&f.loop}
 	if f.method.Scratch {
 		parts = []any{&f.recipe}
@@ -312,7 +315,7 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 	}
 	task := &unlearn.Task{
 		Net: f.net, Classes: len(f.train.Classes), Forget: f.wanted, Meter: f.meter, EvalBatch: f.batch(), Resume: f.state.Loop,
-		Witness: f.mode == engine.Exact, // the log of mode reference is compared step by step
+		Witness: f.mode != engine.Reference, // whose log is compared step by step
 	}
 	if f.state.Loop != nil {
 		f.state.Loop.Tensors = saved

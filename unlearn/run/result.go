@@ -125,7 +125,7 @@ type Result struct {
 	PeakMemory int64           `json:"peak_memory_bytes,omitempty" jsonschema:"minimum=0,description=largest resident size of the process"`
 	Device     string          `json:"device"`
 	Precision  string          `json:"precision"`
-	Mode       engine.Mode     `json:"mode,omitempty" jsonschema:"enum=exact,enum=reference,description=arithmetic of attack\\, scores and training: exact is float32 in another order than PyTorch's\\, reference has its bits"`
+	Mode       engine.Mode     `json:"mode,omitempty" jsonschema:"enum=exact,enum=bf16,enum=fast,enum=reference,description=arithmetic of attack\\, scores and training: exact is float32 in another order than PyTorch's\\, bf16 multiplies bfloat16 in the attack\\, fast ends the attack on a pair when its target is sure\\, reference has PyTorch's bits"`
 	Fallback   string          `json:"fallback,omitempty" jsonschema:"description=why attack and scores ran as in mode reference although mode says exact"`
 	Threads    int             `json:"threads,omitempty"`
 	Seed       int64           `json:"seed"`

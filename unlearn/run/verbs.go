@@ -55,9 +55,14 @@ type ComputeOptions struct {
 	ChannelsLast  bool   `flag:"channels-last" default:"true" group:"computing" help:"keep images with the channels innermost; changes the last bits"`
 }
 
-// EngineOptions hold for every verb that runs or trains a network many times.
+// EngineOptions hold for verbs that run or train a network many times.
 type EngineOptions struct {
 	Mode string `flag:"mode" default:"exact" oneof:"exact|reference" group:"computing" help:"arithmetic of attack, scores and training; exact: our own convolutions, which differ from PyTorch by rounding; reference: operator by operator PyTorch's bits"`
+}
+
+// CraftOptions are EngineOptions for verbs that attack.
+type CraftOptions struct {
+	Mode string `flag:"mode" default:"exact" oneof:"exact|bf16|fast|reference" group:"computing" help:"arithmetic of attack, scores and training; exact: our own convolutions, which differ from PyTorch by rounding; bf16: the attack's multiply bfloat16; fast: the attack leaves pairs alone once their target is sure, which makes other examples; reference: operator by operator PyTorch's bits"`
 }
 
 // EvalOptions hold for every verb that scores a model.
@@ -96,7 +101,7 @@ type ForgetOptions struct {
 	DataOptions
 	SetOptions
 	ComputeOptions
-	EngineOptions
+	CraftOptions
 	EvalOptions
 	Method     string `flag:"method" default:"adv-imp" group:"unlearning" arg:"NAME" help:"how to forget; unlearn ls methods lists them"`
 	SaveFormat string `flag:"save-format" default:"safetensors" oneof:"safetensors|same" result:"no" help:"container of the unlearned weights; same: as they came"`
@@ -122,7 +127,7 @@ type AttackOptions struct {
 	DataOptions
 	SetOptions
 	ComputeOptions
-	EngineOptions
+	CraftOptions
 }
 
 // Validate checks what tags cannot say.
