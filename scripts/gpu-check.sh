@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# gpu-check.sh BUNDLE [RESULT.json [FLAGS]] checks this project on a machine with a GPU, in less than 10 minutes and without a
+# gpu-check.sh BUNDLE [RESULT.json [FLAGS]] checks this project on a machine with a GPU, in about 10 minutes and without a
 # network: it unpacks what `make gpu-bundle` made, lends it the libtorch of this machine's Python ($L2UL_PYTHON, else
-# python3), runs the device tests and the rows that compare with PyTorch, and writes the result (gpu-check.json). FLAGS are those of
-# gpu_check.py: --list prints the rows, --rows G1,G6 measures only these.
+# python3), runs the device tests and the rows that compare with PyTorch, and writes the result (gpu-check.json). FLAGS
+# are those of gpu_check.py: --list prints the rows, --rows G1,G6 measures only these. The rows G… want torchvision and
+# safetensors in that Python; where they are missing, the row says so.
 set -euo pipefail
 bundle=${1:?usage: gpu-check.sh gpu-bundle.tar.gz [RESULT.json [FLAGS]]}
 result=$(realpath -m "${2:-gpu-check.json}")
