@@ -71,9 +71,9 @@ dist: build ## build/unlearn-VERSION.tar.gz: the program, its libraries and all 
 clean: ## remove what was built; downloads stay in the cache
 	rm -rf bin lib build
 
-# The threads of libgomp spin while they wait unless told otherwise before it is loaded. Two test processes on two cores
-# would mostly watch each other spin.
-demo test test-long parity golden bench: export OMP_WAIT_POLICY := passive
+# The threads of libgomp spin while they wait unless told otherwise before it is loaded. Ours are told by
+# torch/csrc/torchgo_env.c, but a Python beside them would mostly watch itself spin.
+parity golden bench: export OMP_WAIT_POLICY := passive
 
 # The packages with tests that run a Python beside them.
 parity_packages = $$(git grep -l --untracked -e L2UL_PYTHON -e internal/reference -- '*_test.go' | xargs -n 1 dirname | sort -u | sed 's|^|./|')
@@ -115,11 +115,18 @@ build/unlearn/kernels/%.o: unlearn/kernels/%.cc build/libtorch.path Makefile
 	@echo compiling $< >&2
 	$(CXX) $(common_flags) $(kernel_flags) @build/libtorch.cppflags -c -o $@ $<
 
-lib/libtorchgo.so: $(bridge_objects)
+lib/libtorchgo_env.so: torch/csrc/torchgo_env.c Makefile
+	@mkdir -p $(@D)
+	$(CC) -O2 -fPIC -Wall -Wextra -shared -o $@.work $<
+	@mv $@.work $@
+
+# libtorchgo_env.so must come behind libgomp, so libtorch's own is named here; a system package's is where the compiler looks.
+lib/libtorchgo.so: extra = -Wl,--no-as-needed $(or $(firstword $(wildcard lib/libtorch/torch/lib/libgomp*.so*)),-lgomp) -Llib -ltorchgo_env
+lib/libtorchgo.so: $(bridge_objects) | lib/libtorchgo_env.so
 lib/libl2ul.so: $(kernel_objects)
 lib/libtorchgo.so lib/libl2ul.so:
 	@mkdir -p $(@D)
-	$(CXX) $(link_flags) -o $@.work $^ @build/libtorch.ldflags -ltorch_cpu -lc10
+	$(CXX) $(link_flags) -o $@.work $^ @build/libtorch.ldflags -ltorch_cpu -lc10 $(extra)
 	@mv $@.work $@
 
 # ---- their CUDA half -------------------------------------------------------------------------------------------------

@@ -370,6 +370,27 @@ func setGeneratorState(h uint64, state Tensor) {
 	raise("Generator.SetState", C.tg_generator_set_state(C.tg_handle(h), state.handle()), state)
 }
 
+// ---- the timeline ----
+
+func profileBegin(limit int) { raise("Profile", C.tg_profile_begin(C.int64_t(limit))) }
+
+func profileEnd() (spans []Span, lost int) {
+	var first *C.tg_span
+	var n, more C.int64_t
+	C.tg_profile_end(&first, &n, &more)
+	names := map[*C.char]string{}
+	spans = make([]Span, n)
+	for i, s := range unsafe.Slice(first, n) {
+		name, ok := names[s.name]
+		if !ok {
+			name = C.GoString(s.name)
+			names[s.name] = name
+		}
+		spans[i] = Span{name, int(s.thread), int64(s.begin), int64(s.end)}
+	}
+	return spans, int(more)
+}
+
 // benchmarkDispatch measures at::relu in C++, direct and boxed, in nanoseconds per call.
 func benchmarkDispatch(t Tensor, n int) (direct, boxed float64) {
 	raise("bench", C.tg_bench(t.handle(), C.int32_t(n), (*C.double)(&direct), (*C.double)(&boxed)))

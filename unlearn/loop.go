@@ -8,6 +8,7 @@ import (
 
 	"l2ul/torch"
 	"l2ul/torch/nn"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/kernels"
 	"l2ul/unlearn/metrics"
@@ -35,12 +36,15 @@ type Task struct {
 	Meter   *data.Meter    // counts reads by phase
 	Resume  *State         // where an interrupted run of this very task stopped, or nil
 
-	EvalBatch int // images at once in the stop test
+	EvalBatch *chunk.Size // images at once in the stop test
+	// Witness lets one image of D_f stand for all in a stop test that it settles, where D_f is larger than a forget slice.
+	// Runs end at the same step, with the same weights; hits are then counted at fewer steps.
+	Witness bool
 
 	// Observe is told every step. It may be nil.
 	Observe func(Record)
-	// Save is offered the state after every step, and must take it when force is set. An error ends the run. It may be
-	// nil. The tensors are views, valid during the call.
+	// Save is offered the state after every step, and must take it when force is set: at an interruption and at a cap. An
+	// error ends the run. It may be nil. The tensors are views, valid during the call.
 	Save func(s *State, force bool) error
 }
 
@@ -53,7 +57,8 @@ type Record struct {
 	ForgetLoss float64 `json:"forget_loss"` // signed as it is minimised
 	NDriver    int     `json:"n_driver"`
 	NForget    int     `json:"n_forget"`
-	Hits       int64   `json:"hits"` // on D_f after the step; -1 where the stop test was not due
+	Hits       int64   `json:"hits"`    // on D_f after the step; -1 where they were not counted
+	Witness    int     `json:"witness"` // the image of D_f, from 0, that settled the stop test alone; -1 where none did
 }
 
 // State is where a run stands, enough to go on to the same bits.
@@ -64,7 +69,9 @@ type State struct {
 	Seconds float64 `json:"seconds"` // spent in the loop
 	Right   int64   `json:"right"`   // driver's images classified rightly in this pass, for the collapse test
 	Seen    int64   `json:"seen"`    // driver's images seen in this pass
-	Hits    int64   `json:"hits"`    // on D_f when last tested
+	Hits    int64   `json:"hits"`    // on D_f when last counted,
+	Counted int     `json:"counted"` // which was after so many steps
+	Witness int     `json:"witness"` // the image of D_f that was then furthest from the goal
 	// Tensors are parameters and buffers under their names, and "momentum." before the name of each trained one.
 	Tensors []nn.Named `json:"-"`
 }
@@ -72,10 +79,10 @@ type State struct {
 // Result is how a run ended. The network holds the last weights, of a run that diverged the last good ones.
 type Result struct {
 	Outcome  Outcome
-	Reason   string // of Diverged
+	Reason   string // of Diverged; of Capped, the cap: "--max-steps 100"
 	Steps    int
 	Passes   int     // begun
-	Hits     int64   // on D_f when last tested: at the end, unless the run diverged or was interrupted
+	Hits     int64   // on D_f when last counted: at the end, unless the run diverged or was interrupted
 	Seconds  float64 // in the loop
 	Penalty  float64 // λR at the end; 0 without one
 	Distance float64 // ‖θ - θ⁰‖ over the trained parameters
@@ -141,44 +148,74 @@ func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
 
 func (l *loop) run(ctx context.Context) (*Result, error) {
 	if l.state.Step == 0 && l.task.Resume == nil {
-		hits, err := l.hits(ctx)
-		if err != nil {
+		if err := l.count(); err != nil {
 			return nil, err
 		}
-		l.state.Hits = hits
-		if l.goalMet(hits) {
+		if l.goalMet(l.state.Hits) {
 			return l.finish(Already, ""), nil
 		}
 	}
-	for l.state.Pass < l.o.MaxPasses {
-		for l.state.Slice < l.slices() {
-			if ctx.Err() != nil {
-				l.state.Seconds = time.Since(l.began).Seconds()
-				if err := l.save(true); err != nil {
-					return nil, err
-				}
-				return l.finish(Interrupted, context.Cause(ctx).Error()), nil
-			}
-			outcome, reason, err := l.step(ctx)
-			if err != nil {
-				return nil, err
-			}
-			if outcome != "" {
-				return l.finish(outcome, reason), nil
-			}
-			if err := l.save(false); err != nil {
-				return nil, err
-			}
+	for {
+		if l.state.Slice == l.slices() {
+			l.state.Pass, l.state.Slice, l.state.Right, l.state.Seen = l.state.Pass+1, 0, 0, 0
 		}
-		l.state.Pass, l.state.Slice, l.state.Right, l.state.Seen = l.state.Pass+1, 0, 0, 0
+		if reason := l.capped(); reason != "" {
+			return l.giveUp(reason)
+		}
+		if ctx.Err() != nil {
+			l.state.Seconds = time.Since(l.began).Seconds()
+			if err := l.save(true); err != nil {
+				return nil, err
+			}
+			return l.finish(Interrupted, context.Cause(ctx).Error()), nil
+		}
+		outcome, reason, err := l.step()
+		if err != nil {
+			return nil, err
+		}
+		if outcome != "" {
+			return l.finish(outcome, reason), nil
+		}
+		if err := l.save(false); err != nil {
+			return nil, err
+		}
 	}
-	return l.finish(Capped, ""), nil
+}
+
+// capped names the cap that forbids another step, "" if none does. A run that goes on may be beyond a lower cap.
+func (l *loop) capped() string {
+	switch {
+	case l.o.MaxSteps > 0 && l.state.Step >= l.o.MaxSteps:
+		return fmt.Sprintf("--max-steps %d", l.o.MaxSteps)
+	case l.o.MaxSeconds > 0 && l.state.Seconds >= l.o.MaxSeconds:
+		return fmt.Sprintf("--max-seconds %g", l.o.MaxSeconds)
+	case l.state.Pass >= l.o.MaxPasses:
+		return fmt.Sprintf("--max-passes %d", l.o.MaxPasses)
+	}
+	return ""
+}
+
+// giveUp ends a run that met a cap. It saves, so that the run can go on under a higher one, and before a count that such a
+// run does not do.
+func (l *loop) giveUp(reason string) (*Result, error) {
+	if err := l.save(true); err != nil {
+		return nil, err
+	}
+	if l.state.Counted < l.state.Step { // a result must say how it ended
+		if err := l.count(); err != nil {
+			return nil, err
+		}
+		if l.goalMet(l.state.Hits) {
+			return l.finish(Reached, ""), nil
+		}
+	}
+	return l.finish(Capped, reason), nil
 }
 
 // step does one step and what is due after it. An outcome ends the run.
-func (l *loop) step(ctx context.Context) (outcome Outcome, reason string, err error) {
+func (l *loop) step() (outcome Outcome, reason string, err error) {
 	l.task.Meter.Enter(data.PhaseUnlearn)
-	rec := Record{Step: l.state.Step + 1, Pass: l.state.Pass + 1, Hits: -1}
+	rec := Record{Step: l.state.Step + 1, Pass: l.state.Pass + 1, Hits: -1, Witness: -1}
 	finite := true
 	torch.Scope(func() { finite, err = l.update(&rec) })
 	if err != nil {
@@ -197,10 +234,9 @@ func (l *loop) step(ctx context.Context) (outcome Outcome, reason string, err er
 		copyAll(l.good, l.live)
 	}
 	if l.o.check(l.method) == EachStep || passEnds {
-		if rec.Hits, err = l.hits(ctx); err != nil {
+		if err = l.test(&rec); err != nil {
 			return "", "", err
 		}
-		l.state.Hits = rec.Hits
 	}
 	if l.task.Observe != nil {
 		l.task.Observe(rec)
@@ -211,16 +247,6 @@ func (l *loop) step(ctx context.Context) (outcome Outcome, reason string, err er
 	case collapsed:
 		l.rollBack()
 		return Diverged, fmt.Sprintf("pass %d: %d of %d driving images are classified rightly, below chance for %d classes; the weights are those of the last pass above it", rec.Pass, l.state.Right, l.state.Seen, l.task.Classes), nil
-	case l.o.MaxSteps > 0 && l.state.Step >= l.o.MaxSteps, l.o.MaxSeconds > 0 && l.state.Seconds >= l.o.MaxSeconds:
-		if rec.Hits < 0 { // a result must say how it ended
-			if l.state.Hits, err = l.hits(ctx); err != nil {
-				return "", "", err
-			}
-			if l.goalMet(l.state.Hits) {
-				return Reached, "", nil
-			}
-		}
-		return Capped, "", nil
 	}
 	return "", "", nil
 }
@@ -281,15 +307,6 @@ func (l *loop) anchorReference() []torch.Tensor {
 		return nil
 	}
 	return l.reference
-}
-
-// hits is the stop test: evaluation mode, all of D_f, a count.
-func (l *loop) hits(ctx context.Context) (int64, error) {
-	left := l.task.Meter.Enter(data.PhaseStopCheck)
-	defer l.task.Meter.Enter(left)
-	l.task.Net.Root().Eval()
-	score, err := metrics.Evaluate(context.WithoutCancel(ctx), l.task.Net.Forward, l.task.Forget, l.task.EvalBatch, nil)
-	return score.Hits, err
 }
 
 func (l *loop) goalMet(hits int64) bool { return l.o.Goal.Met(hits, int64(l.task.Forget.Len())) }

@@ -18,6 +18,7 @@ import (
 	"l2ul/torch/ckpt"
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
 	_ "l2ul/unlearn/methods"
 )
@@ -43,7 +44,7 @@ func newTry(t *testing.T, g *smallnet.Golden, method string) *try {
 	}
 	meter := data.NewMeter(m.Regime, nil)
 	r := &try{T: t, g: g, m: m, task: &unlearn.Task{
-		Net: g.Fresh(), Classes: smallnet.Classes, EvalBatch: 4, Meter: meter,
+		Net: g.Fresh(), Classes: smallnet.Classes, EvalBatch: chunk.Fixed(4), Meter: meter,
 		Forget: &unlearn.Examples{X: g.Tensor("x"), Y: g.Tensor("y"), Part: data.PartForget, Meter: meter},
 	}, o: &unlearn.Options{
 		Goal: unlearn.Misclassify, LR: 1e-6, Momentum: 0.9, WeightDecay: 1e-4, Lambda: 1, ForgetBatch: 4, AdvBatch: 10, RetainBatch: 10,
@@ -459,7 +460,7 @@ func TestSchedule(t *testing.T) {
 			net := &notes{}
 			net.Param("weight", torch.Zeros([]int64{2}, false))
 			defer net.Free()
-			task := &unlearn.Task{Net: net, Classes: 2, Forget: numbered(70), EvalBatch: 1000}
+			task := &unlearn.Task{Net: net, Classes: 2, Forget: numbered(70), EvalBatch: chunk.Fixed(1000)}
 			if method.Driver == unlearn.ByAdversarial {
 				task.Driver = numbered(1400)
 			}
@@ -573,10 +574,69 @@ func TestResume(t *testing.T) {
 	})
 }
 
+// A run that met a cap goes on under a higher one to the bits of a run that had this one from the start. One that is beyond
+// its cap when it goes on ends where it is.
+func TestResumeUnderAnotherCap(t *testing.T) {
+	onTiny(t, func(g *smallnet.Golden) {
+		for _, method := range []string{"neggrad", "adv-imp", "oracle"} {
+			whole := newTry(t, g, method)
+			var last []byte
+			whole.task.Save = func(s *unlearn.State, _ bool) error { last = pack(t, s); return nil }
+			want := whole.run()
+			for reason, limit := range map[string]func(o *unlearn.Options){
+				"--max-steps 1":       func(o *unlearn.Options) { o.MaxSteps = 1 },
+				"--max-steps 3":       func(o *unlearn.Options) { o.MaxSteps = 3 },
+				"--max-passes 1":      func(o *unlearn.Options) { o.MaxPasses = 1 },
+				"--max-seconds 1e-09": func(o *unlearn.Options) { o.MaxSeconds = 1e-9 },
+			} {
+				r, state := newTry(t, g, method), unlearn.State{}
+				var file *ckpt.File
+				limit(r.o)
+				r.task.Save = func(s *unlearn.State, force bool) error {
+					if force {
+						state, file = *s, nn.Pack(s.Tensors)
+					}
+					return nil
+				}
+				capped := r.run()
+				var err error
+				if state.Tensors, err = nn.Unpack(file); err != nil {
+					t.Fatal(err)
+				}
+				if capped.Outcome != unlearn.Capped || capped.Reason != reason || state.Step != capped.Steps {
+					t.Errorf("%s, %s: %+v, saved at %+v", method, reason, capped, state)
+				}
+
+				again := newTry(t, g, method)
+				again.task.Resume = &state
+				var end []byte
+				again.task.Save = func(s *unlearn.State, _ bool) error { end = pack(t, s); return nil }
+				got := again.run()
+				got.Seconds, want.Seconds = 0, 0
+				if diff := cmp.Diff(want, got); diff != "" {
+					t.Errorf("%s after %s: result (-want +got):\n%s", method, reason, diff)
+				}
+				if diff := cmp.Diff(whole.log, append(r.log, again.log...)); diff != "" {
+					t.Errorf("%s after %s: log (-want +got):\n%s", method, reason, diff)
+				}
+				if !slices.Equal(last, end) {
+					t.Errorf("%s after %s: another state", method, reason)
+				}
+
+				lower := newTry(t, g, method)
+				lower.task.Resume, lower.o.MaxSteps = &state, 1
+				if got := lower.run(); got.Outcome != unlearn.Capped || got.Steps != capped.Steps || got.Hits != capped.Hits || lower.log != nil {
+					t.Errorf("%s after %s, then under a lower cap: %+v", method, reason, got)
+				}
+			}
+		}
+	})
+}
+
 // pack is everything in a state, as bytes.
 func pack(t *testing.T, s *unlearn.State) []byte {
 	t.Helper()
-	out := fmt.Appendf(nil, "%d %d %d %d %d %d", s.Step, s.Pass, s.Slice, s.Right, s.Seen, s.Hits)
+	out := fmt.Appendf(nil, "%d %d %d %d %d %d %d", s.Step, s.Pass, s.Slice, s.Right, s.Seen, s.Hits, s.Witness)
 	for _, n := range nn.Pack(s.Tensors).Tensors {
 		out = append(append(out, n.Name...), n.Data...)
 	}
@@ -623,7 +683,7 @@ func TestUnusedParameter(t *testing.T) {
 			t.Fatal(err)
 		}
 		images := &unlearn.Examples{X: torch.Zeros([]int64{2, 1, 1, 1}, false), Y: torch.FromSlice([]int64{0, 0})}
-		if _, err := unlearn.Forget(t.Context(), m, &unlearn.Task{Net: net, Classes: 2, Forget: images, EvalBatch: 2}, &unlearn.Options{
+		if _, err := unlearn.Forget(t.Context(), m, &unlearn.Task{Net: net, Classes: 2, Forget: images, EvalBatch: chunk.Fixed(2)}, &unlearn.Options{
 			Goal: unlearn.Misclassify, LR: 0.5, WeightDecay: 0.5, ForgetBatch: 2, LossWeights: unlearn.BySample, BN: unlearn.BNTrain, StopCheck: "auto", MaxPasses: 1,
 		}); err != nil {
 			t.Fatal(err)

@@ -17,9 +17,9 @@ type Options struct {
 	BNDriver    BNMode      `flag:"bn-adv" deftext:"as --bn" oneof:"|train|frozen-stats|eval|frozen" group:"unlearning" help:"the same for the forward of adversarial or retained images"`
 	StopCheck   string      `flag:"stop-check" default:"auto" oneof:"auto|step|pass" group:"unlearning" help:"test the goal after each step or each pass; auto: as published for the method"`
 	StopOnDrop  bool        `flag:"stop-on-collapse" group:"unlearning" help:"stop as diverged when the accuracy on the driver's images falls below chance over a pass"`
-	MaxPasses   int         `flag:"max-passes" default:"1000" min:"1" group:"unlearning" help:"passes over the driving slices before giving up"`
-	MaxSteps    int         `flag:"max-steps" min:"0" group:"unlearning" help:"steps before giving up; 0 for no bound"`
-	MaxSeconds  float64     `flag:"max-seconds" min:"0" group:"unlearning" help:"seconds of unlearning before giving up; 0 for no bound"`
+	MaxPasses   int         `flag:"max-passes" default:"1000" min:"1" result:"cap" group:"unlearning" help:"passes over the driving slices before giving up"`
+	MaxSteps    int         `flag:"max-steps" min:"0" result:"cap" group:"unlearning" help:"steps before giving up; 0 for no bound"`
+	MaxSeconds  float64     `flag:"max-seconds" min:"0" result:"cap" group:"unlearning" help:"seconds of unlearning before giving up; 0 for no bound"`
 }
 
 // Goal is what forgetting means.

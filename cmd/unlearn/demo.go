@@ -29,10 +29,11 @@ func (p *program) demo() *cli.Command {
 			if err := noArguments(c); err != nil {
 				return err
 			}
-			ctx, release := run.Signals(c.Context, demoGrace, func(stopped *run.Stopped, code int) {
-				stopped.Again = o.Again()
-				p.abort(o.JSON)(stopped, code)
-			})
+			if o.LogFormat == "auto" {
+				o.LogFormat = "console" // a demo is for people, through a pipe as well
+			}
+			again := func(string) string { return run.ResumeLine(os.Args, "") }
+			ctx, release := run.Signals(c.Context, demoGrace, again, p.abort(o.JSON))
 			defer release()
 			console := run.NewConsole(o.TerminalOptions, p.stdout, p.stderr)
 			result, err := run.Demo(ctx, run.Invocation{Catalog: p.catalog, Argv: os.Args, Console: console}, o)

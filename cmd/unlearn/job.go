@@ -40,7 +40,8 @@ func (p *program) work(verb, usage, description string, do func(context.Context,
 			if err := cfg.Decode(&bound); err != nil {
 				return err
 			}
-			ctx, release := run.Signals(c.Context, bound.Grace, p.abort(terminal.JSON))
+			again := func(checkpoint string) string { return run.ResumeLine(os.Args, checkpoint) }
+			ctx, release := run.Signals(c.Context, bound.Grace, again, p.abort(terminal.JSON))
 			defer release()
 			console := run.NewConsole(terminal, p.stdout, p.stderr)
 			for _, name := range cfg.Unused {

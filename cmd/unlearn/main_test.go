@@ -31,7 +31,6 @@ func TestScripts(t *testing.T) {
 		UpdateScripts: *update,
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("XDG_CONFIG_HOME", filepath.Join(e.WorkDir, ".config"))
-			e.Setenv("OMP_WAIT_POLICY", "passive")
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

@@ -23,7 +23,7 @@ func process(t *testing.T, dir string, on func(event map[string]any, p *os.Proce
 	t.Helper()
 	c := exec.CommandContext(t.Context(), "unlearn", args...)
 	c.Dir = dir
-	c.Env = append(os.Environ(), "OMP_WAIT_POLICY=passive", "UNLEARN_CACHE="+filepath.Join(dir, "cache"), "XDG_CONFIG_HOME="+dir)
+	c.Env = append(os.Environ(), "UNLEARN_CACHE="+filepath.Join(dir, "cache"), "XDG_CONFIG_HOME="+dir)
 	var complaint bytes.Buffer
 	c.Stderr = &complaint
 	out, err := c.StdoutPipe()
@@ -83,7 +83,7 @@ func TestKilled(t *testing.T) {
 		output := fmt.Sprint("cut", round)
 		first, second := float64(1+random.IntN(25)), float64(30+random.IntN(20))
 		code, stderr := process(t, dir, at(first, syscall.SIGTERM), job(output)...)
-		if code != 75 || !strings.Contains(stderr, "stopped by SIGTERM; continue with --resume "+output) {
+		if code != 75 || !strings.Contains(stderr, "stopped by SIGTERM; go on with `unlearn train --json ") || !strings.Contains(stderr, " --resume "+output+"`") {
 			t.Fatalf("SIGTERM at step %g: exit code %d: %s", first, code, stderr)
 		}
 		if round == 0 {
@@ -131,10 +131,30 @@ func TestGraceRunsOut(t *testing.T) {
 			}
 		}
 	}, job...)
-	if code != 75 || !strings.Contains(stderr, "stopped by SIGTERM; continue with --resume run/checkpoints/step-") {
+	if code != 75 || !strings.Contains(stderr, "--grace 1ns -o run --resume run`") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 	if !slices.ContainsFunc(events, func(e map[string]any) bool { return e["event"] == "error" && e["exit_code"] == 75. }) {
 		t.Errorf("no event tells of the end; the last is %v", events[len(events)-1])
+	}
+}
+
+// The demo's log is for people, whatever stderr is, and so is the line that goes on; JSON is for those who ask.
+func TestLogOfTheDemo(t *testing.T) {
+	for _, c := range []struct{ format, said, not string }{
+		{"auto", " INF train a network on generated images\n", `"level"`},
+		{"json", `{"level":"info",`, " INF "},
+	} {
+		code, stderr := process(t, t.TempDir(), func(e map[string]any, p *os.Process) {
+			if e["event"] == "start" {
+				if err := p.Signal(syscall.SIGTERM); err != nil {
+					t.Error(err)
+				}
+			}
+		}, "demo", "--json", "--log-format", c.format, "-o", "shown")
+		if code != 75 || !strings.Contains(stderr, c.said) || strings.Contains(stderr, c.not) ||
+			!strings.HasSuffix(stderr, "stopped by SIGTERM; go on with `unlearn demo --json --log-format "+c.format+" -o shown`\n") {
+			t.Errorf("--log-format %s: exit code %d: %s", c.format, code, stderr)
+		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -134,6 +135,9 @@ func corrupt(format string, args ...any) error {
 // or offset at fault; errors.Is tells ErrCorrupt from the errors of the file system.
 func Load(path string) (*File, error) {
 	f, err := os.Open(path)
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return nil, fmt.Errorf("%s: %w", path, p.Err)
+	}
 	if err != nil {
 		return nil, err
 	}

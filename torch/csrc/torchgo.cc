@@ -12,11 +12,13 @@
 #include <ATen/core/ivalue.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/relu.h>
+#include <ATen/record_function.h>
 #include <c10/core/GradMode.h>
 #include <dlfcn.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/jit/frontend/function_schema_parser.h>
 #include <torch/headeronly/version.h>
+#include <unistd.h>
 
 #include <array>
 #include <atomic>
@@ -28,6 +30,7 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 namespace {
@@ -579,6 +582,47 @@ void set_autocast(tg_autocast mode) {
   }
 }
 
+// ---- the timeline ---------------------------------------------------------------------------------------------------
+
+struct Profile {
+  std::mutex mu;
+  std::unordered_set<std::string> names;  // grows only: spans point into it
+  std::vector<tg_span> spans;
+  size_t limit = 0;
+  int64_t lost = 0;
+  at::CallbackHandle callback = 0;
+};
+
+Profile& profile() {
+  static auto* p = new Profile;  // never destroyed, as the table
+  return *p;
+}
+
+int64_t monotonic_ns() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return int64_t{t.tv_sec} * 1'000'000'000 + t.tv_nsec;
+}
+
+struct Started : at::ObserverContext {
+  int64_t at = monotonic_ns();
+};
+
+std::unique_ptr<at::ObserverContext> operator_begins(const at::RecordFunction&) { return std::make_unique<Started>(); }
+
+void operator_ends(const at::RecordFunction& f, at::ObserverContext* begun) {
+  const int64_t now = monotonic_ns();
+  thread_local const auto thread = static_cast<int32_t>(gettid());
+  Profile& p = profile();
+  const std::lock_guard<std::mutex> lock(p.mu);
+  if (p.spans.size() == p.limit) {
+    p.lost++;
+    return;
+  }
+  const char* name = p.names.emplace(f.name()).first->c_str();
+  p.spans.push_back({name, static_cast<Started*>(begun)->at, now, thread});
+}
+
 double ns_per_call(std::chrono::steady_clock::time_point since, int32_t n) {
   return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - since).count() / n;
 }
@@ -871,6 +915,30 @@ char* tg_config(void) {
 
 // Go's os.Exit runs no C++ destructors and flushes no C streams.
 void tg_shutdown(void) { std::fflush(nullptr); }
+
+tg_error* tg_profile_begin(int64_t limit) {
+  return guarded([&] {
+    Profile& p = profile();
+    {
+      const std::lock_guard<std::mutex> lock(p.mu);
+      p.spans.clear();
+      p.limit = static_cast<size_t>(limit);
+      p.lost = 0;
+    }
+    p.callback = at::addGlobalCallback(at::RecordFunctionCallback(operator_begins, operator_ends)
+                                           .scopes({at::RecordScope::FUNCTION, at::RecordScope::BACKWARD_FUNCTION}));
+  });
+}
+
+void tg_profile_end(const tg_span** spans, int64_t* n, int64_t* lost) {
+  Profile& p = profile();
+  at::removeCallback(p.callback);
+  const std::lock_guard<std::mutex> lock(p.mu);
+  p.limit = p.spans.size();  // what still runs elsewhere comes too late
+  *spans = p.spans.data();
+  *n = static_cast<int64_t>(p.spans.size());
+  *lost = p.lost;
+}
 
 tg_error* tg_bench(tg_handle h, int32_t n, double* direct_ns, double* boxed_ns) {
   return guarded([&] {

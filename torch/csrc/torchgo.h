@@ -143,6 +143,16 @@ const char* tg_cpu_capability(void);
 char* tg_config(void);  // free() it
 void tg_shutdown(void);
 
+// The timeline. Between begin and end every operator that ends is noted, up to limit of them; one timeline at a time.
+typedef struct {
+  const char* name;  // as "aten::conv2d"; valid for ever, the same pointer for the same name
+  int64_t begin;     // ns of CLOCK_MONOTONIC
+  int64_t end;
+  int32_t thread;  // of the operating system
+} tg_span;
+tg_error* tg_profile_begin(int64_t limit);
+void tg_profile_end(const tg_span** spans, int64_t* n, int64_t* lost);  // valid until the next begin
+
 // For the benchmark of the door itself: nanoseconds per call of at::relu, without and with boxing.
 tg_error* tg_bench(tg_handle h, int32_t n, double* direct_ns, double* boxed_ns);
 

@@ -11,6 +11,7 @@ import (
 	"strconv"
 
 	"l2ul/torch"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/engine"
 	"l2ul/unlearn/kernels"
 )
@@ -167,7 +168,7 @@ type Job struct {
 	Starts  torch.Tensor // of Pairs, Float [len(Pairs), C, H, W] in [0, 1]; undefined to draw
 	Options Options
 	Seed    int64
-	Chunk   int // pairs attacked at once, at least 1; does not change the stream of targets and starts
+	Chunk   *chunk.Size // pairs attacked at once; does not change the stream of targets and starts
 }
 
 // Run attacks all pairs of the job, beginning behind those that set has finished, and adds them to set. After each chunk
@@ -176,11 +177,20 @@ type Job struct {
 func (j *Job) Run(ctx context.Context, set *Set, saved func() error) (err error) {
 	torch.Scope(func() {
 		starts := j.newStarts(set.Done)
-		classes := j.classes()
+		var classes []int64
+		if classes, err = j.classes(); err != nil {
+			return
+		}
 		steps := &ascent{net: j.Net, options: &j.Options}
 		defer steps.free()
 		for set.Done < len(set.Pairs) && err == nil {
-			if err = j.chunk(ctx, set, starts, classes, steps); err == nil && saved != nil {
+			_, err = j.Chunk.Do(len(set.Pairs)-set.Done, func(n int) error {
+				if starts.done != set.Done { // drawn for a chunk that memory had no room for
+					starts = j.newStarts(set.Done)
+				}
+				return j.chunk(ctx, set, n, starts, classes, steps)
+			})
+			if err == nil && saved != nil {
 				err = saved()
 			}
 		}
@@ -189,21 +199,23 @@ func (j *Job) Run(ctx context.Context, set *Set, saved func() error) (err error)
 }
 
 // classes returns the class predicted for each image.
-func (j *Job) classes() []int64 {
-	var classes []int64
-	for from := 0; from < len(j.Labels); from += j.Chunk {
-		torch.Scope(func() {
-			x := j.X.Narrow(0, int64(from), int64(min(j.Chunk, len(j.Labels)-from)))
-			classes = append(classes, torch.ToSlice[int64](j.Net.Logits(x).ArgMax(1, false))...)
+func (j *Job) classes() (classes []int64, err error) {
+	for len(classes) < len(j.Labels) && err == nil {
+		from := len(classes)
+		_, err = j.Chunk.Do(len(j.Labels)-from, func(n int) error {
+			torch.Scope(func() {
+				x := j.X.Narrow(0, int64(from), int64(n))
+				classes = append(classes, torch.ToSlice[int64](j.Net.Logits(x).ArgMax(1, false))...)
+			})
+			return nil
 		})
 	}
-	return classes
+	return classes, err
 }
 
-// chunk attacks the next pairs and adds them to the set. before is the class predicted for each image.
-func (j *Job) chunk(ctx context.Context, set *Set, starts *starts, before []int64, steps *ascent) (err error) {
-	pairs := set.Pairs[set.Done:min(set.Done+j.Chunk, len(set.Pairs))]
-	n := len(pairs)
+// chunk attacks the next n pairs and adds them to the set. before is the class predicted for each image.
+func (j *Job) chunk(ctx context.Context, set *Set, n int, starts *starts, before []int64, steps *ascent) (err error) {
+	pairs := set.Pairs[set.Done : set.Done+n]
 	torch.Scope(func() {
 		source, target := make([]int64, n), make([]int64, n)
 		for i, p := range pairs {

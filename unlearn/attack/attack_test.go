@@ -19,6 +19,7 @@ import (
 	"l2ul/torch/ckpt"
 	"l2ul/torch/nn"
 	"l2ul/unlearn/attack"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/engine"
 )
 
@@ -29,11 +30,11 @@ func settings(iters int) attack.Options {
 	return attack.Options{Eps: 1.5, Step: 0.1, Iters: iters, Num: "4", Norm: "l2", Targeted: true}
 }
 
-func newJob(g *smallnet.Golden, o attack.Options, chunk int) *attack.Job {
+func newJob(g *smallnet.Golden, o attack.Options, atOnce int) *attack.Job {
 	net := engine.Freeze(g.Fresh(), engine.Reference)
 	g.Cleanup(net.Thaw)
 	return &attack.Job{
-		Net: net, X: g.Tensor("x"), Labels: g.Ints("y"), Classes: smallnet.Classes, Chunk: chunk, Options: o,
+		Net: net, X: g.Tensor("x"), Labels: g.Ints("y"), Classes: smallnet.Classes, Chunk: chunk.Fixed(atOnce), Options: o,
 	}
 }
 
@@ -241,21 +242,21 @@ func TestChunksAndInterruptions(t *testing.T) {
 	smallnet.ForEach(t, func(t *testing.T, g *smallnet.Golden) {
 		whole := run(g, newJob(g, settings(3), 24))
 		if g.Name != "tiny" {
-			for _, cut := range []struct{ chunk, stop, after int }{{5, 0, 5}, {1, 0, 1}, {7, 10, 9}} {
-				cutAndCompare(t, g, whole, cut.chunk, cut.stop, cut.after)
+			for _, cut := range []struct{ before, stop, after int }{{5, 0, 5}, {1, 0, 1}, {7, 10, 9}} {
+				cutAndCompare(t, g, whole, cut.before, cut.stop, cut.after)
 			}
 			return
 		}
 		rapid.Check(t, func(rt *rapid.T) {
-			chunk := rapid.IntRange(1, 24)
-			cutAndCompare(rt, g, whole, chunk.Draw(rt, "chunk"), rapid.IntRange(0, 23).Draw(rt, "stop"), chunk.Draw(rt, "chunk after"))
+			size := rapid.IntRange(1, 24)
+			cutAndCompare(rt, g, whole, size.Draw(rt, "chunk"), rapid.IntRange(0, 23).Draw(rt, "stop"), size.Draw(rt, "chunk after"))
 		})
 	})
 }
 
 // cutAndCompare attacks in chunks, is stopped once more than stop pairs are done, goes on from a copy in other chunks, and
 // compares with the whole.
-func cutAndCompare(t rapid.TB, g *smallnet.Golden, whole *attack.Set, chunk, stop, after int) {
+func cutAndCompare(t rapid.TB, g *smallnet.Golden, whole *attack.Set, before, stop, after int) {
 	var alone []bool // pairs attacked alone
 	stepped := func(set *attack.Set) {
 		n := set.Done - len(alone)
@@ -263,7 +264,7 @@ func cutAndCompare(t rapid.TB, g *smallnet.Golden, whole *attack.Set, chunk, sto
 			alone = append(alone, n == 1)
 		}
 	}
-	job := newJob(g, settings(3), chunk)
+	job := newJob(g, settings(3), before)
 	set, err := job.Plan()
 	if err != nil {
 		t.Fatal(err)
@@ -284,7 +285,7 @@ func cutAndCompare(t rapid.TB, g *smallnet.Golden, whole *attack.Set, chunk, sto
 		again := attack.Resumed(slices.Clone(set.Pairs), set.X.Narrow(0, 0, int64(set.Done)).Clone())
 		defer again.Free()
 		set.Free()
-		job.Chunk = after
+		job.Chunk = chunk.Fixed(after)
 		if err := job.Run(context.Background(), again, func() error { stepped(again); return nil }); err != nil {
 			t.Fatal(err)
 		}
@@ -296,6 +297,66 @@ func cutAndCompare(t rapid.TB, g *smallnet.Golden, whole *attack.Set, chunk, sto
 			diff := again.X.Select(0, int64(i)).Sub(whole.X.Select(0, int64(i)), 1).Abs().Max().Item()
 			if diff > 1e-5 || g.Name == "tiny" && !alone[i] && (diff != 0 || p != w) {
 				t.Errorf("pair %d differs by up to %g (attacked alone: %t)", i, diff, alone[i])
+			}
+		}
+	})
+}
+
+// crowded is a network on a machine whose memory is short: more than room images at once fail, at every third forward.
+type crowded struct {
+	nn.Module
+	room, forwards int64
+}
+
+func (m *crowded) Forward(x torch.Tensor) torch.Tensor {
+	if m.forwards++; x.Size(0) > m.room && m.forwards%3 == 0 {
+		panic(&torch.Error{Op: "aten::empty", Code: torch.OutOfMemory, Msg: "no memory"})
+	}
+	return m.Module.Forward(x)
+}
+
+// Where memory runs out, before an attack or in the middle of one, chunks halve, and the examples are those of an attack that
+// had enough, whether its starts are drawn or given.
+func TestOutOfMemory(t *testing.T) {
+	g := smallnet.Load(t, "tiny")
+	torch.Scope(func() {
+		for _, given := range []bool{false, true} {
+			attacked := func(room int64, atOnce *chunk.Size) (*attack.Set, error) {
+				job := newJob(g, settings(3), 24)
+				job.Net, job.Chunk = engine.Freeze(&crowded{Module: g.Fresh(), room: room}, engine.Reference), atOnce
+				set, err := job.Plan()
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(set.Free)
+				if given {
+					shape := job.X.Shape()
+					shape[0] = int64(len(set.Pairs))
+					torch.Seeded(torch.NewGenerator(5), func() { job.Starts = torch.Rand(shape, false) })
+				}
+				return set, job.Run(t.Context(), set, nil)
+			}
+			want, err := attacked(1000, chunk.Fixed(24))
+			if err != nil {
+				t.Fatal(err)
+			}
+			size, shrunk := 24, 0
+			got, err := attacked(4, chunk.Shrinking(size, func(before, after int) {
+				if after != before/2 {
+					t.Errorf("%d after %d", after, before)
+				}
+				size, shrunk = after, shrunk+1
+			}))
+			if err != nil || size > 4 || shrunk < 2 {
+				t.Errorf("shrunk %d times to %d: %v", shrunk, size, err)
+			}
+			if d := cmp.Diff(want.Pairs, got.Pairs); d != "" || !torch.Equal(want.X, got.X) {
+				t.Errorf("given starts %t: other examples:\n%s", given, d)
+			}
+			_, err = attacked(4, chunk.Fixed(24))
+			var native *torch.Error
+			if !errors.As(err, &native) || native.Code != torch.OutOfMemory {
+				t.Errorf("a size that is fixed: %v", err)
 			}
 		}
 	})
@@ -340,7 +401,7 @@ func TestOnePairOverflows(t *testing.T) {
 		net.Param("weight", torch.Full([]int64{1}, 1e20, false))
 		x := torch.Zeros([]int64{4, 3, 1, 1}, false)
 		x.Select(0, 2).FillI(1)
-		job := &attack.Job{Net: engine.Freeze(net, engine.Reference), X: x, Labels: []int{0, 0, 0, 0}, Classes: 3, Chunk: 4, Options: attack.Options{Eps: 0, Step: 0.1, Iters: 1, Num: "1", Norm: "l2", Targeted: true}}
+		job := &attack.Job{Net: engine.Freeze(net, engine.Reference), X: x, Labels: []int{0, 0, 0, 0}, Classes: 3, Chunk: chunk.Fixed(4), Options: attack.Options{Eps: 0, Step: 0.1, Iters: 1, Num: "1", Norm: "l2", Targeted: true}}
 		set, err := job.Plan()
 		if err != nil {
 			t.Fatal(err)
@@ -376,7 +437,7 @@ func TestStreamsAreTheReferences(t *testing.T) {
 		net.Param("weight", torch.Ones([]int64{1}, false))
 		// In a ball this large and after no iteration, an example is its start.
 		job := &attack.Job{
-			Net: engine.Freeze(net, engine.Reference), X: torch.Zeros([]int64{70, 3, 2, 2}, false), Labels: labels, Classes: 10, Seed: 7, Chunk: 31,
+			Net: engine.Freeze(net, engine.Reference), X: torch.Zeros([]int64{70, 3, 2, 2}, false), Labels: labels, Classes: 10, Seed: 7, Chunk: chunk.Fixed(31),
 			Options: attack.Options{Eps: 1000, Num: "3", Norm: "l2", Targeted: true},
 		}
 		set := run(g, job)
@@ -479,11 +540,11 @@ func TestImportedPairsAndHalves(t *testing.T) {
 			job.Starts.Select(0, int64(i)).FillI(float64(i) / float64(len(dark.Pairs)))
 		}
 		graded := run(g, job)
-		job.Chunk = 24
+		job.Chunk = chunk.Fixed(24)
 		if whole := run(g, job); !torch.AllClose(graded.X, whole.X, 1e-5, 1e-5) {
 			t.Error("the starts of later chunks are not those of their pairs")
 		}
-		job.Pairs, job.Starts, job.Chunk, job.Options.Store = nil, torch.Tensor{}, 5, "f16"
+		job.Pairs, job.Starts, job.Chunk, job.Options.Store = nil, torch.Tensor{}, chunk.Fixed(5), "f16"
 		half := run(g, job)
 		if half.X.Dtype() != torch.Half || !torch.Equal(half.X, drawn.X.CastTo(torch.Half)) {
 			t.Errorf("halves: %v", half.X.Dtype())

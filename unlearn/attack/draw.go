@@ -81,28 +81,27 @@ type starts struct {
 	generator *torch.Generator
 	like      torch.Tensor
 	given     torch.Tensor
-	done      int64 // of the given ones
+	done      int // handed out, or skipped
 }
 
 // newStarts returns the starts of the pairs behind the first skip ones. It lives in the current scope.
 func (j *Job) newStarts(skip int) *starts {
 	if j.Starts.Defined() {
-		return &starts{like: j.X, given: j.Starts, done: int64(skip)}
+		return &starts{like: j.X, given: j.Starts, done: skip}
 	}
 	s := &starts{generator: torch.NewGenerator(seed.For(j.Seed, startStream, 0)), like: j.X}
-	for skip > 0 {
-		n := min(skip, j.Chunk)
-		torch.Scope(func() { s.next(n) })
-		skip -= n
+	for s.done < skip {
+		torch.Scope(func() { s.next(min(skip-s.done, j.Chunk.N())) })
 	}
 	return s
 }
 
 // next returns n starting images, in the memory format and on the device of the images.
 func (s *starts) next(n int) (u torch.Tensor) {
+	first := s.done
+	s.done += n // also where memory runs out: who knows what has been drawn then
 	if s.given.Defined() {
-		u = s.given.Narrow(0, s.done, int64(n))
-		s.done += int64(n)
+		u = s.given.Narrow(0, int64(first), int64(n))
 	} else {
 		shape := s.like.Shape()
 		shape[0] = int64(n)

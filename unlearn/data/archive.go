@@ -30,7 +30,7 @@ const (
 func walkTar(ctx context.Context, file string, visit func(name string, size int64, content io.Reader) error) error {
 	f, err := os.Open(file)
 	if err != nil {
-		return &InputError{Err: err}
+		return unreadable(err)
 	}
 	defer f.Close()
 	counter := &countingReader{r: f}
@@ -117,14 +117,14 @@ func readMember(file string, size int64, r io.Reader) ([]byte, error) {
 func readFile(file string) ([]byte, error) {
 	info, err := os.Stat(file)
 	if err != nil {
-		return nil, &InputError{Err: err}
+		return nil, unreadable(err)
 	}
 	if !info.Mode().IsRegular() {
 		return nil, inputf(file, "not a regular file")
 	}
 	f, err := os.Open(file)
 	if err != nil {
-		return nil, &InputError{Err: err}
+		return nil, unreadable(err)
 	}
 	defer f.Close()
 	return readMember(file, info.Size(), f)

@@ -149,7 +149,7 @@ func (c cifar) read(ctx context.Context, dir string, splits []string) (
 ) {
 	info, err := os.Stat(dir)
 	if err != nil {
-		return v, "", nil, &InputError{Err: err}
+		return v, "", nil, unreadable(err)
 	}
 	if !info.IsDir() {
 		v, members, err = c.readArchive(ctx, dir, splits)

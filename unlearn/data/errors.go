@@ -1,6 +1,10 @@
 package data
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+)
 
 // InputError says that a file or the data in it is missing, corrupt or does not fit (exit status 4).
 type InputError struct {
@@ -29,6 +33,14 @@ func (e *InputError) Unwrap() error { return e.Err }
 type UsageError struct{ Msg string }
 
 func (e *UsageError) Error() string { return e.Msg }
+
+// unreadable is the error of a file operation, which the path and the system's reason tell enough of.
+func unreadable(err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return &InputError{Path: p.Path, Err: p.Err}
+	}
+	return &InputError{Err: err}
+}
 
 func inputf(path, format string, args ...any) error {
 	return &InputError{Path: path, Msg: fmt.Sprintf(format, args...)}

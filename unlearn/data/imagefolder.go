@@ -52,7 +52,7 @@ func openImageFolder(ctx context.Context, src Source, splits []string) ([]*Set, 
 	}
 	info, err := os.Stat(src.Dir)
 	if err != nil {
-		return nil, &InputError{Err: err}
+		return nil, unreadable(err)
 	}
 	var tree imageTree
 	if info.IsDir() {
@@ -129,7 +129,7 @@ func listFolder(dir string) (imageTree, error) {
 			continue
 		}
 		if err != nil {
-			return nil, &InputError{Err: err}
+			return nil, unreadable(err)
 		}
 		for _, class := range classes {
 			folder := filepath.Join(dir, split, class.Name())
@@ -138,7 +138,7 @@ func listFolder(dir string) (imageTree, error) {
 			}
 			files, err := os.ReadDir(folder)
 			if err != nil {
-				return nil, &InputError{Err: err}
+				return nil, unreadable(err)
 			}
 			for _, f := range files {
 				if f.IsDir() && !strings.HasPrefix(f.Name(), ".") {

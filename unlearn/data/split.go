@@ -2,6 +2,7 @@ package data
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path"
 	"slices"
@@ -145,14 +146,14 @@ const maxForgetFile = 256 << 20
 func (s Spec) resolveFile(set *Set) (*ForgetSet, error) {
 	info, err := os.Stat(s.arg)
 	if err != nil {
-		return nil, &InputError{Msg: "forget set", Err: err}
+		return nil, fmt.Errorf("forget set: %w", unreadable(err))
 	}
 	if info.Size() > maxForgetFile {
 		return nil, inputf(s.arg, "%d bytes are more than a forget set can have (%d)", info.Size(), maxForgetFile)
 	}
 	content, err := os.ReadFile(s.arg)
 	if err != nil {
-		return nil, &InputError{Msg: "forget set", Err: err}
+		return nil, fmt.Errorf("forget set: %w", unreadable(err))
 	}
 	if bytes.HasPrefix(bytes.TrimLeft(content, " \t\r\n"), []byte("{")) {
 		return readForgetSet(s.arg, content, set)

@@ -70,7 +70,7 @@ func TestPlanIsTheNetwork(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		size int64
-	}{{"l2ul-resnet18", 32}, {"cifar-resnet18", 20}, {"resnet18", 64}, {"resnet50", 70}, {"l2ul-resnet18", 33}} {
+	}{{"l2ul-resnet18", 32}, {"cifar-resnet18", 20}, {"resnet18", 64}, {"resnet50", 70}, {"l2ul-resnet18", 33}, {"resnet20", 32}, {"resnet20", 27}} {
 		for _, backend := range backends {
 			testPlanIsTheNetwork(t, c.name, c.size, backend.name, backend.library)
 		}
@@ -102,6 +102,35 @@ func testPlanIsTheNetwork(t *testing.T, name string, size int64, backend string,
 			}
 		})
 	})
+}
+
+// Products of bfloat16 move the gradient, as far as rounding does and no further; logits stay those of mode exact.
+func TestHalf(t *testing.T) {
+	for _, backend := range backends {
+		for _, name := range []string{"l2ul-resnet18", "resnet50", "resnet20"} {
+			t.Run(backend.name+"/"+name, func(t *testing.T) {
+				job(t, func() {
+					torch.ManualSeed(1)
+					net := newNet(t, name)
+					half, exact := Freeze(net, BF16), freeze(net, backend.library)
+					half.library = backend.library
+					defer half.Thaw()
+					defer exact.Thaw()
+					x := torch.Rand([]int64{5, 3, 32, 32}, false).Contiguous(torch.ChannelsLast)
+					if !torch.Equal(half.Logits(x), exact.Logits(x)) {
+						t.Error("logits are not those of mode exact")
+					}
+					before := half.Bytes()
+					if d := distance(half.InputGrad(x, gradient), exact.InputGrad(x, gradient)); !(d > 1e-3 && d < halfTolerance) {
+						t.Errorf("the gradient differs from that of mode exact by %g", d)
+					}
+					if why := half.Fallback(); why != "" || half.Bytes() <= before {
+						t.Errorf("no plan: %s", why)
+					}
+				})
+			})
+		}
+	}
 }
 
 // byLibrary says that a plan's convolutions are libtorch's.
@@ -182,6 +211,10 @@ func TestFallback(t *testing.T) {
 	job(t, func() {
 		weight := torch.RandN([]int64{5, 3 * 8 * 8}, false)
 		head := func(x torch.Tensor) torch.Tensor { return x.Flatten(1, -1).Linear(weight, torch.Tensor{}) }
+		some := func(x torch.Tensor) torch.Tensor { // takes images of any shape
+			x = x.Flatten(1, -1)
+			return x.Linear(torch.Ones([]int64{4, x.Size(1)}, false), torch.Tensor{})
+		}
 		filter, opConv := torch.RandN([]int64{4, 3, 3, 3}, false), torch.Define("aten::conv2d(Tensor input, Tensor weight) -> Tensor")
 		calls := 0
 		for name, c := range map[string]struct {
@@ -197,6 +230,27 @@ func TestFallback(t *testing.T) {
 				y.Flatten(1, -1).ReluI()
 				return head(y.Add(x, 1))
 			}, "has been flattened"},
+			"sliced, then overwritten": {func(x torch.Tensor) torch.Tensor {
+				y := x.Add(x, 1)
+				opSlice.One(y, 2, nil, nil, 2).ReluI()
+				return head(y)
+			}, "flattened or sliced"},
+			"sliced, then overwritten below": {func(x torch.Tensor) torch.Tensor {
+				y := x.Add(x, 1)
+				corner := opSlice.One(opSlice.One(y, 2, nil, nil, 2), 3, nil, nil, 2)
+				y.ReluI()
+				return head(y).Add(corner.Flatten(1, -1).Linear(weight.Narrow(1, 0, 48), torch.Tensor{}), 1)
+			}, "flattened or sliced"},
+			"sliced images":        {func(x torch.Tensor) torch.Tensor { return head(opSlice.One(x, 0, nil, nil, 1)) }, "dimension 0"},
+			"sliced from the end":  {func(x torch.Tensor) torch.Tensor { return head(opSlice.One(x, -1, nil, nil, 1)) }, "dimension -1"},
+			"part of the rows":     {func(x torch.Tensor) torch.Tensor { return some(opSlice.One(x, 2, 4, nil, 1)) }, "only whole rows"},
+			"the first rows":       {func(x torch.Tensor) torch.Tensor { return some(opSlice.One(x, 2, nil, 4, 1)) }, "only whole rows"},
+			"all but the last row": {func(x torch.Tensor) torch.Tensor { return some(opSlice.One(x, 2, 0, -4, 1)) }, "only whole rows"},
+			"sliced vector":        {func(x torch.Tensor) torch.Tensor { return opSlice.One(head(x), 1, nil, nil, 1) }, "no image"},
+			"padded rows":          {func(x torch.Tensor) torch.Tensor { return some(x.Pad([]int64{0, 0, 2, 2}, 0)) }, "padding [0 0 2 2]"},
+			"padded images":        {func(x torch.Tensor) torch.Tensor { return some(x.Pad([]int64{0, 0, 0, 0, 0, 0, 0, 0}, 0)) }, "padding [0 0 0 0 0 0 0 0]"},
+			"cropped channels":     {func(x torch.Tensor) torch.Tensor { return some(x.Pad([]int64{0, 0, 0, 0, -1, 0}, 0)) }, "padding [0 0 0 0 -1 0]"},
+			"padded with ones":     {func(x torch.Tensor) torch.Tensor { return some(x.Pad([]int64{0, 0, 0, 0, 1, 0}, 1)) }, "with 1"},
 			"defaults": {func(x torch.Tensor) torch.Tensor {
 				return x.Flatten(1, -1).Linear(weight, torch.Tensor{}).Add(opConv.One(x, filter).Sum(), 1)
 			}, "aten::conv2d"},
@@ -239,6 +293,7 @@ func TestLayers(t *testing.T) {
 		head := func(x torch.Tensor) torch.Tensor {
 			return x.AdaptiveAvgPool2d(one).Flatten(1, -1).Linear(last, lastBias)
 		}
+		wide := weight(4, 40*4*6)
 		for name, forward := range map[string]func(x torch.Tensor) torch.Tensor{
 			"activation first": func(x torch.Tensor) torch.Tensor {
 				y := conv(x, w1, none)
@@ -258,6 +313,11 @@ func TestLayers(t *testing.T) {
 			},
 			"a hidden layer": func(x torch.Tensor) torch.Tensor {
 				return conv(x, w1, none).MaxPool2d([]int64{2, 2}, []int64{2, 2}, zero, one, false).Flatten(1, -1).Linear(full, none).Relu().Linear(small, none)
+			},
+			"a sampled value with another reader": func(x torch.Tensor) torch.Tensor {
+				y := conv(x, w1, none).Relu()
+				short := opSlice.One(opSlice.One(y, 2, nil, nil, 3), 3, 0, 12, 2).Pad([]int64{0, 0, 0, 0, 3, 5}, 0).Relu()
+				return head(conv(y, w3, none)).Add(short.Flatten(1, -1).Linear(wide, none), 1)
 			},
 			"in place": func(x torch.Tensor) torch.Tensor {
 				y := conv(x, w1, none)

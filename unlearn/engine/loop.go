@@ -37,7 +37,7 @@ func capturer(device torch.Device) func(work func()) graph {
 
 // Next does the work once. On CUDA it may only have been queued when Next returns.
 func (l *Loop) Next() {
-	if l.graph != nil && (l.plan != l.net.plan || l.freed != l.plan.freed) { // buffers of the graph may be gone
+	if l.graph != nil && (l.plan != l.net.climb || l.freed != l.plan.freed) { // buffers of the graph may be gone
 		l.Free()
 	}
 	if l.graph == nil && l.met {
@@ -54,14 +54,14 @@ func (l *Loop) Next() {
 // record captures the work, which has been done before, so that all that it meets for the first time is behind it.
 func (l *Loop) record() {
 	n := l.net
-	if n.plan == nil || n.plan.capture == nil || n.back != accepted || n.noGraph != "" {
+	if n.climb == nil || n.climb.capture == nil || n.back != accepted || n.noGraph != "" {
 		return
 	}
-	if err := torch.Try(func() { l.graph = n.plan.capture(l.work) }); err != nil {
+	if err := torch.Try(func() { l.graph = n.climb.capture(l.work) }); err != nil {
 		n.noGraph = err.Error()
 		return
 	}
-	l.plan, l.freed = n.plan, n.plan.freed
+	l.plan, l.freed = n.climb, n.climb.freed
 }
 
 // Free gives the graph back.

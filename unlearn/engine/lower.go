@@ -2,6 +2,8 @@ package engine
 
 import (
 	"fmt"
+	"math"
+	"slices"
 
 	"l2ul/torch"
 	"l2ul/torch/nn"
@@ -18,8 +20,8 @@ type node struct {
 }
 
 // lower traces net on x, Float [n, C, H, W], and makes a plan of what it saw, on the device of x. With library, libtorch
-// convolves; otherwise our own kernels do, on the CPU in float32. Between images and logits values are of dtype, Float
-// or BFloat16. The error names the operator that stands in the way.
+// convolves; otherwise our own kernels do, on the CPU. dtype is Float or BFloat16: of the values between images and logits, or,
+// by our own kernels, which keep those in float32, of what convolutions multiply. The error names the operator that stands in the way.
 func lower(net nn.Module, x torch.Tensor, library bool, dtype torch.Dtype) (*plan, error) {
 	l := &lowering{values: map[torch.Tensor]*node{}, plan: &plan{device: x.Device(), dtype: dtype, capture: capturer(x.Device())}}
 	var out torch.Tensor
@@ -42,10 +44,12 @@ func lower(net nn.Module, x torch.Tensor, library bool, dtype torch.Dtype) (*pla
 	p := l.plan
 	p.input, p.output = input, output
 	p.nodes = fuse(l.nodes, output)
-	if dtype != torch.Float {
-		p.narrow()
-	}
-	if library {
+	if !library {
+		p.dtype, p.half = torch.Float, dtype == torch.BFloat16
+	} else {
+		if dtype != torch.Float {
+			p.narrow()
+		}
 		p.convolveByLibrary()
 	}
 	for _, n := range p.nodes {
@@ -100,12 +104,15 @@ func (l *lowering) call(c torch.Call) error {
 	return nil
 }
 
-// overwrite lets every tensor that held old hold what was made of it in place. A flattened value shares its memory with
-// another, which a plan does not follow.
+// overwrite lets every tensor that held old hold what was made of it in place. A flattened or sliced value shares its memory
+// with another, which a plan does not follow.
 func (l *lowering) overwrite(old, by *node) error {
 	for _, n := range l.nodes {
-		if _, ok := n.op.(flatten); ok && (n == old || n.in[0] == old) {
-			return fmt.Errorf("it overwrites a value that has been flattened")
+		switch n.op.(type) {
+		case flatten, sample:
+			if n == old || n.in[0] == old {
+				return fmt.Errorf("it overwrites a value that has been flattened or sliced")
+			}
 		}
 	}
 	for t, n := range l.values {
@@ -295,6 +302,28 @@ var translations = map[string]func(a *arguments) *node{
 			a.refuse("only whole images are flattened in plans")
 		}
 		return &node{op: flatten{}, in: []*node{x}, shape: []int64{x.shape[0] * x.shape[1] * x.shape[2]}}
+	},
+	"aten::slice.Tensor": func(a *arguments) *node {
+		x, dim, step := a.image(), int64(a.number(1, 0)), int64(a.number(4, 1))
+		if dim != 2 && dim != 3 {
+			a.refuse("dimension %d is not known to plans, only 2 and 3", dim)
+			return nil
+		}
+		if a.number(2, 0) != 0 || a.number(3, math.MaxInt64) < float64(x.shape[dim-1]) {
+			a.refuse("only whole rows and columns are sampled in plans")
+		}
+		shape := slices.Clone(x.shape)
+		shape[dim-1] = (shape[dim-1] + step - 1) / step
+		return &node{op: sample{dim: dim, step: step}, in: []*node{x}, shape: shape}
+	},
+	"aten::constant_pad_nd": func(a *arguments) *node {
+		x := a.image()
+		pad, _ := a.arg(1).([]int64) // of width, height, channels: before and behind each
+		if len(pad) != 6 || !slices.Equal(pad[:4], []int64{0, 0, 0, 0}) || pad[4] < 0 || pad[5] < 0 || a.number(2, 0) != 0 {
+			a.refuse("padding %v with %g is not known to plans, only channels of zeros", pad, a.number(2, 0))
+			return nil
+		}
+		return &node{op: widen{before: pad[4]}, in: []*node{x}, shape: []int64{pad[4] + x.shape[0] + pad[5], x.shape[1], x.shape[2]}}
 	},
 	"aten::linear": func(a *arguments) *node {
 		x, weight, bias := a.value(0), a.constant(1), a.constant(2)

@@ -93,6 +93,7 @@ func (c *conv) prepare(p *plan, n *node) {
 	c.back.Gradient = true
 	c.there.Tile = tile(&c.Conv, c.weight.Size(1), n.shape)
 	c.back.Tile = tile(&c.Conv, c.weight.Size(0), n.in[0].shape)
+	c.there.Half, c.back.Half = p.half && c.weight.Size(1)%2 == 0, p.half && c.weight.Size(0)%2 == 0
 	c.there.packed = p.keep(c.there.Pack(c.weight))
 }
 
@@ -123,6 +124,7 @@ func (c *conv) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, relu
 func (c *conv) backward(to target, grad, _ torch.Tensor) func() {
 	if !c.back.packed.Defined() { // evaluation needs none
 		c.back.packed = c.plan.keep(c.back.Pack(c.weight))
+		c.plan.release(c.weight) // both directions are packed
 	}
 	return func() { c.back.Run(to.out, grad, c.back.packed, kernels.Epilogue{Add: to.add, Gate: to.gate}) }
 }
@@ -208,6 +210,45 @@ func (average) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, _ bo
 func (average) backward(to target, grad, _ torch.Tensor) func() {
 	area := float64(to.out.Size(2) * to.out.Size(3))
 	return func() { to.put(grad.DivScalar(area).ExpandAs(to.out)) }
+}
+
+// sample takes every step-th row (dim 2) or column (dim 3).
+type sample struct {
+	plain
+	dim, step int64
+}
+
+var opSlice = torch.Define("aten::slice.Tensor(Tensor(a) self, int dim=0, SymInt? start=None, SymInt? end=None, SymInt step=1) -> Tensor(a)")
+
+func (s sample) of(t torch.Tensor) torch.Tensor { return opSlice.One(t, s.dim, nil, nil, s.step) }
+
+func (s sample) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, _ bool) func() {
+	return func() { out.CopyI(s.of(in[0])) }
+}
+
+func (s sample) backward(to target, grad, _ torch.Tensor) func() {
+	return func() {
+		own := to.out.ZerosLike() // to.out may be to.add
+		s.of(own).CopyI(grad)
+		to.put(own)
+	}
+}
+
+// widen adds channels of zeros, so many of them before the image's own.
+type widen struct {
+	plain
+	before int64
+}
+
+func (w widen) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, _ bool) func() {
+	return func() {
+		out.FillI(0)
+		out.Narrow(1, w.before, in[0].Size(1)).CopyI(in[0])
+	}
+}
+
+func (w widen) backward(to target, grad, _ torch.Tensor) func() {
+	return func() { to.put(grad.Narrow(1, w.before, to.out.Size(1))) }
 }
 
 // flatten makes a vector of an image, channels outermost.

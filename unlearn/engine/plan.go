@@ -10,6 +10,7 @@ import (
 type plan struct {
 	device        torch.Device
 	dtype         torch.Dtype // of the values; images, and the gradient by them, are Float
+	half          bool        // our own convolutions multiply bfloat16
 	input, output *node
 	nodes         []*node
 	kept          []torch.Tensor // packed weights and the like
@@ -25,14 +26,19 @@ func (p *plan) keep(t torch.Tensor) torch.Tensor {
 	return t
 }
 
+// release gives back a tensor that was kept.
+func (p *plan) release(t torch.Tensor) {
+	at := slices.Index(p.kept, t)
+	p.kept = slices.Delete(p.kept, at, at+1)
+	t.Free()
+}
+
 func (p *plan) free() {
-	for _, r := range p.runs {
-		r.free()
-	}
+	p.vacate()
 	for _, t := range p.kept {
 		t.Free()
 	}
-	p.runs, p.kept = nil, nil
+	p.kept = nil
 }
 
 func (p *plan) bytes() (sum int64) {
@@ -43,6 +49,27 @@ func (p *plan) bytes() (sum int64) {
 		sum += r.bytes
 	}
 	return sum
+}
+
+// attempt runs fn. If that panics, because memory ran out, all buffers are given back: fewer images may then find room.
+func (p *plan) attempt(fn func()) {
+	done := false
+	defer func() {
+		if !done {
+			p.vacate()
+		}
+	}()
+	fn()
+	done = true
+}
+
+// vacate gives all buffers back.
+func (p *plan) vacate() {
+	for _, r := range p.runs {
+		r.free()
+	}
+	p.freed += len(p.runs)
+	p.runs = nil
 }
 
 func (p *plan) logits(x torch.Tensor) (logits torch.Tensor) {
@@ -86,8 +113,9 @@ func (p *plan) run(n int64, gradient bool) *run {
 		p.runs = slices.Delete(p.runs, 0, 1)
 		p.freed++
 	}
-	r := p.bind(n, gradient)
-	p.runs = append(p.runs, r)
+	r := &run{images: n, gradient: gradient}
+	p.runs = append(p.runs, r) // before it owns anything
+	p.bind(r)
 	return r
 }
 
@@ -142,9 +170,9 @@ type step struct {
 	in             []*value
 }
 
-// bind schedules the steps, lays out memory for n images so that values that are not needed at the same time share it,
-// and binds every step to its buffers.
-func (p *plan) bind(n int64, gradient bool) *run {
+// bind schedules the steps, lays out memory for the run's images so that values that are not needed at the same time share
+// it, and binds every step to its buffers.
+func (p *plan) bind(r *run) {
 	values := map[*node]*value{}
 	var steps []step
 	var all []*value
@@ -176,7 +204,7 @@ func (p *plan) bind(n int64, gradient bool) *run {
 	}
 	forward := len(steps)
 	var outputGrad, inputGrad *value
-	if gradient {
+	if r.gradient {
 		outputGrad = add(p.output)
 		grads, missing := map[*node]*value{p.output: outputGrad}, map[*node]int{}
 		shared := map[*value]bool{} // gradients that belong to another layer too, so that nobody may add to them
@@ -210,7 +238,6 @@ func (p *plan) bind(n int64, gradient bool) *run {
 	}
 	uses(values[p.output])
 
-	r := &run{images: n, gradient: gradient}
 	torch.Scope(func() {
 		r.allocate(all, p.device)
 		memos := map[*node]torch.Tensor{}
@@ -219,10 +246,9 @@ func (p *plan) bind(n int64, gradient bool) *run {
 		}
 	})
 	r.input, r.output = values[p.input].tensor, values[p.output].tensor
-	if gradient {
+	if r.gradient {
 		r.outputGrad, r.inputGrad = outputGrad.tensor, inputGrad.tensor
 	}
-	return r
 }
 
 // bindTo adds the step to the run.

@@ -11,12 +11,13 @@ import (
 	"l2ul/torch/models"
 	"l2ul/torch/nn"
 	"l2ul/unlearn/attack"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/engine"
 )
 
-// On a trained network and real images, 100 iterations of the attack end beside those of mode reference: within an L2
-// distance of 0.5 in a ball of 4, with a cosine above 0.99, at the same targets.
+// On a trained network and real images, 100 iterations of the attack end beside those of mode reference, at the same targets.
+// Distances are L2, in a ball of 4.
 func TestAttackOnRealImages(t *testing.T) {
 	shared := os.Getenv("L2UL_SHARED")
 	if shared == "" {
@@ -62,14 +63,25 @@ func TestAttackOnRealImages(t *testing.T) {
 			return delta, torch.ToSlice[bool](frozen.Logits(x.Add(delta, 1)).ArgMax(1, false).Eq(target))
 		}
 		want, wantReached := perturb(engine.Reference)
-		got, reached := perturb(engine.Exact)
-		for i := range indices {
-			a, b := got.Select(0, int64(i)), want.Select(0, int64(i))
-			norm := func(v torch.Tensor) float64 { return v.Square().Sum().Sqrt().Item() }
-			apart, cosine := norm(a.Sub(b, 1)), a.Mul(b).Sum().Item()/(norm(a)*norm(b))
-			t.Logf("pair %d: distance %.3f, cosine %.5f", i, apart, cosine)
-			if !(apart < 0.5 && cosine > 0.99) || reached[i] != wantReached[i] {
-				t.Errorf("pair %d: distance %g, cosine %g, target reached %t and %t", i, apart, cosine, reached[i], wantReached[i])
+		for _, c := range []struct {
+			mode                     engine.Mode
+			median, farthest, cosine float64
+		}{{engine.Exact, 0.1, 0.5, 0.99}, {engine.BF16, 0.3, 0.9, 0.97}} {
+			got, reached := perturb(c.mode)
+			var apart []float64
+			for i := range indices {
+				a, b := got.Select(0, int64(i)), want.Select(0, int64(i))
+				norm := func(v torch.Tensor) float64 { return v.Square().Sum().Sqrt().Item() }
+				distance, cosine := norm(a.Sub(b, 1)), a.Mul(b).Sum().Item()/(norm(a)*norm(b))
+				apart = append(apart, distance)
+				t.Logf("mode %s, pair %d: distance %.3f, cosine %.5f", c.mode, i, distance, cosine)
+				if !(distance < c.farthest && cosine > c.cosine) || reached[i] != wantReached[i] {
+					t.Errorf("mode %s, pair %d: distance %g, cosine %g, target reached %t and %t", c.mode, i, distance, cosine, reached[i], wantReached[i])
+				}
+			}
+			slices.Sort(apart)
+			if median := (apart[5] + apart[6]) / 2; !(median < c.median) {
+				t.Errorf("mode %s: the median distance is %g", c.mode, median)
 			}
 		}
 		return nil
@@ -94,7 +106,7 @@ func TestAttackByGraphs(t *testing.T) {
 			frozen := engine.Freeze(net, engine.Exact)
 			defer frozen.Thaw()
 			tapes := engine.TapeGraphs(frozen, x, graphs)
-			job := &attack.Job{Net: frozen, X: x, Labels: []int{1, 2, 3, 4}, Classes: 10, Seed: 3, Chunk: 3, Options: attack.Options{Eps: 1, Step: 0.1, Iters: 4, Num: "2", Norm: norm, Targeted: true}}
+			job := &attack.Job{Net: frozen, X: x, Labels: []int{1, 2, 3, 4}, Classes: 10, Seed: 3, Chunk: chunk.Fixed(3), Options: attack.Options{Eps: 1, Step: 0.1, Iters: 4, Num: "2", Norm: norm, Targeted: true}}
 			set, err := job.Plan()
 			if err != nil {
 				t.Fatal(err)

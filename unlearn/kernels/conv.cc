@@ -7,8 +7,10 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 // Vectors are passed between functions that are always inlined, so that their ABI does not matter.
@@ -22,136 +24,278 @@ namespace {
 
 // ---- the inner loop ------------------------------------------------------------------------------------------------
 
-// c[r, l] (+)= sum over taps t and channels k of a[t][r][k] * w[t, k, l], for kRows rows and kPanel columns: twelve
-// AVX2 registers hold the sums, as many as their latency needs. a[t][0] null says that tap t is outside for all rows.
+// Pixels of a tile: as many as AVX-512 has registers for, beside two panels of weights.
+constexpr int kRows = 12;
 
-constexpr int kRows = 6;
+// Numbers that one element holds.
+template <class Number>
+constexpr int64_t kWidth = std::is_same_v<Number, Pair> ? 2 : 1;
 
-using Rows = std::array<const float*, kRows>;
-using Tile = void(const Rows* a, int64_t taps, int64_t depth, const float* w, float* c, int64_t pitch, bool fresh);
+template <class Number>
+using Rows = std::array<const Number*, kRows>;
 
-__attribute__((target("avx2,fma"))) void tile_avx2(const Rows* a, int64_t taps, int64_t depth, const float* w, float* c,
-                                                   int64_t pitch, bool fresh) {
-  __m256 sum[kRows][2];
+// A tile of a product: c[r, p, l] (+)= the sum over taps t and channels k of a[t][r][k] * w[p][t, k, l]. Number is
+// float, or Pair: then k counts pairs of channels, of which the second is added first, as the processor's instruction
+// does.
+template <class Number>
+struct Tile {
+  const Rows<Number>* a;  // a[t][0] null says that tap t is outside for all rows
+  int64_t taps, depth;
+  int64_t rows;  // that count, of kRows: the others are valid to read, and to write in c
+  const Number* w;
+  int64_t panels, panel;  // one or two, and the distance between them
+  float* c;
+  int64_t pitch;  // of c's rows
+  bool fresh;     // c holds nothing yet
+};
+
+constexpr uint32_t kSecond = 0xffff0000;  // of a pair; the float of a bfloat16 is the same bits before 16 zeros
+L2UL_INLINE float first_of(Pair v) { return std::bit_cast<float>(v << 16); }
+L2UL_INLINE float second_of(Pair v) { return std::bit_cast<float>(v & kSecond); }
+
+// Six rows of one panel: twelve registers hold the sums, as many as the latency of an addition needs.
+template <class Number, int kHalf>
+__attribute__((target("avx2,fma"))) void half_avx2(const Tile<Number>& tile, const Number* w, float* c) {
+  constexpr int kSix = kRows / 2;
+  __m256 sum[kSix][2];
+  c += kHalf * kSix * tile.pitch;
 #pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) {
-    sum[r][0] = fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * pitch);
-    sum[r][1] = fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * pitch + 8);
+  for (int r = 0; r < kSix; ++r) {
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      sum[r][i] = tile.fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * tile.pitch + i * 8);
+    }
   }
-  for (int64_t t = 0; t < taps; ++t) {
-    const Rows row = a[t];
+  for (int64_t t = 0; t < tile.taps; ++t) {
+    const Rows<Number>& row = tile.a[t];
     if (row[0] == nullptr) {
-      w += depth * kPanel;
+      w += tile.depth * kPanel;
       continue;
     }
-    for (int64_t k = 0; k < depth; ++k, w += kPanel) {
-      const __m256 low = _mm256_loadu_ps(w), high = _mm256_loadu_ps(w + 8);
+    const Number* from[kSix];
+    std::copy_n(row.begin() + kHalf * kSix, kSix, from);
+    for (int64_t k = 0; k < tile.depth; ++k, w += kPanel) {
+      if constexpr (std::is_same_v<Number, float>) {
+        const __m256 low = _mm256_loadu_ps(w), high = _mm256_loadu_ps(w + 8);
 #pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) {
-        const __m256 v = _mm256_broadcast_ss(row[r] + k);
-        sum[r][0] = _mm256_fmadd_ps(v, low, sum[r][0]);
-        sum[r][1] = _mm256_fmadd_ps(v, high, sum[r][1]);
+        for (int r = 0; r < kSix; ++r) {
+          const __m256 v = _mm256_broadcast_ss(from[r] + k);
+          sum[r][0] = _mm256_fmadd_ps(v, low, sum[r][0]);
+          sum[r][1] = _mm256_fmadd_ps(v, high, sum[r][1]);
+        }
+      } else {
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; ++i) {
+          const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + i * 8));
+          const __m256 second = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(int(kSecond))));
+          const __m256 first = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+#pragma GCC unroll 6
+          for (int r = 0; r < kSix; ++r) {
+            sum[r][i] = _mm256_fmadd_ps(_mm256_set1_ps(second_of(from[r][k])), second, sum[r][i]);
+            sum[r][i] = _mm256_fmadd_ps(_mm256_set1_ps(first_of(from[r][k])), first, sum[r][i]);
+          }
+        }
       }
     }
   }
 #pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) {
-    _mm256_storeu_ps(c + r * pitch, sum[r][0]);
-    _mm256_storeu_ps(c + r * pitch + 8, sum[r][1]);
+  for (int r = 0; r < kSix; ++r) {
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) _mm256_storeu_ps(c + r * tile.pitch + i * 8, sum[r][i]);
   }
 }
 
-__attribute__((target("avx512f"))) void tile_avx512(const Rows* a, int64_t taps, int64_t depth, const float* w,
-                                                    float* c, int64_t pitch, bool fresh) {
-  __m512 sum[kRows];
-#pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) sum[r] = fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(c + r * pitch);
-  for (int64_t t = 0; t < taps; ++t) {
-    const Rows row = a[t];
-    if (row[0] == nullptr) {
-      w += depth * kPanel;
-      continue;
-    }
-    for (int64_t k = 0; k < depth; ++k, w += kPanel) {
-      const __m512 weights = _mm512_loadu_ps(w);
-#pragma GCC unroll 6
-      for (int r = 0; r < kRows; ++r) sum[r] = _mm512_fmadd_ps(_mm512_set1_ps(row[r][k]), weights, sum[r]);
-    }
-  }
-#pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) _mm512_storeu_ps(c + r * pitch, sum[r]);
-}
-
-void tile_any(const Rows* a, int64_t taps, int64_t depth, const float* w, float* c, int64_t pitch, bool fresh) {
-  for (int r = 0; r < kRows; ++r) {
-    for (int64_t l = 0; l < kPanel; ++l) {
-      float sum = fresh ? 0.0f : c[r * pitch + l];
-      for (int64_t t = 0; t < taps; ++t) {
-        if (a[t][0] == nullptr) continue;
-        for (int64_t k = 0; k < depth; ++k) sum = std::fma(a[t][r][k], w[(t * depth + k) * kPanel + l], sum);
-      }
-      c[r * pitch + l] = sum;
-    }
+template <class Number>
+void multiply_avx2(const Tile<Number>& tile) {
+  for (int64_t p = 0; p < tile.panels; ++p) {
+    half_avx2<Number, 0>(tile, tile.w + p * tile.panel, tile.c + p * kPanel);
+    if (tile.rows > kRows / 2) half_avx2<Number, 1>(tile, tile.w + p * tile.panel, tile.c + p * kPanel);
   }
 }
 
-Tile* pick_tile() {
-  if (__builtin_cpu_supports("avx512f")) return tile_avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return tile_avx2;
-  return tile_any;
-}
-Tile* const multiply = pick_tile();
-
-// c[r, l] (+)= sum over k of a[k, r] * b[k, l], for R rows and kPanel columns: the inner loop of a gradient by weights.
-template <int R>
-__attribute__((target("avx2,fma"))) void outer_avx2(const float* a, int64_t a_pitch, const float* b, int64_t b_pitch,
-                                                    int64_t depth, float* c, int64_t c_pitch, bool fresh) {
-  __m256 sum[R][2];
-#pragma GCC unroll 6
+// R rows of P panels. For floats the compiler uses nothing of avx512bf16 beyond avx512bw, which that includes.
+template <class Number, int R, int P>
+__attribute__((target("avx512f,avx512bw,avx512bf16"))) void tile_avx512(const Tile<Number>& tile) {
+  __m512 sum[R][P];
+#pragma GCC unroll 12
   for (int r = 0; r < R; ++r) {
-    sum[r][0] = fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * c_pitch);
-    sum[r][1] = fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * c_pitch + 8);
+#pragma GCC unroll 2
+    for (int p = 0; p < P; ++p) {
+      sum[r][p] = tile.fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(tile.c + r * tile.pitch + p * kPanel);
+    }
   }
-  for (int64_t k = 0; k < depth; ++k, a += a_pitch, b += b_pitch) {
+  const Number* w = tile.w;
+  for (int64_t t = 0; t < tile.taps; ++t) {
+    if (tile.a[t][0] == nullptr) {
+      w += tile.depth * kPanel;
+      continue;
+    }
+    const Number* from[R];
+    std::copy_n(tile.a[t].begin(), R, from);
+    for (int64_t k = 0; k < tile.depth; ++k, w += kPanel) {
+      __m512 weights[P];
+#pragma GCC unroll 2
+      for (int p = 0; p < P; ++p) weights[p] = _mm512_loadu_ps(w + p * tile.panel);
+#pragma GCC unroll 12
+      for (int r = 0; r < R; ++r) {
+        const __m512 v = _mm512_set1_ps(std::bit_cast<float>(from[r][k]));
+#pragma GCC unroll 2
+        for (int p = 0; p < P; ++p) {
+          if constexpr (std::is_same_v<Number, float>) {
+            sum[r][p] = _mm512_fmadd_ps(v, weights[p], sum[r][p]);
+          } else {
+            sum[r][p] = _mm512_dpbf16_ps(sum[r][p], (__m512bh)v, (__m512bh)weights[p]);
+          }
+        }
+      }
+    }
+  }
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+    for (int p = 0; p < P; ++p) _mm512_storeu_ps(tile.c + r * tile.pitch + p * kPanel, sum[r][p]);
+  }
+}
+
+template <class Number>
+void multiply_avx512(const Tile<Number>& tile) {
+  if (tile.rows > kRows / 2) {
+    tile.panels == 2 ? tile_avx512<Number, kRows, 2>(tile) : tile_avx512<Number, kRows, 1>(tile);
+  } else {
+    tile.panels == 2 ? tile_avx512<Number, kRows / 2, 2>(tile) : tile_avx512<Number, kRows / 2, 1>(tile);
+  }
+}
+
+L2UL_INLINE float add_product(float a, float w, float sum) { return std::fma(a, w, sum); }
+L2UL_INLINE float add_product(Pair a, Pair w, float sum) {
+  return std::fma(first_of(a), first_of(w), std::fma(second_of(a), second_of(w), sum));
+}
+
+template <class Number>
+void multiply_any(const Tile<Number>& tile) {
+  for (int64_t r = 0; r < tile.rows; ++r) {
+    for (int64_t l = 0; l < tile.panels * kPanel; ++l) {
+      const Number* const w = tile.w + l / kPanel * tile.panel + l % kPanel;
+      float sum = tile.fresh ? 0.0f : tile.c[r * tile.pitch + l];
+      for (int64_t t = 0; t < tile.taps; ++t) {
+        if (tile.a[t][0] == nullptr) continue;
+        for (int64_t k = 0; k < tile.depth; ++k) {
+          sum = add_product(tile.a[t][r][k], w[(t * tile.depth + k) * kPanel], sum);
+        }
+      }
+      tile.c[r * tile.pitch + l] = sum;
+    }
+  }
+}
+
+template <class Number>
+auto pick_multiply(bool avx512) -> void (*)(const Tile<Number>&) {
+  if (avx512) return multiply_avx512<Number>;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return multiply_avx2<Number>;
+  return multiply_any<Number>;
+}
+template <class Number>
+void multiply(const Tile<Number>& tile);
+template <>
+void multiply(const Tile<float>& tile) {
+  static const auto chosen = pick_multiply<float>(__builtin_cpu_supports("avx512bw"));
+  chosen(tile);
+}
+template <>
+void multiply(const Tile<Pair>& tile) {
+  static const auto chosen = pick_multiply<Pair>(__builtin_cpu_supports("avx512bf16"));
+  chosen(tile);
+}
+
+// c[r, p, l] (+)= the sum over k of a[k, r] * b[k, p, l], for kOuter rows and one or two panels: the inner loop of a
+// gradient by weights.
+constexpr int kOuter = 8;
+
+struct Outer {
+  const float *a, *b;
+  int64_t a_pitch, b_pitch, depth, panels;
+  float* c;
+  int64_t pitch;
+  bool fresh;
+};
+
+// Four rows of one panel.
+__attribute__((target("avx2,fma"))) void outer_four(const Outer& o, const float* a, const float* b, float* c) {
+  __m256 sum[4][2];
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; ++r) {
+    sum[r][0] = o.fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * o.pitch);
+    sum[r][1] = o.fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * o.pitch + 8);
+  }
+  for (int64_t k = 0; k < o.depth; ++k, a += o.a_pitch, b += o.b_pitch) {
     const __m256 low = _mm256_loadu_ps(b), high = _mm256_loadu_ps(b + 8);
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r) {
       const __m256 v = _mm256_broadcast_ss(a + r);
       sum[r][0] = _mm256_fmadd_ps(v, low, sum[r][0]);
       sum[r][1] = _mm256_fmadd_ps(v, high, sum[r][1]);
     }
   }
-#pragma GCC unroll 6
-  for (int r = 0; r < R; ++r) {
-    _mm256_storeu_ps(c + r * c_pitch, sum[r][0]);
-    _mm256_storeu_ps(c + r * c_pitch + 8, sum[r][1]);
+#pragma GCC unroll 4
+  for (int r = 0; r < 4; ++r) {
+    _mm256_storeu_ps(c + r * o.pitch, sum[r][0]);
+    _mm256_storeu_ps(c + r * o.pitch + 8, sum[r][1]);
   }
 }
 
-template <int R>
-void outer_any(const float* a, int64_t a_pitch, const float* b, int64_t b_pitch, int64_t depth, float* c,
-               int64_t c_pitch, bool fresh) {
-  for (int r = 0; r < R; ++r) {
-    for (int64_t l = 0; l < kPanel; ++l) {
-      float sum = fresh ? 0.0f : c[r * c_pitch + l];
-      for (int64_t k = 0; k < depth; ++k) sum = std::fma(a[k * a_pitch + r], b[k * b_pitch + l], sum);
-      c[r * c_pitch + l] = sum;
+void outer_avx2(const Outer& o) {
+  for (int64_t p = 0; p < o.panels; ++p) {
+    for (int r = 0; r < kOuter; r += 4) outer_four(o, o.a + r, o.b + p * kPanel, o.c + r * o.pitch + p * kPanel);
+  }
+}
+
+template <int P>
+__attribute__((target("avx512f"))) void outer_panels(const Outer& o) {
+  __m512 sum[kOuter][P];
+#pragma GCC unroll 8
+  for (int r = 0; r < kOuter; ++r) {
+#pragma GCC unroll 2
+    for (int p = 0; p < P; ++p) {
+      sum[r][p] = o.fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(o.c + r * o.pitch + p * kPanel);
+    }
+  }
+  const float *a = o.a, *b = o.b;
+  for (int64_t k = 0; k < o.depth; ++k, a += o.a_pitch, b += o.b_pitch) {
+    __m512 row[P];
+#pragma GCC unroll 2
+    for (int p = 0; p < P; ++p) row[p] = _mm512_loadu_ps(b + p * kPanel);
+#pragma GCC unroll 8
+    for (int r = 0; r < kOuter; ++r) {
+      const __m512 v = _mm512_set1_ps(a[r]);
+#pragma GCC unroll 2
+      for (int p = 0; p < P; ++p) sum[r][p] = _mm512_fmadd_ps(v, row[p], sum[r][p]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kOuter; ++r) {
+#pragma GCC unroll 2
+    for (int p = 0; p < P; ++p) _mm512_storeu_ps(o.c + r * o.pitch + p * kPanel, sum[r][p]);
+  }
+}
+
+void outer_avx512(const Outer& o) { o.panels == 2 ? outer_panels<2>(o) : outer_panels<1>(o); }
+
+void outer_any(const Outer& o) {
+  for (int r = 0; r < kOuter; ++r) {
+    for (int64_t l = 0; l < o.panels * kPanel; ++l) {
+      float sum = o.fresh ? 0.0f : o.c[r * o.pitch + l];
+      for (int64_t k = 0; k < o.depth; ++k) sum = std::fma(o.a[k * o.a_pitch + r], o.b[k * o.b_pitch + l], sum);
+      o.c[r * o.pitch + l] = sum;
     }
   }
 }
 
-// The kernel for `rows` rows: 2, 4 or 6.
-decltype(&outer_any<2>) outer(int64_t rows) {
-  static const bool wide = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  switch (rows) {
-    case 2:
-      return wide ? outer_avx2<2> : outer_any<2>;
-    case 4:
-      return wide ? outer_avx2<4> : outer_any<4>;
-    default:
-      return wide ? outer_avx2<6> : outer_any<6>;
-  }
+decltype(&outer_any) pick_outer() {
+  if (__builtin_cpu_supports("avx512f")) return outer_avx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return outer_avx2;
+  return outer_any;
 }
+decltype(&outer_any) const outer = pick_outer();
 
 // Memory for one thread's intermediate values, kept for its next call.
 float* scratch(int64_t size) {
@@ -208,10 +352,10 @@ L2UL_INLINE void store(const Epilogue& e, const float* sum, int64_t channel, int
   }
 }
 
-L2UL_CLONES void store_rows(const Epilogue& e, const float* sums, const int64_t* pixel, int64_t rows, int64_t channel,
-                            int64_t width, float* out) {
+L2UL_CLONES void store_rows(const Epilogue& e, const float* sums, int64_t pitch, const int64_t* pixel, int64_t rows,
+                            int64_t channel, int64_t width, float* out) {
   for (int64_t r = 0; r < rows; ++r) {
-    store<kPanel>(e, sums + r * kPanel, channel, pixel[r] * width + channel, width, out);
+    store<kPanel>(e, sums + r * pitch, channel, pixel[r] * width + channel, width, out);
   }
 }
 
@@ -257,7 +401,7 @@ Taps taps_of(const Conv& c) {
   return taps;
 }
 
-constexpr int64_t kGroups = 16;         // groups of rows that share a visit to a panel of weights
+constexpr int64_t kGroups = 8;          // groups of rows that share a visit to panels of weights
 constexpr int64_t kDepthOfVisit = 256;  // whose part of that many channels stays in the first-level cache
 constexpr int64_t kBlock = kGroups * kRows;
 constexpr int64_t kShallow = 8;  // with fewer channels a tap is too short for the inner loop
@@ -282,63 +426,73 @@ void pack_direct(const float* weight, const Conv& c, float* packed) {
   });
 }
 
-void conv_direct(const Conv& c, const float* x, const float* packed, const Epilogue& epilogue, float* out) {
+template <class Number>
+void conv_direct(const Conv& c, const Number* x, const Number* packed, const Epilogue& epilogue, float* out) {
   const Taps taps = taps_of(c);
   const int64_t count = c.kernel_h * c.kernel_w, area = c.out_h * c.out_w, total = c.images * area;
+  const int64_t channels = c.depth / kWidth<Number>;
   // Shallow taps of a pixel are copied side by side and count as one.
-  const bool joined = c.depth < kShallow;
-  const int64_t steps = joined ? 1 : count, depth = joined ? count * c.depth : c.depth;
+  const bool joined = channels < kShallow;
+  const int64_t steps = joined ? 1 : count, depth = joined ? count * channels : channels;
   const int64_t visit = std::max<int64_t>(1, kDepthOfVisit / depth);
-  const std::vector<float> nothing(c.depth, 0.0f);
+  const std::vector<Number> nothing(channels, Number{});
 
   at::parallel_for(0, (total + kBlock - 1) / kBlock, 1, [&](int64_t begin, int64_t end) {
-    std::vector<Rows> source(kGroups * count);
+    std::vector<Rows<Number>> source(kGroups * count);
     std::vector<int64_t> pixel(kBlock);
-    float* const sums = scratch(kBlock * (kPanel + (joined ? depth : 0)));
-    float* const patches = sums + kBlock * kPanel;
+    constexpr int64_t pitch = 2 * kPanel;
+    float* const sums = scratch(kBlock * (pitch + (joined ? depth : 0)));
+    Number* const patches = reinterpret_cast<Number*>(sums + kBlock * pitch);
     for (int64_t block = begin; block < end; ++block) {
       const int64_t first = block * kBlock, rows = std::min(kBlock, total - first);
       const int64_t groups = (rows + kRows - 1) / kRows;
       for (int64_t i = 0; i < groups * kRows; ++i) {
-        Rows* const row = &source[i / kRows * count];
+        Rows<Number>* const row = &source[i / kRows * count];
         const int64_t image = (first + i) / area, place = (first + i) % area;
         const int64_t* const from = &taps.source[place * count];
-        const float* const pixels = x + image * c.in_h * c.in_w * c.depth;
+        const Number* const pixels = x + image * c.in_h * c.in_w * channels;
         for (int64_t t = 0; t < count; ++t) {
-          row[t][i % kRows] = i >= rows || from[t] < 0 ? nothing.data() : pixels + from[t] * c.depth;
+          row[t][i % kRows] = i >= rows || from[t] < 0 ? nothing.data() : pixels + from[t] * channels;
         }
         if (i < rows) pixel[i] = image * area + taps.pixel[place];
       }
       if (joined) {
         for (int64_t g = 0; g < groups; ++g) {
-          Rows patch;
+          Rows<Number> patch;
           for (int r = 0; r < kRows; ++r) {
-            float* const to = patches + (g * kRows + r) * depth;
+            Number* const to = patches + (g * kRows + r) * depth;
             for (int64_t t = 0; t < count; ++t) {
-              for (int64_t k = 0; k < c.depth; ++k) to[t * c.depth + k] = source[g * count + t][r][k];
+              for (int64_t k = 0; k < channels; ++k) to[t * channels + k] = source[g * count + t][r][k];
             }
             patch[r] = to;
           }
           source[g] = patch;  // where a tap of an earlier group was, which is copied by now
         }
       } else {
-        for (Rows& row : source) {
-          if (std::ranges::all_of(row, [&](const float* from) { return from == nothing.data(); })) row[0] = nullptr;
+        for (Rows<Number>& row : source) {
+          if (std::ranges::all_of(row, [&](const Number* from) { return from == nothing.data(); })) row[0] = nullptr;
         }
       }
-      for (int64_t p = 0; p < panels(c.width); ++p) {
-        const float* const panel = packed + p * steps * depth * kPanel;
+      const int64_t panel = steps * depth * kPanel;
+      for (int64_t p = 0; p < panels(c.width); p += 2) {
+        const int64_t together = std::min<int64_t>(2, panels(c.width) - p);
         for (int64_t t = 0; t < steps; t += visit) {
           for (int64_t g = 0; g < groups; ++g) {
-            multiply(&source[g * steps + t], std::min(visit, steps - t), depth, panel + t * depth * kPanel,
-                     sums + g * kRows * kPanel, kPanel, t == 0);
+            multiply(Tile<Number>{&source[g * steps + t], std::min(visit, steps - t), depth, rows - g * kRows,
+                                  packed + p * panel + t * depth * kPanel, together, panel, sums + g * kRows * pitch,
+                                  pitch, t == 0});
           }
         }
-        store_rows(epilogue, sums, pixel.data(), rows, p * kPanel, c.width, out);
+        for (int64_t i = 0; i < together; ++i) {
+          store_rows(epilogue, sums + i * kPanel, pitch, pixel.data(), rows, (p + i) * kPanel, c.width, out);
+        }
       }
     }
   });
 }
+
+template void conv_direct(const Conv&, const float*, const float*, const Epilogue&, float*);
+template void conv_direct(const Conv&, const Pair*, const Pair*, const Epilogue&, float*);
 
 // ---- Winograd ------------------------------------------------------------------------------------------------------
 
@@ -354,6 +508,15 @@ L2UL_INLINE Vec load(const float* p) {
 }
 
 L2UL_INLINE void store(float* p, const Vec& v) { std::memcpy(p, &v, sizeof v); }
+
+// The nearest bfloat16 of each, of two the even one; NaN stays NaN.
+L2UL_INLINE void store(Half* p, const Vec& v) {
+  using Bits = uint32_t __attribute__((vector_size(32)));
+  using Halves = Half __attribute__((vector_size(16)));
+  const Bits bits = std::bit_cast<Bits>(v), rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Halves halves = __builtin_convertvector(v == v ? rounded : Bits{} + 0x7fc0, Halves);
+  std::memcpy(p, &halves, sizeof halves);
+}
 
 // The one-dimensional transforms of Lavin and Gray, section 4: G of a kernel, B^T of the input, A^T of the output, and
 // the transposed ones of the first and the last. Steps are distances between the elements.
@@ -471,9 +634,9 @@ struct Tiling {
 };
 
 // Tiles first … first + count - 1 to v [points, rows, depth].
-template <int kTile>
+template <int kTile, class Value>
 L2UL_INLINE void transform_input(const Conv& c, const Tiling& tiling, const float* x, const float* nothing,
-                                 int64_t first, int64_t count, int64_t rows, float* v) {
+                                 int64_t first, int64_t count, int64_t rows, Value* v) {
   constexpr int kPoints = kTile + 2;
   // The gradient of a padded 3x3 convolution is one with the complementary padding.
   const int64_t pad_h = c.gradient ? 2 - c.pad_h : c.pad_h, pad_w = c.gradient ? 2 - c.pad_w : c.pad_w;
@@ -527,8 +690,16 @@ L2UL_CLONES void input2(const Conv& c, const Tiling& tiling, const float* x, con
                         int64_t count, int64_t rows, float* v) {
   transform_input<2>(c, tiling, x, nothing, first, count, rows, v);
 }
+L2UL_CLONES void input2_half(const Conv& c, const Tiling& tiling, const float* x, const float* nothing, int64_t first,
+                             int64_t count, int64_t rows, Half* v) {
+  transform_input<2>(c, tiling, x, nothing, first, count, rows, v);
+}
 L2UL_CLONES void input4(const Conv& c, const Tiling& tiling, const float* x, const float* nothing, int64_t first,
                         int64_t count, int64_t rows, float* v) {
+  transform_input<4>(c, tiling, x, nothing, first, count, rows, v);
+}
+L2UL_CLONES void input4_half(const Conv& c, const Tiling& tiling, const float* x, const float* nothing, int64_t first,
+                             int64_t count, int64_t rows, Half* v) {
   transform_input<4>(c, tiling, x, nothing, first, count, rows, v);
 }
 L2UL_CLONES void output2(const Conv& c, const Tiling& tiling, const float* m, int64_t first, int64_t count,
@@ -544,7 +715,7 @@ L2UL_CLONES void output4(const Conv& c, const Tiling& tiling, const float* m, in
 // stays in the second-level cache, and a share for every thread.
 int64_t tiles_at_once(const Conv& c, const Tiling& tiling) {
   const int64_t bytes = (tiling.tile + 2) * (tiling.tile + 2) * (c.depth + panels(c.width) * kPanel) * sizeof(float);
-  const int64_t fitting = std::clamp<int64_t>((1 << 20) / bytes, 4 * kRows, 16 * kRows);
+  const int64_t fitting = std::clamp<int64_t>((1 << 20) / bytes, 2 * kRows, 8 * kRows);
   const int64_t share = (tiling.total + at::get_num_threads() - 1) / at::get_num_threads();
   return (std::min(fitting, share) + kRows - 1) / kRows * kRows;
 }
@@ -597,24 +768,42 @@ void pack_winograd(const float* weight, const Strides& strides, const Conv& c, i
   });
 }
 
-void conv_winograd(const Conv& c, int tile, const float* x, const float* packed, const Epilogue& epilogue, float* out) {
+void pack_pairs(const float* packed, int64_t rows, Pair* pairs) {
+  at::parallel_for(0, rows / 2, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      Half halves[2 * kPanel];
+      for (int64_t i = 0; i < 2 * kPanel; i += kLanes) store(halves + i, load(packed + 2 * k * kPanel + i));
+      for (int64_t l = 0; l < kPanel; ++l) pairs[k * kPanel + l] = halves[l] | Pair{halves[kPanel + l]} << 16;
+    }
+  });
+}
+
+template <class Number>
+void conv_winograd(const Conv& c, int tile, const float* x, const Number* packed, const Epilogue& epilogue,
+                   float* out) {
   const Tiling tiling(c, tile);
   const int64_t points = (tile + 2) * (tile + 2), pitch = panels(c.width) * kPanel;
-  const int64_t rows = tiles_at_once(c, tiling);
+  const int64_t rows = tiles_at_once(c, tiling), depth = c.depth / kWidth<Number>;
   const std::vector<float> nothing(c.depth, 0.0f);
   at::parallel_for(0, (tiling.total + rows - 1) / rows, 1, [&](int64_t begin, int64_t end) {
-    float* const v = scratch(points * rows * (c.depth + pitch));
-    float* const m = v + points * rows * c.depth;
+    float* const m = scratch(points * rows * (depth + pitch));
+    Number* const v = reinterpret_cast<Number*>(m + points * rows * pitch);
     for (int64_t piece = begin; piece < end; ++piece) {
       const int64_t first = piece * rows, count = std::min(rows, tiling.total - first);
-      (tile == 2 ? input2 : input4)(c, tiling, x, nothing.data(), first, count, rows, v);
+      if constexpr (std::is_same_v<Number, float>) {
+        (tile == 2 ? input2 : input4)(c, tiling, x, nothing.data(), first, count, rows, v);
+      } else {
+        (tile == 2 ? input2_half : input4_half)(c, tiling, x, nothing.data(), first, count, rows,
+                                                reinterpret_cast<Half*>(v));
+      }
       for (int64_t point = 0; point < points; ++point) {
-        for (int64_t p = 0; p < panels(c.width); ++p) {
-          const float* const panel = packed + (point * panels(c.width) + p) * c.depth * kPanel;
+        for (int64_t p = 0; p < panels(c.width); p += 2) {
           for (int64_t r = 0; r < count; r += kRows) {
-            Rows source;  // behind the last tile there is room, and what comes of it is not read
-            for (int i = 0; i < kRows; ++i) source[i] = v + (point * rows + r + i) * c.depth;
-            multiply(&source, 1, c.depth, panel, m + (point * rows + r) * pitch + p * kPanel, pitch, true);
+            Rows<Number> source;  // behind the last tile there is room, and what comes of it is not read
+            for (int i = 0; i < kRows; ++i) source[i] = v + (point * rows + r + i) * depth;
+            multiply(Tile<Number>{&source, 1, depth, count - r, packed + (point * panels(c.width) + p) * depth * kPanel,
+                                  std::min<int64_t>(2, panels(c.width) - p), depth * kPanel,
+                                  m + (point * rows + r) * pitch + p * kPanel, pitch, true});
           }
         }
       }
@@ -622,6 +811,9 @@ void conv_winograd(const Conv& c, int tile, const float* x, const float* packed,
     }
   });
 }
+
+template void conv_winograd(const Conv&, int, const float*, const float*, const Epilogue&, float*);
+template void conv_winograd(const Conv&, int, const float*, const Pair*, const Epilogue&, float*);
 
 namespace {
 
@@ -713,13 +905,14 @@ void winograd_weight_gradient(const Conv& c, int tile, const float* x, const flo
       (tile == 2 ? gradient2 : gradient4)(c, tiling, grad, nothing.data(), first + begin, end - begin, rows, pitch,
                                           m + begin * pitch);
     });
-    at::parallel_for(0, points * panels(c.width), 1, [&](int64_t begin, int64_t end) {
+    const int64_t pairs = (panels(c.width) + 1) / 2;
+    at::parallel_for(0, points * pairs, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t point = i / panels(c.width), column = i % panels(c.width) * kPanel;
-        for (int64_t k = 0; k < c.depth; k += kRows) {
-          outer(std::min<int64_t>(kRows, c.depth - k))(v + point * rows * c.depth + k, c.depth,
-                                                       m + point * rows * pitch + column, pitch, count,
-                                                       u + (point * c.depth + k) * pitch + column, pitch, first == 0);
+        const int64_t point = i / pairs, p = i % pairs * 2;
+        for (int64_t k = 0; k < c.depth; k += kOuter) {
+          outer({v + point * rows * c.depth + k, m + point * rows * pitch + p * kPanel, c.depth, pitch, count,
+                 std::min<int64_t>(2, panels(c.width) - p), u + (point * c.depth + k) * pitch + p * kPanel, pitch,
+                 first == 0});
         }
       }
     });

@@ -17,6 +17,9 @@ type Conv struct {
 	Tile int64
 	// Gradient makes it the gradient of that convolution by its input: from [n,O,…] back to [n,I,…].
 	Gradient bool
+	// Half multiplies bfloat16: what is multiplied, after Winograd's transforms if there are any, is rounded to it, sums and
+	// everything around them stay float32. It needs an even depth, and pays where the processor has instructions for it.
+	Half bool
 }
 
 // Epilogue is what happens to each sum v before it is stored: v + Bias (float32 [C]) + Add, then max(v, 0) if Relu, or 0
@@ -28,15 +31,15 @@ type Epilogue struct {
 }
 
 var (
-	opConvPack = torch.Define("l2ul::conv_pack(Tensor weight, int tile, bool gradient) -> Tensor")
+	opConvPack = torch.Define("l2ul::conv_pack(Tensor weight, int tile, bool gradient, bool half) -> Tensor")
 	opConv     = torch.Define("l2ul::conv_(Tensor(a!) out, Tensor x, Tensor packed, int tile, int[2] kernel, int[2] stride, int[2] padding, " +
 		"bool gradient, Tensor? bias, Tensor? add, Tensor? gate, bool relu) -> Tensor(a!)")
 	opWinograd = torch.Define("l2ul::winograd_conv2d(Tensor x, Tensor weight, int tile, int padding) -> Tensor")
 )
 
-// Pack arranges weights, float32 [O,I,h,w], for [Conv.Run]. What it returns is good for this tile and direction only.
+// Pack arranges weights, float32 [O,I,h,w], for [Conv.Run]. What it returns is good for this tile, direction and Half only.
 func (c Conv) Pack(weight torch.Tensor) torch.Tensor {
-	return ready(opConvPack).One(weight, c.Tile, c.Gradient)
+	return ready(opConvPack).One(weight, c.Tile, c.Gradient, c.Half)
 }
 
 // Run convolves x into out, with weights that [Conv.Pack] has packed.

@@ -32,9 +32,20 @@ struct Epilogue {
   bool relu;
 };
 
-// Taps summed one by one. packed is [panels, kernel_h, kernel_w, depth, kPanel].
+// A bfloat16, and two of neighbouring channels, the first in the lower half: what processors multiply at once. Sums of
+// their products are float32; where they have no instruction for it, other processors compute the same, except that the
+// instruction takes numbers below 2^-126 for 0.
+using Half = uint16_t;
+using Pair = uint32_t;
+
+// Taps summed one by one. packed is [panels, kernel_h, kernel_w, depth, kPanel]. Number is float or Pair: then depth is
+// even, x bfloat16, and packed what pack_pairs makes.
 void pack_direct(const float* weight, const Conv& conv, float* packed);
-void conv_direct(const Conv& conv, const float* x, const float* packed, const Epilogue& epilogue, float* out);
+template <class Number>
+void conv_direct(const Conv& conv, const Number* x, const Number* packed, const Epilogue& epilogue, float* out);
+
+// Rounds packed weights, [rows, kPanel] with the channels summed over last among the rows, to [rows / 2, kPanel] pairs.
+void pack_pairs(const float* packed, int64_t rows, Pair* pairs);
 
 // Where the weight from channel i to channel o lies: at o·out + i·in + tap·tap.
 struct Strides {
@@ -45,7 +56,9 @@ struct Strides {
 // 2016), tile 2 or 4: 2.25 and 4 times fewer multiplications, rounding a few times larger than that of direct sums.
 // depth is a multiple of 8. packed is [tile + 2, tile + 2, panels, depth, kPanel].
 void pack_winograd(const float* weight, const Strides& strides, const Conv& conv, int tile, float* packed);
-void conv_winograd(const Conv& conv, int tile, const float* x, const float* packed, const Epilogue& epilogue,
+// With pairs the transformed input is rounded to bfloat16, and nothing else.
+template <class Number>
+void conv_winograd(const Conv& conv, int tile, const float* x, const Number* packed, const Epilogue& epilogue,
                    float* out);
 // The gradient by the weights, in the same way: x is the input of the (forward) convolution, grad the gradient by its
 // output; both numbers of channels are multiples of 8, and there is an image.

@@ -13,6 +13,7 @@
 
 #include <array>
 #include <utility>
+#include <vector>
 
 #include "checks.h"
 #include "conv.h"
@@ -40,7 +41,20 @@ bool one_stride(const Tensor& weight) { return weight.stride(2) == 3 * weight.st
 
 cpu::Strides strides_of(const Tensor& weight) { return {weight.stride(0), weight.stride(1), weight.stride(3)}; }
 
-Tensor conv_pack(const Tensor& weight, int64_t tile, bool gradient) {
+// Packed weights as pairs of bfloat16: [..., depth / 2, kPanel, 2].
+Tensor pairs_of(const Tensor& packed) {
+  auto shape = packed.sizes().vec();
+  const int64_t rows = packed.numel() / cpu::kPanel;
+  TORCH_CHECK(shape[shape.size() - 2] % 2 == 0, "l2ul::conv_pack: bfloat16 is multiplied in pairs; there are ",
+              shape[shape.size() - 2], " channels to sum over");
+  shape[shape.size() - 2] /= 2;
+  shape.push_back(2);
+  Tensor pairs = at::empty(shape, packed.options().dtype(at::kBFloat16));
+  cpu::pack_pairs(packed.const_data_ptr<float>(), rows, static_cast<cpu::Pair*>(pairs.mutable_data_ptr()));
+  return pairs;
+}
+
+Tensor conv_pack(const Tensor& weight, int64_t tile, bool gradient, bool half) {
   constexpr auto op = "conv_pack";
   check_type({op, "weight"}, weight, at::kFloat);
   TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0, "l2ul::conv_pack: weight has shape ", weight.sizes(),
@@ -55,7 +69,7 @@ Tensor conv_pack(const Tensor& weight, int64_t tile, bool gradient) {
   if (tile == 0) {
     Tensor packed = at::empty({panels, conv.kernel_h, conv.kernel_w, conv.depth, cpu::kPanel}, w.options());
     cpu::pack_direct(w.const_data_ptr<float>(), conv, packed.mutable_data_ptr<float>());
-    return packed;
+    return half ? pairs_of(packed) : packed;
   }
   TORCH_CHECK(conv.kernel_h == 3 && conv.kernel_w == 3 && conv.depth % 8 == 0 && one_stride(w),
               "l2ul::conv_pack: weight has shape ", weight.sizes(), "; tile ", tile,
@@ -63,7 +77,7 @@ Tensor conv_pack(const Tensor& weight, int64_t tile, bool gradient) {
   Tensor packed = at::empty({tile + 2, tile + 2, panels, conv.depth, cpu::kPanel}, w.options());
   cpu::pack_winograd(w.const_data_ptr<float>(), strides_of(w), conv, static_cast<int>(tile),
                      packed.mutable_data_ptr<float>());
-  return packed;
+  return half ? pairs_of(packed) : packed;
 }
 
 Tensor& conv_(Tensor& out, const Tensor& x, const Tensor& packed, int64_t tile, IntArrayRef kernel, IntArrayRef stride,
@@ -87,14 +101,20 @@ Tensor& conv_(Tensor& out, const Tensor& x, const Tensor& packed, int64_t tile, 
               ", stride ", stride, ", padding ", padding, gradient ? " of a gradient" : "");
   const cpu::Conv conv = {from.count, from.height, from.width, from.channels, to.height, to.width, to.channels,
                           kernel_h,   kernel_w,    stride_h,   stride_w,      pad_h,     pad_w,    gradient};
-  check_type({op, "packed"}, packed, at::kFloat);
+  const bool half = packed.scalar_type() == at::kBFloat16;
+  check_type({op, "packed"}, packed, half ? at::kBFloat16 : at::kFloat);
   check_written_images(op, "out", out, "packed", packed);
   const int64_t panels = cpu::panels(conv.width);
-  const std::array<int64_t, 5> shape =
-      tile == 0 ? std::array<int64_t, 5>{panels, kernel_h, kernel_w, conv.depth, cpu::kPanel}
-                : std::array<int64_t, 5>{tile + 2, tile + 2, panels, conv.depth, cpu::kPanel};
-  TORCH_CHECK(packed.is_contiguous() && packed.sizes() == IntArrayRef(shape), "l2ul::conv_: packed has shape ",
-              packed.sizes(), "; what conv_pack makes for x and out is ", IntArrayRef(shape));
+  std::vector<int64_t> shape =
+      tile == 0 ? std::vector{panels, kernel_h, kernel_w} : std::vector{tile + 2, tile + 2, panels};
+  if (half) {
+    shape.insert(shape.end(), {conv.depth / 2, cpu::kPanel, 2});
+  } else {
+    shape.insert(shape.end(), {conv.depth, cpu::kPanel});
+  }
+  TORCH_CHECK(packed.is_contiguous() && packed.sizes() == IntArrayRef(shape) && (!half || conv.depth % 2 == 0),
+              "l2ul::conv_: packed has shape ", packed.sizes(), "; what conv_pack makes for x and out is ",
+              IntArrayRef(shape));
   TORCH_CHECK(tile == 0 || (kernel_h == 3 && kernel_w == 3 && stride_h == 1 && stride_w == 1 && pad_h <= 2 &&
                             pad_w <= 2 && conv.depth % 8 == 0),
               "l2ul::conv_: tile ", tile,
@@ -109,11 +129,17 @@ Tensor& conv_(Tensor& out, const Tensor& x, const Tensor& packed, int64_t tile, 
   }
   if (out.numel() == 0) return out;
   const float* const in = x.const_data_ptr<float>();
-  const float* const w = packed.const_data_ptr<float>();
-  if (tile == 0) {
-    cpu::conv_direct(conv, in, w, epilogue, out.mutable_data_ptr<float>());
+  float* const to_out = out.mutable_data_ptr<float>();
+  const auto* const w = packed.const_data_ptr();
+  if (tile != 0) {
+    half ? cpu::conv_winograd(conv, static_cast<int>(tile), in, static_cast<const cpu::Pair*>(w), epilogue, to_out)
+         : cpu::conv_winograd(conv, static_cast<int>(tile), in, static_cast<const float*>(w), epilogue, to_out);
+  } else if (half) {
+    const Tensor rounded = x.to(at::kBFloat16);
+    cpu::conv_direct(conv, static_cast<const cpu::Pair*>(rounded.const_data_ptr()), static_cast<const cpu::Pair*>(w),
+                     epilogue, to_out);
   } else {
-    cpu::conv_winograd(conv, static_cast<int>(tile), in, w, epilogue, out.mutable_data_ptr<float>());
+    cpu::conv_direct(conv, in, static_cast<const float*>(w), epilogue, to_out);
   }
   return out;
 }
@@ -195,7 +221,7 @@ Tensor winograd_conv2d_autograd(const Tensor& x, const Tensor& weight, int64_t t
 }
 
 TORCH_LIBRARY_FRAGMENT(l2ul, m) {
-  m.def("conv_pack(Tensor weight, int tile, bool gradient) -> Tensor");
+  m.def("conv_pack(Tensor weight, int tile, bool gradient, bool half) -> Tensor");
   m.def(
       "conv_(Tensor(a!) out, Tensor x, Tensor packed, int tile, int[2] kernel, int[2] stride, int[2] padding, "
       "bool gradient, Tensor? bias, Tensor? add, Tensor? gate, bool relu) -> Tensor(a!)");

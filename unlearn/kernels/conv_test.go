@@ -46,7 +46,13 @@ func (c convolution) reference(x, grad, weight torch.Tensor, back bool) torch.Te
 
 // ours is what Conv computes.
 func (c convolution) ours(x, grad, weight torch.Tensor, tile int64, back bool, e Epilogue) torch.Tensor {
-	conv := Conv{Kernel: pair(c.kernel), Stride: pair(c.stride), Padding: pair(c.padding), Tile: tile, Gradient: back}
+	return c.run(Conv{Tile: tile, Gradient: back}, x, grad, weight, e)
+}
+
+// run is what conv computes, once it has the geometry of the case.
+func (c convolution) run(conv Conv, x, grad, weight torch.Tensor, e Epilogue) torch.Tensor {
+	conv.Kernel, conv.Stride, conv.Padding = pair(c.kernel), pair(c.stride), pair(c.padding)
+	back := conv.Gradient
 	out, in := grad.EmptyLike(), x
 	if back {
 		out, in = x.EmptyLike(), grad
@@ -97,6 +103,54 @@ func TestConv(t *testing.T) {
 	})
 }
 
+// Products of bfloat16. Taps summed directly are libtorch's products of rounded numbers; Winograd's algorithm rounds what it
+// has transformed.
+func TestConvHalf(t *testing.T) {
+	round := func(v torch.Tensor) torch.Tensor { return v.CastTo(torch.BFloat16).CastTo(torch.Float) }
+	run(t, func() {
+		torch.ManualSeed(6)
+		for _, c := range []convolution{
+			{2, 64, 48, 9, 13, 3, 1, 1}, {5, 16, 40, 7, 7, 1, 2, 0}, {2, 40, 24, 8, 8, 3, 2, 1}, {2, 2, 6, 9, 9, 5, 2, 0}, {1, 272, 16, 2, 2, 3, 1, 1}, {30, 8, 16, 4, 4, 3, 1, 2},
+		} {
+			x, grad, weight := c.tensors()
+			for _, back := range []bool{false, true} {
+				for tile, bound := range map[int64]float64{0: 2e-6, 2: 2e-2, 4: 8e-2} {
+					if tile > 0 && (c.kernel != 3 || c.stride != 1) {
+						continue
+					}
+					want := c.reference(x, grad, weight, back)
+					if tile == 0 {
+						want = c.reference(round(x), round(grad), round(weight), back)
+					}
+					got := c.run(Conv{Tile: tile, Gradient: back, Half: true}, x, grad, weight, Epilogue{})
+					if d := largest(got, want); !(d <= bound) {
+						t.Errorf("%+v, tile %d, gradient %t: differs by %g", c, tile, back, d)
+					}
+					if d := largest(got, c.reference(x, grad, weight, back)); d < 1e-5 {
+						t.Errorf("%+v, tile %d, gradient %t: nothing was rounded", c, tile, back)
+					}
+				}
+			}
+		}
+		// Neither half-way cases nor NaN and infinity are lost in rounding.
+		c := convolution{1, 2, 16, 1, 5, 1, 1, 0}
+		x, grad, weight := c.tensors()
+		weight.FillI(0)
+		weight.Select(1, 0).FillI(1)
+		for i, v := range []float64{1 + 1.0/256, 1 + 3.0/256, math.MaxFloat32, math.Inf(-1), math.NaN()} {
+			x.Select(3, int64(i)).FillI(v)
+		}
+		x.Select(1, 1).FillI(0)
+		got := torch.ToSlice[float32](c.run(Conv{Half: true}, x, grad, weight, Epilogue{}).Select(1, 0))
+		for i, want := range []float64{1, 1 + 4.0/256, math.Inf(1), math.Inf(-1), math.NaN()} {
+			if v := float64(got[i]); v != want && !(math.IsNaN(v) && math.IsNaN(want)) {
+				t.Errorf("%g rounds to %g, want %g", x.Select(3, int64(i)).Select(1, 0).Item(), v, want)
+			}
+		}
+		refused(t, "bfloat16 is multiplied in pairs", func() { Conv{Half: true}.Pack(torch.RandN([]int64{4, 5, 3, 3}, false)) })
+	})
+}
+
 // Every combination of what may follow a sum, against the same in libtorch's operators.
 func TestConvEpilogue(t *testing.T) {
 	run(t, func() {
@@ -139,20 +193,20 @@ func TestConvEpilogue(t *testing.T) {
 func TestConvBitsAreTheImagesOwn(t *testing.T) {
 	defer torch.SetNumThreads(2)
 	c := convolution{13, 32, 40, 6, 10, 3, 1, 1}
-	for tile := range map[int64]bool{0: true, 2: true, 4: true} {
+	for _, conv := range []Conv{{Tile: 0}, {Tile: 2}, {Tile: 4}, {Tile: 0, Half: true}, {Tile: 4, Half: true}} {
 		run(t, func() {
 			torch.ManualSeed(3)
 			x, grad, weight := c.tensors()
-			want := c.ours(x, grad, weight, tile, false, Epilogue{})
+			want := c.run(conv, x, grad, weight, Epilogue{})
 			for _, threads := range []int{1, 2, 3} {
 				torch.SetNumThreads(threads)
 				torch.Scope(func() {
 					for _, n := range []int64{1, 2, 13} {
 						part := convolution{n, c.in, c.out, c.h, c.w, 3, 1, 1}
 						from := 13 - n
-						got := part.ours(x.Narrow(0, from, n), grad.Narrow(0, from, n), weight, tile, false, Epilogue{})
+						got := part.run(conv, x.Narrow(0, from, n), grad.Narrow(0, from, n), weight, Epilogue{})
 						if !torch.Equal(got, want.Narrow(0, from, n)) {
-							t.Errorf("tile %d, %d threads, %d images: other bits", tile, threads, n)
+							t.Errorf("%+v, %d threads, %d images: other bits", conv, threads, n)
 						}
 					}
 				})
@@ -242,6 +296,8 @@ func TestConvErrors(t *testing.T) {
 				x, grad, _ := few.tensors()
 				conv.Run(grad, x, torch.Zeros([]int64{4, 4, 1, 5, 16}, false), Epilogue{})
 			},
+			"packed has dtype Double":          func() { conv.Run(out, x, packed.CastTo(torch.Double), Epilogue{}) },
+			"[4, 4, 2, 8, 16, 2]":              func() { conv.Run(out, x, packed.CastTo(torch.BFloat16), Epilogue{}) },
 			"bias has shape [16]":              func() { conv.Run(out, x, packed, Epilogue{Bias: torch.Zeros([]int64{16}, false)}) },
 			"add has shape":                    func() { conv.Run(out, x, packed, Epilogue{Add: x}) },
 			"relu and gate exclude each other": func() { conv.Run(out, x, packed, Epilogue{Relu: true, Gate: grad}) },
@@ -269,17 +325,19 @@ func TestConvHasNoDerivative(t *testing.T) {
 
 func BenchmarkConv(b *testing.B) {
 	c := convolution{32, 128, 128, 8, 8, 3, 1, 1}
-	for tile := range map[int64]bool{0: true, 2: true, 4: true} {
-		b.Run(fmt.Sprint("tile", tile), func(b *testing.B) {
-			_ = torch.Run(torch.CPU, func() error {
-				x, grad, weight := c.tensors()
-				conv := Conv{Kernel: pair(3), Stride: pair(1), Padding: pair(1), Tile: tile}
-				packed := conv.Pack(weight)
-				for b.Loop() {
-					conv.Run(grad, x, packed, Epilogue{})
-				}
-				return nil
+	for _, tile := range []int64{0, 2, 4} {
+		for name, half := range map[string]bool{"float": false, "half": true} {
+			b.Run(fmt.Sprint(name, "-tile", tile), func(b *testing.B) {
+				_ = torch.Run(torch.CPU, func() error {
+					x, grad, weight := c.tensors()
+					conv := Conv{Kernel: pair(3), Stride: pair(1), Padding: pair(1), Tile: tile, Half: half}
+					packed := conv.Pack(weight)
+					for b.Loop() {
+						conv.Run(grad, x, packed, Epilogue{})
+					}
+					return nil
+				})
 			})
-		})
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"l2ul/internal/smallnet"
 	"l2ul/torch"
 	"l2ul/unlearn"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
 	_ "l2ul/unlearn/methods"
 )
@@ -69,7 +70,7 @@ func setup(g *smallnet.Golden, r record) (*unlearn.Method, *unlearn.Task, *unlea
 		g.Fatal(err)
 	}
 	task := &unlearn.Task{
-		Net: g.Fresh(), Classes: smallnet.Classes, EvalBatch: 1024,
+		Net: g.Fresh(), Classes: smallnet.Classes, EvalBatch: chunk.Fixed(1024),
 		Forget: &unlearn.Examples{X: g.Tensor("x"), Y: g.Tensor(labels), Part: data.PartForget},
 	}
 	switch m.Driver {

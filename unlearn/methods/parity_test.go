@@ -11,6 +11,7 @@ import (
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/engine"
 	"l2ul/unlearn/importance"
@@ -68,7 +69,7 @@ func TestResNetIsTheReferences(t *testing.T) {
 			labels = append(labels, int(v))
 		}
 		frozen := engine.Freeze(base, engine.Reference)
-		job := &attack.Job{Net: frozen, X: x, Labels: labels, Classes: 10, Seed: 5, Chunk: 64, Options: attack.Options{Eps: 4, Step: 0.1, Iters: 3, Num: "2", Norm: "l2", Targeted: true}}
+		job := &attack.Job{Net: frozen, X: x, Labels: labels, Classes: 10, Seed: 5, Chunk: chunk.Fixed(64), Options: attack.Options{Eps: 4, Step: 0.1, Iters: 3, Num: "2", Norm: "l2", Targeted: true}}
 		set, err := job.Plan()
 		if err != nil {
 			t.Fatal(err)
@@ -94,7 +95,7 @@ func TestResNetIsTheReferences(t *testing.T) {
 			if m.Scratch {
 				continue
 			}
-			task := &unlearn.Task{Net: base, Classes: 10, Forget: forget, EvalBatch: 1024}
+			task := &unlearn.Task{Net: base, Classes: 10, Forget: forget, EvalBatch: chunk.Fixed(1024)}
 			switch m.Driver {
 			case unlearn.ByForget:
 			case unlearn.ByAdversarial:

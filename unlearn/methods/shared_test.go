@@ -14,6 +14,7 @@ import (
 	"l2ul/torch/ckpt"
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/engine"
 	"l2ul/unlearn/importance"
 )
@@ -107,7 +108,7 @@ func TestIndependentSteps(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			task := &unlearn.Task{Net: g.Fresh(), Classes: smallnet.Classes, Forget: &unlearn.Examples{X: g.Tensor("x"), Y: g.Tensor("y")}, EvalBatch: 6}
+			task := &unlearn.Task{Net: g.Fresh(), Classes: smallnet.Classes, Forget: &unlearn.Examples{X: g.Tensor("x"), Y: g.Tensor("y")}, EvalBatch: chunk.Fixed(6)}
 			if m.Driver == unlearn.ByAdversarial {
 				x := g.Tensor("x").IndexSelect(0, g.Tensor("pair.source")).Add(g.Tensor("pgd.eps1.5.alpha0.1.delta100"), 1).Clamp(0, 1)
 				task.Driver = &unlearn.Examples{X: x, Y: g.Tensor("pair.target")}

@@ -6,6 +6,7 @@ import (
 	"math"
 
 	"l2ul/torch"
+	"l2ul/unlearn/chunk"
 )
 
 // Images are labelled images in a fixed order, handed out in batches.
@@ -27,32 +28,38 @@ type Score struct {
 // Accuracy returns Hits / N, NaN for an empty set.
 func (s Score) Accuracy() float64 { return float64(s.Hits) / float64(s.N) }
 
-// Evaluate scores a classifier, given as the function from images to logits, on images, batch images at a time. progress,
-// which may be nil, is told the number of images done.
-func Evaluate(ctx context.Context, classifier func(x torch.Tensor) (logits torch.Tensor), images Images, batch int, progress func(done int)) (Score, error) {
+// Evaluate scores a classifier, given as the function from images to logits, on images, so many at once. progress, which
+// may be nil, is told the number of images done.
+func Evaluate(ctx context.Context, classifier func(x torch.Tensor) (logits torch.Tensor), images Images, atOnce *chunk.Size, progress func(done int)) (Score, error) {
 	score, sum := Score{N: int64(images.Len())}, 0.0
-	for from := 0; from < images.Len(); from += batch {
+	for from := 0; from < images.Len(); {
 		if err := context.Cause(ctx); err != nil {
 			return Score{}, err
 		}
-		to := min(from+batch, images.Len())
-		var err error
-		torch.Scope(func() {
-			var x, y torch.Tensor
-			if x, y, err = images.Batch(from, to); err != nil {
-				return
-			}
-			torch.NoGrad(func() {
-				logits := classifier(x)
-				score.Hits += Hits(logits, y)
-				sum += logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceNone, ignoreNone).CastTo(torch.Double).Sum().Item()
+		var hits int64
+		var loss float64
+		done, err := atOnce.Do(images.Len()-from, func(n int) (err error) {
+			torch.Scope(func() {
+				var x, y torch.Tensor
+				if x, y, err = images.Batch(from, from+n); err != nil {
+					return
+				}
+				torch.NoGrad(func() {
+					logits := classifier(x)
+					hits = Hits(logits, y)
+					loss = logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceNone, ignoreNone).CastTo(torch.Double).Sum().Item()
+				})
 			})
+			return err
 		})
 		if err != nil {
 			return Score{}, err
 		}
+		from += done
+		score.Hits += hits
+		sum += loss
 		if progress != nil {
-			progress(to)
+			progress(from)
 		}
 	}
 	score.Loss = math.NaN()

@@ -10,6 +10,7 @@ import (
 	"l2ul/internal/reference"
 	"l2ul/torch"
 	"l2ul/torch/nn"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/metrics"
 )
 
@@ -57,7 +58,7 @@ func TestEvaluate(t *testing.T) {
 			hits   int64
 		}{{[]int64{1, 0, 1, 0, 1, 2}, 6}, {[]int64{0, 1, 2, 1, 0, 0}, 0}, {[]int64{1, 2, 2, 2, 1, 2}, 3}} {
 			for batch := 1; batch <= 7; batch++ {
-				score, err := metrics.Evaluate(t.Context(), (&rows{}).Forward, newImages(logits, c.labels), batch, nil)
+				score, err := metrics.Evaluate(t.Context(), (&rows{}).Forward, newImages(logits, c.labels), chunk.Fixed(batch), nil)
 				if err != nil || score.Hits != c.hits || score.N != 6 || !math.IsNaN(score.Loss) || score.Accuracy() != float64(c.hits)/6 {
 					t.Errorf("labels %v, %d at a time: %+v, %v", c.labels, batch, score, err)
 				}
@@ -72,12 +73,40 @@ func TestEvaluate(t *testing.T) {
 			want += (math.Log(sum) - float64(row[labels[i]])) / 5
 		}
 		set, told := newImages(finite, labels), []int{}
-		score, err := metrics.Evaluate(t.Context(), (&rows{}).Forward, set, 2, func(done int) { told = append(told, done) })
+		score, err := metrics.Evaluate(t.Context(), (&rows{}).Forward, set, chunk.Fixed(2), func(done int) { told = append(told, done) })
 		if err != nil || math.Abs(score.Loss-want) > 1e-6 || score.N != 5 {
 			t.Errorf("%+v, want loss %g: %v", score, want, err)
 		}
 		if !slices.Equal(told, []int{2, 4, 5}) || !slices.Equal(set.read, [][2]int{{0, 2}, {2, 4}, {4, 5}}) {
 			t.Errorf("progress %v, reads %v", told, set.read)
+		}
+	})
+}
+
+// Where memory runs out, before the logits or behind them, images are scored fewer at a time, each counted once.
+func TestOutOfMemory(t *testing.T) {
+	torch.Scope(func() {
+		var logits [][]float32
+		var labels []int64
+		for i := range int64(20) {
+			logits, labels = append(logits, []float32{float32(i % 3), 1, float32(i % 5)}), append(labels, i%3)
+		}
+		want, err := metrics.Evaluate(t.Context(), (&rows{}).Forward, newImages(logits, labels), chunk.Fixed(3), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		calls := 0
+		crowded := func(x torch.Tensor) torch.Tensor {
+			if calls++; x.Size(0) > 3 && calls%2 == 0 {
+				panic(&torch.Error{Op: "aten::empty", Code: torch.OutOfMemory, Msg: "no memory"})
+			}
+			return (&rows{}).Forward(x)
+		}
+		told := 0
+		size := chunk.Shrinking(12, func(int, int) { told++ })
+		got, err := metrics.Evaluate(t.Context(), crowded, newImages(logits, labels), size, nil)
+		if err != nil || got.Hits != want.Hits || got.N != want.N || math.Abs(got.Loss-want.Loss) > 1e-12 || told == 0 || size.N() > 6 {
+			t.Errorf("%+v, want %+v; %d at once in the end: %v", got, want, size.N(), err)
 		}
 	})
 }
@@ -99,7 +128,7 @@ func TestTies(t *testing.T) {
 
 func TestEmptySet(t *testing.T) {
 	torch.Scope(func() {
-		score, err := metrics.Evaluate(t.Context(), (&rows{}).Forward, newImages(nil, nil), 4, nil)
+		score, err := metrics.Evaluate(t.Context(), (&rows{}).Forward, newImages(nil, nil), chunk.Fixed(4), nil)
 		if err != nil || score.Hits != 0 || score.N != 0 || !math.IsNaN(score.Loss) || !math.IsNaN(score.Accuracy()) {
 			t.Errorf("%+v, %v", score, err)
 		}
@@ -112,12 +141,12 @@ func TestErrorsAndInterruption(t *testing.T) {
 		set := newImages([][]float32{{1, 0}, {0, 1}, {0, 2}}, []int64{0, 1, 1})
 		ctx, cancel := context.WithCancelCause(t.Context())
 		stop := errors.New("stopped by a test")
-		_, err := metrics.Evaluate(ctx, net.Forward, set, 1, func(int) { cancel(stop) })
+		_, err := metrics.Evaluate(ctx, net.Forward, set, chunk.Fixed(1), func(int) { cancel(stop) })
 		if !errors.Is(err, stop) || len(set.read) != 1 {
 			t.Errorf("%v after %d reads", err, len(set.read))
 		}
 		set.fail = errors.New("no such image")
-		if _, err := metrics.Evaluate(t.Context(), net.Forward, set, 1, nil); !errors.Is(err, set.fail) {
+		if _, err := metrics.Evaluate(t.Context(), net.Forward, set, chunk.Fixed(1), nil); !errors.Is(err, set.fail) {
 			t.Errorf("%v", err)
 		}
 	})

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"l2ul/torch/cuda"
 	"l2ul/torch/nn"
 	"l2ul/unlearn/attack"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
 )
 
@@ -30,7 +32,14 @@ const adversarialSchema = "unlearn.adversarial/1"
 func (d *desk) attackJob(o attack.Options, forget *data.ForgetSet, x torch.Tensor) *attack.Job {
 	job := &attack.Job{
 		Net: d.frozen(), X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Seed: d.compute.Seed,
-		Chunk: attackChunk,
+	}
+	// An attack keeps what all layers make. Linux ends a process that takes more than there is, so that cannot be left to
+	// running out of it.
+	all, _ := job.Net.Footprint(d.blank())
+	memory, _ := d.room()
+	job.Chunk = d.shrinking(min(attackChunk, chunk.Fit(all, memory, math.MaxInt64)))
+	if n := job.Chunk.N(); n < attackChunk {
+		d.Console.Log().Info().Int("pairs", n).Int64("bytes", memory).Msg("memory holds fewer pairs at once than usual, which may change the last bits")
 	}
 	if o.Exclude == excludeGoal {
 		job.Avoid = forget.Targets
@@ -72,7 +81,7 @@ func (d *desk) computer() string {
 func (d *desk) attackKey(job *attack.Job, forget *data.ForgetSet) string {
 	parts := map[string]any{
 		"schema": adversarialSchema, "data": forget.DataHash, "indices": forget.Indices, "avoid": job.Avoid,
-		"seed": job.Seed, "chunk": job.Chunk,
+		"seed": job.Seed, "chunk": job.Chunk.N(),
 	}
 	options := job.Options
 	if d.pairs != nil {
@@ -216,6 +225,9 @@ func (c *crafting) run(ctx context.Context) (*attack.Set, error) {
 	if err := ckpt.Save(own, packAdversarial(set, c.forget, key)); err != nil {
 		set.Free()
 		return nil, err
+	}
+	if c.attackKey(c.job, c.forget) != key {
+		return set, nil // memory ran out on the way: these are not the examples of one size
 	}
 	if err := c.cache.Put(attackCache, key, adversarialNote{c.seconds}, own); err != nil {
 		c.Console.Log().Info().Err(err).Msg("the adversarial examples are not cached")

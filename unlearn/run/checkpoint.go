@@ -22,7 +22,7 @@ const checkpointSchema = "unlearn.checkpoint/1"
 type Checkpoint struct {
 	Schema     string            `json:"schema"`
 	Verb       string            `json:"verb"`
-	ConfigHash string            `json:"config_hash"`
+	ConfigHash string            `json:"config_hash"` // without the caps
 	Step       int64             `json:"step"`
 	SHA256     string            `json:"sha256"`  // of the tensor file
 	Inputs     map[string]string `json:"inputs"`  // hashes of what the job read, such as weights and data
@@ -76,21 +76,27 @@ func (f *Folder) SaveCheckpoint(step int64, keep int, write func(path string) er
 	if err != nil {
 		return "", fmt.Errorf("cannot save the checkpoint of step %d: %w", step, err)
 	}
+	return manifest, f.prune(keep, manifest)
+}
+
+// prune removes all but the newest checkpoints and the one of the given manifest: a resumed run may write behind newer ones.
+func (f *Folder) prune(keep int, manifest string) error {
 	names, err := f.checkpointNames()
 	if err != nil {
-		return "", err
+		return err
 	}
 	for i, name := range names {
-		if i >= keep && f.Path("checkpoints", name+".json") != manifest { // a resumed run may write behind older ones
-			// The manifest goes first, so that what is left of a crash here is not taken for a checkpoint.
-			for _, suffix := range []string{".json", ".safetensors"} {
-				if err := os.Remove(f.Path("checkpoints", name+suffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-					return "", err
-				}
+		if i < keep || f.Path("checkpoints", name+".json") == manifest {
+			continue
+		}
+		// The manifest goes first, so that what is left of a crash here is not taken for a checkpoint.
+		for _, suffix := range []string{".json", ".safetensors"} {
+			if err := removeIfThere(f.Path("checkpoints", name+suffix)); err != nil {
+				return err
 			}
 		}
 	}
-	return manifest, nil
+	return nil
 }
 
 func (f *Folder) saveCheckpoint(step int64, write func(path string) error, inputs map[string]string, state any) (string, error) {
@@ -111,7 +117,7 @@ func (f *Folder) saveCheckpoint(step int64, write func(path string) error, input
 		return "", err
 	}
 	err = WriteJSON(manifest, Checkpoint{
-		Schema: checkpointSchema, Verb: f.verb, ConfigHash: f.hash, Step: step, SHA256: sum, Inputs: inputs, Machine: machine(), State: raw,
+		Schema: checkpointSchema, Verb: f.verb, ConfigHash: f.resume, Step: step, SHA256: sum, Inputs: inputs, Machine: machine(), State: raw,
 	})
 	if err != nil {
 		return "", errors.Join(err, removeIfThere(tensors))
@@ -184,14 +190,14 @@ const maxManifest = 64 << 20
 func readCheckpoint(manifest string) (*Checkpoint, error) {
 	info, err := os.Stat(manifest)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", manifest, reason(err))
 	}
 	if info.Size() > maxManifest {
 		return nil, fmt.Errorf("%s: %d bytes are too many for a manifest", manifest, info.Size())
 	}
 	data, err := os.ReadFile(manifest)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", manifest, reason(err))
 	}
 	c := &Checkpoint{path: strings.TrimSuffix(manifest, ".json") + ".safetensors"}
 	if err := json.Unmarshal(data, c); err != nil {
@@ -202,7 +208,7 @@ func readCheckpoint(manifest string) (*Checkpoint, error) {
 	}
 	sum, err := hashFile(c.path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", c.path, reason(err))
 	}
 	if sum != c.SHA256 {
 		return nil, fmt.Errorf("%s: sha256 %.12s, the manifest says %.12s", c.path, sum, c.SHA256)

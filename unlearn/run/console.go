@@ -19,6 +19,8 @@ type Console struct {
 	json bool
 	mode string // bar, plain or none
 
+	profile *profile // of the job that speaks; nil for none
+
 	mu      sync.Mutex
 	stdout  io.Writer
 	stderr  io.Writer

@@ -193,7 +193,7 @@ func TestSignals(t *testing.T) {
 		if strings.HasPrefix(mode, "grace") {
 			grace = 100 * time.Millisecond
 		}
-		ctx, release := Signals(context.Background(), grace, func(s *Stopped, code int) {
+		ctx, release := Signals(context.Background(), grace, nil, func(s *Stopped, code int) {
 			fmt.Println(s)
 			os.Exit(code)
 		})

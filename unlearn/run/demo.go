@@ -3,7 +3,6 @@ package run
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,9 +21,6 @@ type DemoOptions struct {
 	Output string `flag:"output,o" config:"no" env:"-" arg:"DIR" default:"runs/demo" help:"folder for the run folders"`
 	Force  bool   `flag:"force" config:"no" env:"-" help:"train again as well"`
 }
-
-// Again is the command that goes on with an interrupted demo.
-func (o *DemoOptions) Again() string { return "unlearn demo -o " + o.Output }
 
 // DemoSchema is the schema name of DemoResult.
 const DemoSchema = "unlearn.demo/1"
@@ -59,11 +55,7 @@ type demo struct {
 // again, and a demo that was interrupted goes on. inv needs no Config.
 func Demo(ctx context.Context, inv Invocation, o DemoOptions) (*DemoResult, error) {
 	d := &demo{inv, o, demoPreset, demoImages}
-	result, err := d.run(ctx)
-	if stopped := (*Stopped)(nil); errors.As(err, &stopped) {
-		stopped.Again = o.Again()
-	}
-	return result, err
+	return d.run(ctx)
 }
 
 func (d *demo) run(ctx context.Context) (*DemoResult, error) {
@@ -180,13 +172,10 @@ func (d *demo) resolve(verb, folder string, pairs ...string) (*config.Config, er
 	if err != nil {
 		return nil, err
 	}
-	run := &Folder{path: dir, hash: cfg.Hash()}
-	flags["force"] = []string{"true"}
-	if over, err := run.finished(); err == nil && !over && !d.o.Force {
-		if c, err := run.newest(); err == nil && c != nil && c.ConfigHash == run.hash {
-			delete(flags, "force")
-			flags["resume"] = []string{"auto"}
-		}
+	if !d.o.Force && folderAt(dir, cfg).resumable() {
+		flags["resume"] = []string{"auto"}
+	} else {
+		flags["force"] = []string{"true"}
 	}
 	return d.Catalog.Resolve(verb, config.Sources{Flags: flags})
 }
@@ -197,10 +186,7 @@ func (d *demo) finished(folder string, cfg *config.Config, result any) bool {
 	if err != nil {
 		return false
 	}
-	var stored struct {
-		Outcome unlearn.Outcome `json:"outcome"`
-		Hashes  Hashes          `json:"hashes"`
-	}
+	var stored end
 	return json.Unmarshal(text, &stored) == nil && json.Unmarshal(text, result) == nil &&
 		stored.Hashes.Config == cfg.Hash() && stored.Outcome != unlearn.Interrupted
 }

@@ -125,7 +125,7 @@ func checkCache() Check {
 	case errors.Is(err, fs.ErrNotExist):
 		return Check{"cache", Absent, dir + " will be made when needed"}
 	case err != nil:
-		return Check{"cache", Broken, err.Error()}
+		return Check{"cache", Broken, fmt.Sprintf("%s: %v", dir, reason(err))}
 	case !info.IsDir():
 		return Check{"cache", Broken, dir + " is not a folder"}
 	}

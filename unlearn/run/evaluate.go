@@ -55,6 +55,7 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) (*EvalResult, er
 		d.plan(FolderOptions{Output: o.Output}, [2]string{"scores", strings.Join(o.Splits, ", ")})
 		return nil, nil
 	}
+	d.enter("eval")
 	d.Console.Emit(Start{Verb: d.Config.Spec.Verb, ConfigHash: d.Config.Hash()})
 	result := &EvalResult{
 		Schema: EvalSchema, Model: d.model.Model, Dataset: d.train.Dataset, Device: d.device.String(), Mode: d.mode, Limited: o.Limit != "",

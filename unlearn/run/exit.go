@@ -59,17 +59,18 @@ func NotReachedf(format string, args ...any) error {
 type Stopped struct {
 	Signal     os.Signal
 	Checkpoint string // path of the checkpoint to resume from, "" when nothing was saved
-	Again      string // the command that goes on, where it is not the same one with --resume
+
+	again func(checkpoint string) string // as for Signals
 }
 
 func (e *Stopped) Error() string {
-	if e.Checkpoint != "" && e.Again != "" {
-		return fmt.Sprintf("stopped by %s; continue with %s", signalName(e.Signal), e.Again)
+	switch {
+	case e.Checkpoint == "":
+		return fmt.Sprintf("stopped by %s, nothing saved", signalName(e.Signal))
+	case e.again == nil:
+		return fmt.Sprintf("stopped by %s; go on with %s", signalName(e.Signal), ResumeLine(nil, e.Checkpoint))
 	}
-	if e.Checkpoint != "" {
-		return fmt.Sprintf("stopped by %s; continue with --resume %s", signalName(e.Signal), e.Checkpoint)
-	}
-	return fmt.Sprintf("stopped by %s, nothing saved", signalName(e.Signal))
+	return fmt.Sprintf("stopped by %s; go on with `%s`", signalName(e.Signal), e.again(e.Checkpoint))
 }
 
 // ExitCode is 75 when the job can be resumed, else 130 or 143.

@@ -32,10 +32,15 @@ const lockName = ".lock"
 
 // Folder is the folder of one run, locked for as long as it is open.
 type Folder struct {
-	path string
-	hash string // of the configuration
-	verb string
-	lock *flock.Flock
+	path   string
+	verb   string
+	hash   string // of the configuration
+	resume string // the hash that a checkpoint must share
+	lock   *flock.Flock
+}
+
+func folderAt(path string, cfg *config.Config) *Folder {
+	return &Folder{path: path, verb: cfg.Spec.Verb, hash: cfg.Hash(), resume: cfg.ResumeHash()}
 }
 
 // Opening is what OpenFolder needs to know.
@@ -49,14 +54,15 @@ type Opening struct {
 
 // OpenFolder creates the folder of a new run, or finds the one to go on with. The checkpoint is nil unless the run is
 // resumed. It refuses (usage error) to touch a folder that holds other things, a finished run without --force, an
-// unfinished one without --resume, and a run of another configuration, naming the keys that differ. When it fails it
-// leaves nothing behind.
+// unfinished one without --resume, and a run of another configuration, naming the keys that differ. Caps may differ, so
+// that a run which met one can go on. When it fails it leaves nothing behind.
 func OpenFolder(o Opening) (*Folder, *Checkpoint, error) {
 	path, created, err := o.place()
 	if err != nil {
 		return nil, nil, err
 	}
-	f := &Folder{path: path, hash: o.Config.Hash(), verb: o.Config.Spec.Verb, lock: flock.New(filepath.Join(path, lockName))}
+	f := folderAt(path, o.Config)
+	f.lock = flock.New(filepath.Join(path, lockName))
 	undo := func(err error) (*Folder, *Checkpoint, error) {
 		f.Close()
 		if created {
@@ -112,9 +118,9 @@ func (o *Opening) place() (path string, created bool, err error) {
 	return path, created, nil
 }
 
-func (o *Opening) suffix() string { return "-" + o.Config.Spec.Verb + "-" + o.Config.Hash()[:8] }
+func (o *Opening) suffix() string { return "-" + o.Config.Spec.Verb + "-" + o.Config.ResumeHash()[:8] }
 
-// newestRun looks under runs/ for unfinished runs of the same configuration.
+// newestRun looks under runs/ for runs of the same configuration that can go on.
 func (o *Opening) newestRun() string {
 	paths, err := filepath.Glob(filepath.Join("runs", "*"+o.suffix()))
 	if err != nil {
@@ -122,11 +128,7 @@ func (o *Opening) newestRun() string {
 	}
 	slices.Sort(paths) // the names begin with the date
 	for _, path := range slices.Backward(paths) {
-		f := &Folder{path: path, hash: o.Config.Hash()}
-		if finished, err := f.finished(); err != nil || finished {
-			continue
-		}
-		if c, err := f.newest(); err == nil && c != nil && c.ConfigHash == f.hash {
+		if folderAt(path, o.Config).resumable() {
 			return path
 		}
 	}
@@ -137,16 +139,47 @@ func (o *Opening) newestRun() string {
 func runOf(path string) (string, error) {
 	path = filepath.Clean(path)
 	info, err := os.Stat(path)
-	if err != nil {
-		return "", Inputf("--resume: %w", err)
-	}
-	if info.IsDir() {
+	switch {
+	case err != nil:
+		return "", Inputf("--resume %s: %w", path, reason(err))
+	case info.IsDir():
 		return path, nil
 	}
-	if dir := filepath.Dir(path); filepath.Base(dir) == "checkpoints" {
-		return filepath.Dir(dir), nil
+	if folder, ok := folderOf(path); ok {
+		return folder, nil
 	}
 	return "", Usagef("--resume %s: expected a run folder, a checkpoint in one, or auto", path)
+}
+
+// folderOf returns the run folder of a checkpoint.
+func folderOf(checkpoint string) (folder string, ok bool) {
+	dir := filepath.Dir(checkpoint)
+	return filepath.Dir(dir), filepath.Base(dir) == "checkpoints"
+}
+
+// ResumeLine is the command line that goes on with a run: argv, with --resume and the folder instead of what it says about
+// --resume and --force. path is the run folder or a checkpoint in it, or "" where a verb finds its runs by itself.
+func ResumeLine(argv []string, path string) string {
+	if folder, ok := folderOf(path); ok {
+		path = folder
+	}
+	var words []string
+	for i := 0; i < len(argv); i++ {
+		name, _, value := strings.Cut(argv[i], "=")
+		switch strings.Replace(name, "--", "-", 1) {
+		case "-force":
+		case "-resume":
+			if !value {
+				i++
+			}
+		default:
+			words = append(words, argv[i])
+		}
+	}
+	if path != "" {
+		words = append(words, "--resume", path)
+	}
+	return quote(words)
 }
 
 // claim checks what is in the folder already and returns the checkpoint to go on from.
@@ -166,11 +199,15 @@ func (f *Folder) claim(o Opening) (*Checkpoint, error) {
 	if o.Options.Force && o.Options.Resume == "" {
 		return nil, f.clear()
 	}
-	finished, err := f.finished()
+	end, err := f.end()
 	if err != nil {
 		return nil, err
 	}
-	if finished {
+	finished := end != nil && end.Outcome != unlearn.Interrupted
+	if capped := finished && end.Outcome == unlearn.Capped; capped && (o.Options.Resume == "" || end.Hashes.Config == f.hash) {
+		return nil, Usagef("%s holds a finished run that met a cap; raise the cap and go on with %s, choose another --output, or replace it with --force",
+			f.path, ResumeLine(nil, f.path))
+	} else if finished && !capped {
 		return nil, Usagef("%s holds a finished run; choose another --output, or replace it with --force", f.path)
 	}
 	var checkpoint *Checkpoint
@@ -182,14 +219,14 @@ func (f *Folder) claim(o Opening) (*Checkpoint, error) {
 		return nil, err
 	}
 	switch {
-	case checkpoint == nil && o.Options.Resume != "" && o.Options.Resume != "auto":
-		return nil, Inputf("--resume %s: no valid checkpoint there", o.Options.Resume)
+	case checkpoint == nil && (finished || o.Options.Resume != "" && o.Options.Resume != "auto"):
+		return nil, Inputf("--resume %s: no valid checkpoint in %s", o.Options.Resume, f.path)
 	case checkpoint == nil:
 		return nil, f.clear() // it ended before its first checkpoint: begin again
 	case o.Options.Resume == "":
-		return nil, Usagef("%s holds an unfinished run (step %d); go on with --resume auto, or replace it with --force",
-			f.path, checkpoint.Step)
-	case checkpoint.ConfigHash != f.hash:
+		return nil, Usagef("%s holds an unfinished run (step %d); go on with `%s`, or replace it with --force",
+			f.path, checkpoint.Step, ResumeLine(o.Argv, f.path))
+	case checkpoint.ConfigHash != f.resume:
 		return nil, f.otherConfiguration(o)
 	}
 	return checkpoint, nil
@@ -209,26 +246,42 @@ func (f *Folder) otherConfiguration(o Opening) error {
 	if len(keys) == 0 {
 		return Usagef("%s was run with another verb or version of the program; choose another --output", f.path)
 	}
-	return Usagef("%s was run with another configuration: %s; resume with `-c %s` or choose another --output",
-		f.path, strings.Join(keys, ", "), path)
+	return Usagef("%s was run with another configuration: %s; go on as it was with `%s`, or choose another --output",
+		f.path, strings.Join(keys, ", "), ResumeLine([]string{"unlearn", f.verb, "-c", path}, f.path))
 }
 
-// finished reports whether the run came to an end of its own.
-func (f *Folder) finished() (bool, error) {
+// end is what result.json says about how a run ended.
+type end struct {
+	Outcome unlearn.Outcome `json:"outcome"`
+	Hashes  Hashes          `json:"hashes"`
+}
+
+// end returns how the run ended, nil if it has no result. A result that cannot be read has no outcome: it is not ours to
+// replace without being told.
+func (f *Folder) end() (*end, error) {
 	data, err := os.ReadFile(f.Path("result.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	var result struct {
-		Outcome unlearn.Outcome `json:"outcome"`
+	e := &end{}
+	if json.Unmarshal(data, e) != nil {
+		e.Outcome = ""
 	}
-	if json.Unmarshal(data, &result) != nil {
-		result.Outcome = "" // a result that cannot be read is not ours to replace without being told
+	return e, nil
+}
+
+// resumable reports whether a job of the folder's configuration can go on with the run: one that was interrupted, or met
+// another cap.
+func (f *Folder) resumable() bool {
+	e, err := f.end()
+	if err != nil || e != nil && e.Outcome != unlearn.Interrupted && (e.Outcome != unlearn.Capped || e.Hashes.Config == f.hash) {
+		return false
 	}
-	return result.Outcome != unlearn.Interrupted, nil
+	c, err := f.newest()
+	return err == nil && c != nil && c.ConfigHash == f.resume
 }
 
 // clear removes what an earlier run left.
@@ -299,6 +352,16 @@ func (f *Folder) trimMetrics(step int64) error {
 	return WriteFile(f.Path("metrics.jsonl"), kept)
 }
 
+// takeBack removes what a run that met a cap left as its end, once it is sure that it goes on.
+func (f *Folder) takeBack() error {
+	for _, name := range []string{"result.json", "model.safetensors", "model.pt"} { // the result first: what is left is no end
+		if err := removeIfThere(f.Path(name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Path returns the path of a file in the folder; Path() is the folder itself.
 func (f *Folder) Path(elem ...string) string {
 	return filepath.Join(append([]string{f.path}, elem...)...)
@@ -307,16 +370,20 @@ func (f *Folder) Path(elem ...string) string {
 // ConfigHash is the hash of the run's configuration.
 func (f *Folder) ConfigHash() string { return f.hash }
 
-// Finish writes result.json and drops the checkpoints, which nobody needs after a proper end; an interrupted run
-// (outcome interrupted) keeps them.
+// Finish writes result.json and drops the checkpoints, which nobody needs after a proper end. An interrupted run (outcome
+// interrupted) keeps them, and one that met a cap the newest, to go on from under another cap.
 func (f *Folder) Finish(result any, outcome unlearn.Outcome) error {
 	if err := WriteJSON(f.Path("result.json"), result); err != nil {
 		return fmt.Errorf("cannot write the result: %w", err)
 	}
-	if outcome == unlearn.Interrupted {
+	switch outcome {
+	case unlearn.Interrupted:
 		return nil
+	case unlearn.Capped:
+		return f.prune(1, "")
+	default:
+		return os.RemoveAll(f.Path("checkpoints"))
 	}
-	return os.RemoveAll(f.Path("checkpoints"))
 }
 
 // Close gives the lock back. The lock file stays: removing it would let two processes lock two files of that name.

@@ -19,7 +19,8 @@ import (
 type jobOptions struct {
 	ConfigOptions
 	FolderOptions
-	LR float64 `flag:"lr" default:"0.1" above:"0" help:"learning rate"`
+	LR    float64 `flag:"lr" default:"0.1" above:"0" help:"learning rate"`
+	Steps int     `flag:"max-steps" min:"0" result:"cap" help:"steps"`
 }
 
 func opening(t *testing.T, flags map[string][]string) Opening {
@@ -98,7 +99,7 @@ func TestNewRun(t *testing.T) {
 	t.Chdir(t.TempDir())
 	o := opening(t, nil)
 	f, c := mustOpen(t, o)
-	if want := "runs/20261123-010203-forget-" + o.Config.Hash()[:8]; f.Path() != want || c != nil {
+	if want := "runs/20261123-010203-forget-" + o.Config.ResumeHash()[:8]; f.Path() != want || c != nil {
 		t.Errorf("folder %s, want %s; checkpoint %v", f.Path(), want, c)
 	}
 	if d := cmp.Diff([]string{".lock", "argv.txt", "checkpoints", "config.yaml"}, list(t, f.Path())); d != "" {
@@ -164,15 +165,16 @@ func TestResume(t *testing.T) {
 	f.Close()
 	dir := f.Path()
 
-	refuse(t, opening(t, flags("output", dir)), ExitUsage, "unfinished run (step 3)", "--resume auto")
-	refuse(t, opening(t, flags("output", dir, "resume", "auto", "lr", "0.5")), ExitUsage, "lr (0.1 there, 0.5 here)")
+	refuse(t, opening(t, flags("output", dir)), ExitUsage, "unfinished run (step 3)", "`unlearn forget --name 'it'\\''s' --resume "+dir+"`")
+	refuse(t, opening(t, flags("output", dir, "resume", "auto", "lr", "0.5")), ExitUsage, "lr (0.1 there, 0.5 here)",
+		"`unlearn forget -c "+dir+"/config.yaml --resume "+dir+"`")
 	refuse(t, opening(t, flags("resume", dir, "lr", "0.5")), ExitUsage, "lr (0.1 there, 0.5 here)")
 	refuse(t, opening(t, flags("resume", "nowhere")), ExitInput, "nowhere")
 	refuse(t, opening(t, flags("resume", dir, "output", "elsewhere")), ExitUsage, "leave one of them out")
 
 	for name, fl := range map[string]map[string][]string{
 		"auto": flags("resume", "auto"), "auto in output": flags("resume", "auto", "output", dir), "folder": flags("resume", dir),
-		"harmless key": flags("resume", "auto", "keep", "7"),
+		"harmless key": flags("resume", "auto", "keep", "7"), "another cap": flags("resume", "auto", "max-steps", "7"),
 	} {
 		f, c := mustOpen(t, opening(t, fl))
 		if c == nil || c.Step != 3 || f.Path() != dir {
@@ -217,6 +219,58 @@ func TestResume(t *testing.T) {
 	f, c = mustOpen(t, opening(t, flags("resume", "auto")))
 	if c != nil || f.Path() != dir+"x" && c != nil {
 		t.Errorf("resumed from %+v, which is damaged", c)
+	}
+}
+
+// A run that met a cap keeps its newest checkpoint, from which it goes on under another cap and under no other change.
+func TestResumeAfterCap(t *testing.T) {
+	t.Chdir(t.TempDir())
+	o := opening(t, flags("max-steps", "2"))
+	f, _ := mustOpen(t, o)
+	save(t, f, 1, "x")
+	save(t, f, 2, "xx")
+	if err := f.Finish(Result{Outcome: unlearn.Capped, Hashes: Hashes{Config: o.Config.Hash()}}, unlearn.Capped); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	dir := f.Path()
+	if d := cmp.Diff([]string{"last", "step-000000002.json", "step-000000002.safetensors"}, list(t, f.Path("checkpoints"))); d != "" {
+		t.Error(d)
+	}
+	refuse(t, opening(t, flags("output", dir, "max-steps", "9")), ExitUsage, "met a cap", "--resume "+dir, "--force")
+	refuse(t, opening(t, flags("resume", dir, "max-steps", "2")), ExitUsage, "met a cap; raise the cap")
+	refuse(t, opening(t, flags("resume", dir, "max-steps", "9", "lr", "0.5")), ExitUsage, ": lr (0.1 there, 0.5 here);")
+	for _, steps := range []string{"0", "1", "9"} {
+		f, c := mustOpen(t, opening(t, flags("resume", "auto", "max-steps", steps)))
+		if f.Path() != dir || c == nil || c.Step != 2 {
+			t.Fatalf("--max-steps %s: folder %s, checkpoint %+v", steps, f.Path(), c)
+		}
+		f.Close()
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "checkpoints")); err != nil {
+		t.Fatal(err)
+	}
+	refuse(t, opening(t, flags("output", dir, "resume", "auto", "max-steps", "9")), ExitInput, "no valid checkpoint in "+dir)
+	if d := cmp.Diff([]string{".lock", "argv.txt", "config.yaml", "result.json"}, list(t, dir)); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestResumeLine(t *testing.T) {
+	for line, want := range map[string]string{
+		"":                                   "--resume r",
+		"unlearn train --lr 2":               "unlearn train --lr 2 --resume r",
+		"u train --force -o r --resume auto": "u train -o r --resume r",
+		"u train --resume=auto -force=true":  "u train --resume r",
+	} {
+		for _, path := range []string{"r", "r/checkpoints/step-000000001.json"} {
+			if got := ResumeLine(strings.Fields(line), path); got != want {
+				t.Errorf("%q, %s: %q, want %q", line, path, got, want)
+			}
+		}
+	}
+	if got, want := ResumeLine([]string{"unlearn", "demo", "--force", "-o", "a b"}, ""), "unlearn demo -o 'a b'"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 

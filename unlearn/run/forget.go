@@ -240,6 +240,9 @@ func (f *forgetting) run(ctx context.Context) (*Result, error) {
 		if saved, err = tensorsOf(checkpoint); err != nil {
 			return nil, err
 		}
+		if err := folder.takeBack(); err != nil {
+			return nil, err
+		}
 	}
 	f.openViews()
 	res, err := f.stages(ctx, saved)
@@ -282,9 +285,15 @@ func (f *forgetting) openViews() {
 	f.test = f.resident(f.desk.test).View(data.PartTest, f.limited(count(f.desk.test.Len())), f.meter)
 }
 
+// enter begins a phase of the run, in which reads are counted.
+func (f *forgetting) enter(phase data.Phase) {
+	f.desk.enter(phase)
+	f.meter.Enter(phase)
+}
+
 // stages does what is left of the work, in order.
 func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Result, error) {
-	f.meter.Enter(data.PhaseBefore)
+	f.enter(data.PhaseBefore)
 	if f.state.Before == nil {
 		before, err := f.scores(ctx, "before", f.cachedScore)
 		if err != nil {
@@ -302,7 +311,8 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 		return f.retrain(ctx, saved)
 	}
 	task := &unlearn.Task{
-		Net: f.net, Classes: len(f.train.Classes), Forget: f.wanted, Meter: f.meter, EvalBatch: f.eval.BatchSize, Resume: f.state.Loop,
+		Net: f.net, Classes: len(f.train.Classes), Forget: f.wanted, Meter: f.meter, EvalBatch: f.batch(), Resume: f.state.Loop,
+		Witness: f.mode == engine.Exact, // the log of mode reference is compared step by step
 	}
 	if f.state.Loop != nil {
 		f.state.Loop.Tensors = saved
@@ -334,7 +344,7 @@ func (f *forgetting) goalHolds(ctx context.Context) (bool, error) {
 	}
 	left := f.meter.Enter(data.PhaseStopCheck)
 	defer f.meter.Enter(left)
-	s, err := metrics.Evaluate(ctx, f.frozen().Logits, f.wanted, f.eval.BatchSize, nil)
+	s, err := metrics.Evaluate(ctx, f.frozen().Logits, f.wanted, f.batch(), nil)
 	return f.loop.Goal.Met(s.Hits, s.N), err
 }
 
@@ -344,7 +354,7 @@ func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.N
 	case unlearn.ByRetain:
 		task.Driver = f.residents[0].View(data.PartRetain, f.rest, f.meter)
 	case unlearn.ByAdversarial:
-		f.meter.Enter(data.PhaseAttack)
+		f.enter(data.PhaseAttack)
 		began := earlier(time.Now(), f.state.Seconds.Attack)
 		if !f.state.Read { // the images of an attack that goes on were counted when it began
 			if err := f.meter.Read(data.PartForget, f.images.Len()); err != nil {
@@ -398,7 +408,7 @@ func (f *forgetting) anchor(ctx context.Context, task *unlearn.Task) error {
 	if !f.method.Anchored {
 		return nil
 	}
-	f.meter.Enter(data.PhaseImportance)
+	f.enter(data.PhaseImportance)
 	began := time.Now()
 	trained := unlearn.Trainable(f.net, f.loop.BN)
 	omega, err := f.importances(ctx, trained)
@@ -454,19 +464,30 @@ func saveImportance(path string, params []nn.Named, omega []torch.Tensor, kind, 
 
 // unlearn runs the loop.
 func (f *forgetting) unlearn(ctx context.Context, task *unlearn.Task) (*unlearn.Result, error) {
+	f.enter(data.PhaseUnlearn)
 	progress := f.Console.Progress("unlearn", "steps", 0)
 	defer progress.Done()
+	counted := "" // what was counted last, and when
 	task.Observe = func(r unlearn.Record) {
-		progress.Set(int64(r.Step))
+		note := fmt.Sprintf("loss %.4g", r.Loss)
 		if r.Hits >= 0 {
-			progress.Note(fmt.Sprintf("loss %.4g, %s", r.Loss, f.loop.Goal.Progress(r.Hits, int64(f.images.Len()))))
+			now := ", " + f.loop.Goal.Progress(r.Hits, int64(f.images.Len()))
+			note += now
+			counted = fmt.Sprintf("%s after step %d", now, r.Step)
+		} else {
+			note += counted
 		}
+		progress.Note(note)
+		progress.Set(int64(r.Step))
 		values := map[string]Number{"loss": Number(r.Loss), "forget_loss": Number(r.ForgetLoss), "n_forget": Number(r.NForget)}
 		if r.NDriver > 0 {
 			values["driver_loss"], values["n_driver"] = Number(r.DriverLoss), Number(r.NDriver)
 		}
 		if r.Hits >= 0 {
 			values["hits"] = Number(r.Hits)
+		}
+		if r.Witness >= 0 {
+			values["witness"] = Number(r.Witness)
 		}
 		f.Console.Emit(Metric{Phase: "unlearn", Step: int64(r.Step), Values: values})
 	}
@@ -496,7 +517,7 @@ func (f *forgetting) retrain(ctx context.Context, saved []nn.Named) (*unlearn.Re
 	if err := f.fresh(); err != nil {
 		return nil, err
 	}
-	f.meter.Enter(data.PhaseUnlearn)
+	f.enter(data.PhaseUnlearn)
 	job := f.trainJob(f.recipe, f.rest, data.PartRetain, f.meter)
 	if f.state.Train != nil {
 		f.state.Train.Tensors = saved
@@ -567,8 +588,9 @@ const scoreCache = "scores"
 // cachedScore scores the network as it was read, once for all runs: the same weights, images and settings give the same
 // score, bit for bit.
 func (f *forgetting) cachedScore(ctx context.Context, phase string, p part) (score Score, err error) {
+	size := f.batch().N()
 	key := f.key(map[string]any{
-		"schema": "unlearn.score/1", "data": p.set.Fingerprint(), "indices": p.indices, "batch_size": f.eval.BatchSize,
+		"schema": "unlearn.score/1", "data": p.set.Fingerprint(), "indices": p.indices, "batch_size": size,
 	})
 	found, err := f.cache.Get(scoreCache, key, &score, "")
 	if err != nil {
@@ -581,8 +603,8 @@ func (f *forgetting) cachedScore(ctx context.Context, phase string, p part) (sco
 	if score, err = f.measured(ctx, phase, p); err != nil {
 		return Score{}, err
 	}
-	if loss := float64(*score.Loss); math.IsNaN(loss) || math.IsInf(loss, 0) {
-		return score, nil // JSON has no such number
+	if loss := float64(*score.Loss); math.IsNaN(loss) || math.IsInf(loss, 0) || f.batch().N() != size {
+		return score, nil // JSON has no such number, or memory ran out and it is no score of this size
 	}
 	if err := f.cache.Put(scoreCache, key, score, ""); err != nil {
 		f.Console.Log().Info().Err(err).Msg("the scores are not cached")
@@ -592,17 +614,22 @@ func (f *forgetting) cachedScore(ctx context.Context, phase string, p part) (sco
 
 // finish measures, writes the weights and the result, and turns an outcome that is no success into an error.
 func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, error) {
-	f.meter.Enter(data.PhaseAfter)
-	f.state.Ended, f.state.Reads = res, f.meter.Reads()
+	f.enter(data.PhaseAfter)
+	f.state.Reads = f.meter.Reads()
+	if res.Outcome != unlearn.Capped { // which another cap may move: that run goes on from the loop's own checkpoint
+		f.state.Ended = res
+	}
 	after := f.state.Before
 	if res.Outcome != unlearn.Already {
 		var err error
 		if after, err = f.scores(ctx, "after", f.measured); err != nil {
 			if StopCause(ctx, "") != nil { // nothing but this was left to do
-				err = errors.Join(f.saver.save(int64(res.Steps), true, f.net.Root().StateDict(), &f.state))
-				if err == nil {
-					err = StopCause(ctx, f.saver.last)
+				if f.state.Ended != nil {
+					if err := f.saver.save(int64(res.Steps), true, f.net.Root().StateDict(), &f.state); err != nil {
+						return nil, err
+					}
 				}
+				return nil, StopCause(ctx, f.saver.last)
 			}
 			return nil, err
 		}
@@ -619,6 +646,7 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 	if err := ckpt.Save(f.folder.Path(name), file); err != nil {
 		return nil, err
 	}
+	f.warnOfCollapse(after)
 	result := f.result(res, after)
 	if err := f.conclude(f.folder, result, res.Outcome); err != nil {
 		return nil, err
@@ -627,9 +655,34 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 	case unlearn.Diverged:
 		return result, fmt.Errorf("diverged: %s", res.Reason)
 	case unlearn.Capped:
-		return result, NotReachedf("the goal was not reached: %s after %d steps; the weights are written", result.Progress(), res.Steps)
+		return result, NotReachedf("the goal was not reached: %s after %d steps (%s); the weights are written. Raise the cap and go on with %s",
+			result.Progress(), res.Steps, res.Reason, ResumeLine(nil, f.folder.Path()))
 	default:
 		return result, nil
+	}
+}
+
+// warnOfCollapse says that the network forgot what it was to keep: more than half of its lead over guessing is gone. That is
+// a measure for any number of classes: of two, a network that answers one of them always still has half of the images right.
+func (f *forgetting) warnOfCollapse(after *Scores) {
+	if f.method.Scratch { // trained anew, so nothing was unlearned
+		return
+	}
+	chance := 1 / float64(len(f.train.Classes))
+	for _, s := range []struct {
+		symbol        string
+		before, after *Score
+	}{{"D_r", f.state.Before.Retain, after.Retain}, {"D_test", f.state.Before.Test, after.Test}} {
+		if s.before == nil || !(s.before.Accuracy > chance) || (s.after.Accuracy-chance) >= (s.before.Accuracy-chance)/2 {
+			continue
+		}
+		advice := "a lower --lr, or fewer images at once"
+		if f.method.Name != "adv-imp" {
+			advice = "--method adv-imp, " + advice
+		}
+		f.Console.Warn(fmt.Sprintf("the network lost more than it was to forget: its accuracy on %s fell from %.4g to %.4g (chance is %.4g); try %s",
+			s.symbol, s.before.Accuracy, s.after.Accuracy, chance, advice))
+		return
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"l2ul/torch/models"
 	"l2ul/torch/nn"
 	"l2ul/unlearn/attack"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/engine"
 	"l2ul/unlearn/kernels"
@@ -52,6 +53,7 @@ type desk struct {
 	mode        engine.Mode
 	still       *engine.Network // the network while it is frozen, nil before and after
 	fallback    string          // why it ran as in mode reference, though another was asked for
+	scoring     *chunk.Size     // images at once when scoring; nil before the first
 	ungraphed   bool            // it has been said that there are no CUDA graphs
 	weights     *ckpt.File      // as read; nil for a fresh network
 	pairs       *importedPairs
@@ -59,20 +61,24 @@ type desk struct {
 }
 
 // onDevice runs fn as a job on the device that the options ask for.
-func (d *desk) onDevice(o ComputeOptions, fn func() error) (err error) {
-	d.device, err = findDevice(o.Device)
-	if err != nil {
-		return err
-	}
-	if o.Threads > 0 {
-		torch.SetNumThreads(o.Threads)
-	}
-	torch.SetDeterministic(o.Deterministic)
-	if err := kernels.Load(); err != nil {
-		return err
-	}
-	return torch.Run(d.device, fn)
+func (d *desk) onDevice(o ComputeOptions, fn func() error) error {
+	return d.profiled(o.Profile, func() (err error) {
+		if d.device, err = findDevice(o.Device); err != nil {
+			return err
+		}
+		if o.Threads > 0 {
+			torch.SetNumThreads(o.Threads)
+		}
+		torch.SetDeterministic(o.Deterministic)
+		if err := kernels.Load(); err != nil {
+			return err
+		}
+		return torch.Run(d.device, fn)
+	})
 }
+
+// enter begins a phase of the job, for --profile.
+func (d *desk) enter(phase data.Phase) { d.Console.profile.enter(string(phase)) }
 
 // findDevice resolves --device and opens what it needs, which must happen before the first tensor is made. "auto" is the
 // first GPU of a machine that has all that computing on one takes, and the CPU elsewhere.
@@ -199,6 +205,45 @@ func (d *desk) frozen() *engine.Network {
 	return d.still
 }
 
+// batch is how many images are scored at once: what --batch-size says or, for auto, what cache and memory hold.
+func (d *desk) batch() *chunk.Size {
+	if d.scoring != nil {
+		return d.scoring
+	}
+	n, err := d.eval.batch()
+	if err != nil {
+		panic(err) // Validate has refused it
+	}
+	if d.scoring = chunk.Fixed(n); n == 0 {
+		_, largest := d.frozen().Footprint(d.blank())
+		memory, cache := d.room()
+		// What a layer reads, what it writes, and a residual wait at a time.
+		d.scoring = d.shrinking(chunk.Fit(3*largest, memory, cache))
+		d.Console.Log().Info().Int("images", d.scoring.N()).Msg("--batch-size auto: images at once when scoring")
+	}
+	return d.scoring
+}
+
+// shrinking is a size that says so when it shrinks.
+func (d *desk) shrinking(n int) *chunk.Size {
+	return chunk.Shrinking(n, func(before, after int) {
+		d.Console.Warn(fmt.Sprintf("out of memory with %d images at once; going on with %d, which may change the last bits", before, after))
+	})
+}
+
+// gpuCache is less than the second-level caches of GPUs with much memory.
+const gpuCache = 32 << 20
+
+// room is what memory and cache the device has to offer, in bytes.
+func (d *desk) room() (memory, cache int64) {
+	if d.device.Type == torch.CUDAType {
+		m := cuda.MemoryOf(d.device)
+		return m.Free + m.Reserved - m.Allocated, gpuCache
+	}
+	root := os.DirFS("/")
+	return chunk.Memory(root), chunk.Cache(root)
+}
+
 // thaw ends that; it comes before any change of the weights.
 func (d *desk) thaw() {
 	if d.still == nil {
@@ -264,10 +309,41 @@ func (d *desk) load() error {
 
 // restore sets the network to the weights of a file.
 func (d *desk) restore(file *ckpt.File) error {
-	if err := nn.Restore(d.net, file, true); err != nil {
-		return Inputf("%s as %s with %d classes: %w", d.model.Weights, d.model.Model, len(d.train.Classes), err)
+	err := nn.Restore(d.net, file, true)
+	if err == nil {
+		return nil
 	}
-	return nil
+	hint := ""
+	if _, ok := errors.AsType[*nn.MismatchError](err); ok {
+		if name := networkOf(file); name != "" && name != d.model.Model {
+			hint = "; they fit --model " + name
+		}
+	}
+	return Inputf("%s as %s with %d classes: %w%s", d.model.Weights, d.model.Model, len(d.train.Classes), err, hint)
+}
+
+// networkOf names the network that the tensors of a file are of, whatever the number of classes; "" if none is. It builds
+// them all, which takes a second and is done for an error message only.
+func networkOf(file *ckpt.File) (found string) {
+	for _, name := range models.Names() {
+		torch.Scope(func() {
+			net, err := models.New(name, models.Options{})
+			if err != nil {
+				return
+			}
+			defer net.Root().Free()
+			state := net.Root().StateDict()
+			head := state[len(state)-2:] // the weight and the bias of the last layer
+			bad, mismatch := errors.AsType[*nn.MismatchError](nn.Restore(net, file, true))
+			if mismatch && len(bad.Missing)+len(bad.Unexpected) > 0 {
+				return
+			}
+			if !mismatch || !slices.ContainsFunc(bad.Different, func(d nn.Difference) bool { return d.Name != head[0].Name && d.Name != head[1].Name }) {
+				found = name
+			}
+		})
+	}
+	return found
 }
 
 func readWeights(path string) (*ckpt.File, error) {
@@ -313,7 +389,7 @@ func (d *desk) checkNormalization(file *ckpt.File) error {
 func (d *desk) score(ctx context.Context, phase string, images metrics.Images) (Score, error) {
 	progress := d.Console.Progress(phase, "images", int64(images.Len()))
 	defer progress.Done()
-	s, err := metrics.Evaluate(ctx, d.frozen().Logits, images, d.eval.BatchSize, func(done int) { progress.Set(int64(done)) })
+	s, err := metrics.Evaluate(ctx, d.frozen().Logits, images, d.batch(), func(done int) { progress.Set(int64(done)) })
 	if err != nil {
 		return Score{}, err
 	}
@@ -446,7 +522,7 @@ func (inv *Invocation) destination(o FolderOptions) string {
 	case o.SaveEvery == "":
 		return ""
 	}
-	return filepath.Join("runs", "DATE-"+inv.Config.Spec.Verb+"-"+inv.Config.Hash()[:8])
+	return filepath.Join("runs", "DATE-"+inv.Config.Spec.Verb+"-"+inv.Config.ResumeHash()[:8])
 }
 
 // earlier is when a job would have begun that has worked for so many seconds before, in processes that were stopped.

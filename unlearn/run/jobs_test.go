@@ -190,7 +190,7 @@ var resumable = map[string]job{
 	"train":   {verb: "train", flags: flags("epochs", "2", "train-batch", "16", "save-every", "2")},
 	"attack":  {verb: "attack", flags: flags("k", "4", "num-adv", "20", "iters", "2", "save-every", "1")},
 	"adv-imp": {verb: "forget", flags: flags("method", "adv-imp", "k", "4", "num-adv", "20", "iters", "2", "batch-size", "8", "adv-batch", "8", "lr", "0.0003", "max-steps", "4", "limit", "8", "save-every", "2")},
-	"neggrad": {verb: "forget", flags: flags("method", "neggrad", "k", "10", "forget-batch", "4", "lr", "0.0001", "max-steps", "3", "limit", "8", "save-every", "1")},
+	"neggrad": {verb: "forget", flags: flags("method", "neggrad", "k", "10", "forget-batch", "4", "lr", "0.0001", "max-steps", "4", "limit", "8", "save-every", "1")},
 	"retrain": {verb: "forget", flags: flags("method", "retrain", "k", "4", "epochs", "2", "train-batch", "16", "limit", "8", "save-every", "2")},
 }
 
@@ -590,5 +590,121 @@ func TestEventsOfJobs(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The log says at which steps the hits were counted and at which one image settled the stop test; in mode reference they
+// are counted at each. Either way the run is the same.
+func TestWitnessInTheLog(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends := map[string]Result{}
+	for _, mode := range []string{"exact", "reference"} {
+		j := job{verb: "forget", dir: filepath.Join(t.TempDir(), "run"), flags: flags("method", "imp", "k", "12", "forget-batch", "4", "lr", "0.0001", "max-steps", "6", "limit", "8", "mode", mode)}
+		out := j.run(t.Context(), dir, nil)
+		if ExitCode(out.err) != ExitNotReached {
+			t.Fatal(out.err)
+		}
+		var told []string
+		note := ""
+		for _, e := range out.events {
+			if e["phase"] != "unlearn" {
+				continue
+			}
+			if values, ok := e["values"].(map[string]any); ok {
+				for _, name := range []string{"hits", "witness"} {
+					if values[name] != nil {
+						told = append(told, name)
+					}
+				}
+			}
+			if text, ok := e["note"].(string); ok {
+				note = text
+			}
+		}
+		want := slices.Repeat([]string{"hits"}, 6)
+		if mode == "exact" {
+			want = slices.Repeat([]string{"witness"}, 6)
+		}
+		if d := cmp.Diff(want, told); d != "" {
+			t.Errorf("mode %s: the log's stop tests (-want +got):\n%s", mode, d)
+		}
+		if mode == "reference" && !strings.HasSuffix(note, " of 12 images keep their label") {
+			t.Errorf("mode %s: progress says %q", mode, note)
+		}
+		var r Result
+		readJSON(t, filepath.Join(j.dir, "result.json"), &r)
+		if r.GoalHits == nil || *r.GoalHits != r.After.Forget.Hits {
+			t.Errorf("mode %s: the run gave up at other hits than the scores tell: %v, %d", mode, r.GoalHits, r.After.Forget.Hits)
+		}
+		ends[mode] = Result{Outcome: r.Outcome, Steps: r.Steps, GoalHits: r.GoalHits}
+	}
+	if d := cmp.Diff(ends["reference"], ends["exact"]); d != "" {
+		t.Errorf("the run ended otherwise (-reference +exact):\n%s", d)
+	}
+}
+
+// --batch-size auto chooses a size and says which; scores are those of any other. What is no size is refused.
+func TestBatchSizeAuto(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	scores := map[string]map[string]any{}
+	for _, size := range []string{"auto", "1", "256"} {
+		out := job{verb: "eval", flags: flags("batch-size", size)}.run(t.Context(), dir, nil)
+		if out.err != nil {
+			t.Fatal(out.err)
+		}
+		result := out.events[len(out.events)-1]["result"].(map[string]any)
+		scores[size] = map[string]any{}
+		for _, split := range []string{"train", "test"} {
+			s := result[split].(map[string]any)
+			scores[size][split] = fmt.Sprintf("%v of %v, loss %.4f", s["hits"], s["n"], s["loss"])
+		}
+	}
+	for _, size := range []string{"1", "256"} {
+		if d := cmp.Diff(scores[size], scores["auto"]); d != "" {
+			t.Errorf("-%s +auto:\n%s", size, d)
+		}
+	}
+	j := job{verb: "forget", dir: filepath.Join(t.TempDir(), "run"), flags: flags("k", "2", "method", "neggrad", "max-steps", "1", "limit", "8", "batch-size", "auto")}
+	if out := j.run(t.Context(), dir, nil); out.err != nil && ExitCode(out.err) != ExitNotReached {
+		t.Fatal(out.err)
+	}
+	log, err := os.ReadFile(filepath.Join(j.dir, "log.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !regexp.MustCompile(`"images":\d+,.*--batch-size auto`).Match(log) {
+		t.Errorf("the log does not say which size: %s", log)
+	}
+	for _, size := range []string{"0", "-1", "many", ""} {
+		out := job{verb: "eval", flags: flags("batch-size", size)}.run(t.Context(), dir, nil)
+		if ExitCode(out.err) != ExitUsage || !strings.Contains(out.err.Error(), "auto") {
+			t.Errorf("--batch-size %q: %v", size, out.err)
+		}
+	}
+}
+
+// A size that shrinks warns, once each time, with both numbers.
+func TestShrinkingWarns(t *testing.T) {
+	stdout, stderr := &bytes.Buffer{}, &bytes.Buffer{}
+	d := &desk{Invocation: Invocation{Console: NewConsole(TerminalOptions{JSON: true, LogFormat: "json"}, stdout, stderr)}}
+	tries := 0
+	_, err := d.shrinking(64).Do(64, func(int) error {
+		if tries++; tries < 3 {
+			panic(&torch.Error{Code: torch.OutOfMemory})
+		}
+		return nil
+	})
+	for name, text := range map[string]string{"stdout": stdout.String(), "stderr": stderr.String()} {
+		for _, want := range []string{"with 64 images at once; going on with 32", "with 32 images at once; going on with 16"} {
+			if strings.Count(text, want) != 1 || strings.Count(text, "\n") != 2 || err != nil {
+				t.Errorf("%s: %q: %v", name, text, err)
+			}
+		}
 	}
 }

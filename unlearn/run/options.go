@@ -11,7 +11,7 @@ type TerminalOptions struct {
 	JSON      bool   `flag:"json" config:"no" help:"JSON lines on stdout, the last one the summary"`
 	Quiet     bool   `flag:"quiet,q" result:"no" help:"warnings and errors only"`
 	Verbose   int    `flag:"verbose,v" count:"yes" result:"no" help:"more log lines; twice for all"`
-	LogFormat string `flag:"log-format" default:"auto" oneof:"auto|console|json" result:"no" env:"UNLEARN_LOG" help:"log on stderr; auto: console on a terminal, json elsewhere"`
+	LogFormat string `flag:"log-format" default:"auto" oneof:"auto|console|json" result:"no" env:"UNLEARN_LOG" help:"log on stderr; auto: console on a terminal and of the demo, json elsewhere"`
 	Progress  string `flag:"progress" default:"auto" oneof:"auto|bar|plain|none" result:"no" help:"auto: bars on a terminal, a line every 10 s elsewhere"`
 }
 

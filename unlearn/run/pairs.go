@@ -70,14 +70,14 @@ func (d *desk) loadPairs(path string, forget *data.ForgetSet) (*importedPairs, e
 func (d *desk) readPairsText(path string) (sources, targets []int64, in *importedPairs, err error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, fmt.Errorf("%s: %w", path, reason(err))
 	}
 	if info.Size() > maxPairsFile {
 		return nil, nil, nil, fmt.Errorf("%s: %d bytes are more than a text of pairs may have (%d); use a .safetensors file", path, info.Size(), maxPairsFile)
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, nil, nil, fmt.Errorf("%s: %w", path, reason(err))
 	}
 	number := 0
 	for line := range strings.Lines(string(text)) {

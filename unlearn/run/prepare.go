@@ -167,6 +167,7 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 		}
 		c.seconds, began = state.Seconds, earlier(began, state.Seconds)
 	}
+	d.enter(data.PhaseAttack)
 	set, err := c.run(ctx)
 	if err != nil {
 		return nil, interrupted(ctx, saver.last, err)
@@ -235,6 +236,7 @@ func (d *desk) importanceRun(ctx context.Context, o ImportanceOptions, settings 
 	}
 	x, y := d.resident(d.train).Gather(forget.Indices)
 	params := unlearn.Trainable(d.net, unlearn.BNTrain)
+	d.enter(data.PhaseImportance)
 	omega, err := d.estimate(ctx, settings, params, &unlearn.Examples{X: x, Y: y}, o.ForgetBatch)
 	if err != nil {
 		return nil, interrupted(ctx, "", err)

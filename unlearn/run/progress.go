@@ -22,6 +22,7 @@ type Progress struct {
 	total       int64
 	done        atomic.Int64
 	bar         *mpb.Bar
+	stepped     atomic.Int64 // when the last step of a profile ended
 
 	mu                sync.Mutex
 	note              string
@@ -33,6 +34,9 @@ type Progress struct {
 func (c *Console) Progress(phase, unit string, total int64) *Progress {
 	now := c.now()
 	p := &Progress{c: c, phase: phase, unit: unit, total: total, began: now, lastLine: now, lastEvt: now}
+	if c.profile != nil {
+		p.stepped.Store(monotonic())
+	}
 	if c.mode == "bar" {
 		c.mu.Lock()
 		if c.bars == nil {
@@ -78,6 +82,9 @@ func (p *Progress) Set(n int64) {
 }
 
 func (p *Progress) show(n int64) {
+	if profile := p.c.profile; profile != nil {
+		p.stepped.Store(profile.step(p.phase+", "+p.unit, p.stepped.Load()))
+	}
 	if p.bar != nil {
 		p.bar.SetCurrent(n)
 	}

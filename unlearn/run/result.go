@@ -108,7 +108,7 @@ type Result struct {
 	Goal       string          `json:"goal" jsonschema:"enum=misclassify,enum=relabel"`
 	Outcome    unlearn.Outcome `json:"outcome" jsonschema:"enum=reached,enum=already,enum=cap,enum=diverged,enum=interrupted"`
 	Reached    bool            `json:"reached" jsonschema:"description=whether the goal holds on every image to forget"`
-	GoalHits   *int64          `json:"goal_hits,omitempty" jsonschema:"minimum=0,description=images to forget that had their label (misclassify) or their new label (relabel) when last tested"`
+	GoalHits   *int64          `json:"goal_hits,omitempty" jsonschema:"minimum=0,description=images to forget that had their label (misclassify) or their new label (relabel) when last counted"`
 	Steps      int64           `json:"steps" jsonschema:"minimum=0"`
 	Passes     int64           `json:"passes" jsonschema:"minimum=0"`
 	Seconds    Seconds         `json:"seconds"`

@@ -13,10 +13,11 @@ import (
 // Signals returns a context that the first SIGINT, SIGTERM or SIGUSR1 cancels with a *Stopped as its cause: the job
 // then ends its step, saves and returns. exit is called at the second SIGINT, and when the job has not come to its end
 // within grace after the first signal (0 waits for ever): with what stopped the job, the newest checkpoint of it that is on
-// disk, and the code to exit with, which is 130 for the second SIGINT whatever was saved. release undoes it all.
+// disk, and the code to exit with, which is 130 for the second SIGINT whatever was saved. release undoes it all. again makes
+// the command line that goes on from a checkpoint, for the message of a *Stopped.
 //
 // Only Go code runs here: the job alone may touch tensors.
-func Signals(parent context.Context, grace time.Duration, exit func(*Stopped, int)) (ctx context.Context, release func()) {
+func Signals(parent context.Context, grace time.Duration, again func(checkpoint string) string, exit func(*Stopped, int)) (ctx context.Context, release func()) {
 	newest := &atomic.Value{}
 	ctx, cancel := context.WithCancelCause(context.WithValue(parent, newestCheckpoint{}, newest))
 	signals := make(chan os.Signal, 8)
@@ -27,7 +28,7 @@ func Signals(parent context.Context, grace time.Duration, exit func(*Stopped, in
 		if _, err := os.Stat(path); err != nil { // none was saved, or the job has no more need of it
 			path = ""
 		}
-		return &Stopped{Signal: s, Checkpoint: path}
+		return &Stopped{Signal: s, Checkpoint: path, again: again}
 	}
 	go func() {
 		var first os.Signal
@@ -38,7 +39,7 @@ func Signals(parent context.Context, grace time.Duration, exit func(*Stopped, in
 				switch {
 				case first == nil:
 					first = s
-					cancel(&Stopped{Signal: s})
+					cancel(&Stopped{Signal: s, again: again})
 					if grace > 0 {
 						expired = time.After(grace)
 					}
@@ -77,7 +78,7 @@ func announcer(ctx context.Context) func(checkpoint string) {
 func StopCause(ctx context.Context, checkpoint string) error {
 	var stopped *Stopped
 	if errors.As(context.Cause(ctx), &stopped) {
-		return &Stopped{Signal: stopped.Signal, Checkpoint: checkpoint}
+		return &Stopped{Signal: stopped.Signal, Checkpoint: checkpoint, again: stopped.again}
 	}
 	return nil
 }

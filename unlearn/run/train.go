@@ -117,9 +117,11 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*T
 	job.Save = func(s *train.State, force bool) error {
 		return saver.save(int64(s.Step), force, s.Tensors, trainState{s})
 	}
+	d.enter("train")
 	if err := d.runTraining(ctx, job); err != nil {
 		return nil, interrupted(ctx, saver.last, err)
 	}
+	d.enter(data.PhaseAfter)
 	trained := time.Now()
 	result := &TrainResult{Steps: int64(job.Steps()), Epochs: int64(job.Options.Epochs), Limited: o.Limit != ""}
 	for _, part := range []struct {

@@ -3,6 +3,7 @@ package run
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"l2ul/unlearn"
@@ -50,6 +51,7 @@ type ComputeOptions struct {
 	Threads       int    `flag:"threads" min:"0" deftext:"one a core" group:"computing" help:"threads of one operator; changes the last bits"`
 	Seed          int64  `flag:"seed" default:"0" group:"computing" help:"seed of everything random"`
 	Deterministic bool   `flag:"deterministic" default:"true" group:"computing" help:"only algorithms that repeat bit for bit"`
+	Profile       string `flag:"profile" config:"no" env:"-" arg:"FILE" group:"computing" help:"write a timeline of phases, steps and operators, for chrome://tracing or ui.perfetto.dev"`
 	ChannelsLast  bool   `flag:"channels-last" default:"true" group:"computing" help:"keep images with the channels innermost; changes the last bits"`
 }
 
@@ -60,8 +62,29 @@ type EngineOptions struct {
 
 // EvalOptions hold for every verb that scores a model.
 type EvalOptions struct {
-	BatchSize int    `flag:"batch-size,b" default:"256" min:"1" result:"no" group:"computing" help:"images at once when scoring; changes no result of forgetting"`
+	BatchSize string `flag:"batch-size,b" default:"256" result:"no" arg:"N|auto" group:"computing" help:"images at once when scoring; auto: what cache and memory hold, and half of it where memory runs out; changes no result of forgetting"`
 	Limit     string `flag:"limit" arg:"N|0.1" group:"computing" help:"score only that many evenly spaced samples of what is not forgotten"`
+}
+
+// check is called by the options that embed EvalOptions.
+func (o *EvalOptions) check() error {
+	if _, err := o.batch(); err != nil {
+		return err
+	}
+	_, err := data.ParseLimit(o.Limit)
+	return err
+}
+
+// batch returns the number that --batch-size says, 0 for auto.
+func (o *EvalOptions) batch() (int, error) {
+	if o.BatchSize == "auto" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(o.BatchSize)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("--batch-size %q: give a number of at least 1, or auto", o.BatchSize)
+	}
+	return n, nil
 }
 
 // ForgetOptions are those of `unlearn forget` beside the loop's and the method's own.
@@ -87,8 +110,7 @@ func (o *ForgetOptions) Validate() error {
 	if err := o.SetOptions.check(); err != nil {
 		return err
 	}
-	_, err := data.ParseLimit(o.Limit)
-	return err
+	return o.EvalOptions.check()
 }
 
 // AttackOptions are those of `unlearn attack` beside the attack's own.
@@ -148,8 +170,7 @@ func (o *TrainOptions) Validate() error {
 	if err := o.FolderOptions.Validate(); err != nil {
 		return err
 	}
-	_, err := data.ParseLimit(o.Limit)
-	return err
+	return o.EvalOptions.check()
 }
 
 // EvaluateOptions are those of `unlearn eval`.
@@ -184,8 +205,7 @@ func (o *EvaluateOptions) Validate() error {
 			return fmt.Errorf("--splits %s: say what to forget with --forget or -k", strings.Join(o.Splits, ","))
 		}
 	}
-	_, err := data.ParseLimit(o.Limit)
-	return err
+	return o.EvalOptions.check()
 }
 
 // SplitOptions are those of `unlearn split`.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -38,6 +39,14 @@ func WriteJSON(path string, v any) error {
 		return err
 	}
 	return WriteFile(path, append(data, '\n'))
+}
+
+// reason is why the system refused a file operation, without the operation and the path, which os puts before it.
+func reason(err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return p.Err
+	}
+	return err
 }
 
 // hashFile returns the sha256 of a file in hex.

@@ -24,6 +24,7 @@ import (
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/engine"
 	"l2ul/unlearn/kernels"
@@ -267,7 +268,7 @@ func evaluation(in *inputs) repeat {
 	view, net := resident.View("", first, nil), engine.Freeze(in.network(), engine.Exact)
 	return func() (seconds, check float64) {
 		seconds = in.timed(func() {
-			score, err := metrics.Evaluate(context.Background(), net.Logits, view, in.work.EvalBatch, nil)
+			score, err := metrics.Evaluate(context.Background(), net.Logits, view, chunk.Fixed(in.work.EvalBatch), nil)
 			if err != nil {
 				panic(err)
 			}
@@ -288,7 +289,7 @@ func step(in *inputs) repeat {
 	x, y := in.all(in.forget())
 	task := &unlearn.Task{
 		Net: net, Classes: in.classes(), Forget: &unlearn.Examples{X: x, Y: y},
-		Driver: &unlearn.Examples{X: in.tensor("adv.images"), Y: in.tensor("adv.labels")}, EvalBatch: 256,
+		Driver: &unlearn.Examples{X: in.tensor("adv.images"), Y: in.tensor("adv.labels")}, EvalBatch: chunk.Fixed(256),
 	}
 	for _, p := range net.Root().NamedParameters() {
 		task.Anchors = append(task.Anchors, in.tensor("anchor."+p.Name))

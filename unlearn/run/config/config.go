@@ -305,7 +305,7 @@ func (r *resolver) read(src Sources) ([][]entry, error) {
 		case err == nil:
 			names = append(names, path)
 		case !errors.Is(err, fs.ErrNotExist):
-			return nil, &Error{fmt.Sprintf("configuration file: %v", err)}
+			return nil, &Error{unreadable(path, err).Error()}
 		}
 	}
 	if given, ok := src.Flags["config"]; ok {
@@ -498,10 +498,18 @@ func (c *Config) Decode(target any) error {
 }
 
 // Hash is the sha256, in hex, of the canonical JSON of the verb and the keys that can change a result.
-func (c *Config) Hash() string {
+func (c *Config) Hash() string { return c.hash(func(f *Field) bool { return f.Result }) }
+
+// ResumeHash is the same without the caps: runs that share it do the same until the first of them ends, so one can go on
+// from a checkpoint of the other.
+func (c *Config) ResumeHash() string { return c.hash((*Field).changesSteps) }
+
+func (f *Field) changesSteps() bool { return f.Result && !f.Cap }
+
+func (c *Config) hash(counts func(*Field) bool) string {
 	keys := map[string]any{}
 	for _, f := range c.order {
-		if f.Result {
+		if counts(f) {
 			keys[f.Name] = c.values[f.Name].value.Plain()
 		}
 	}
@@ -534,13 +542,13 @@ func (d Difference) String() string {
 	return fmt.Sprintf("%s (%s there, %s here)", d.Key, cmp.Or(d.Was, "not set"), cmp.Or(d.Is, "not set"))
 }
 
-// Differences lists the keys that can change a result and differ from those of was, an earlier configuration of the
-// same verb.
+// Differences lists the keys for which a run cannot go on from a checkpoint of was, an earlier configuration of the same
+// verb: those that can change a result and differ, but for caps.
 func (c *Config) Differences(was *Config) []Difference {
 	var list []Difference
 	names := map[string]bool{}
 	for _, f := range append(slices.Clone(c.order), was.order...) {
-		if !f.Result || names[f.Name] {
+		if !f.changesSteps() || names[f.Name] {
 			continue
 		}
 		names[f.Name] = true

@@ -46,6 +46,7 @@ type common struct {
 	Data    string        `flag:"data-dir" env:"UNLEARN_DATA" result:"no" help:"data"`
 	Start   string        `flag:"compat.start-check" help:"dotted"`
 	Forget  string        `flag:"forget" help:"what"`
+	Steps   int           `flag:"max-steps" min:"0" result:"cap" help:"steps"`
 	K       int           `flag:"k" min:"1" config:"no" env:"-" means:"forget=random:%s" help:"random"`
 }
 
@@ -239,25 +240,29 @@ func TestValuesThatWork(t *testing.T) {
 	}
 }
 
-// The hash changes with every key that can change a result and with no other.
+// The hash changes with every key that can change a result and with no other; that for resuming does not change with caps.
 func TestHash(t *testing.T) {
-	hash := func(flags map[string][]string) string {
+	resolve := func(flags map[string][]string) *Config {
+		t.Helper()
 		cfg, err := catalog(t).Resolve("forget", Sources{Flags: flags})
 		if err != nil {
 			t.Fatal(err)
 		}
-		return cfg.Hash()
+		return cfg
 	}
-	base := hash(nil)
+	base := resolve(nil)
 	for name, value := range map[string]string{"workers": "2", "grace": "1s", "data-dir": "/x", "eps": "4.0", "set": "norm=l2"} {
-		if hash(map[string][]string{name: {value}}) != base {
-			t.Errorf("%s=%s changes the hash", name, value)
+		if cfg := resolve(map[string][]string{name: {value}}); cfg.Hash() != base.Hash() || cfg.ResumeHash() != base.ResumeHash() {
+			t.Errorf("%s=%s changes a hash", name, value)
 		}
 	}
 	for name, value := range map[string]string{"seed": "1", "eps": "4.5", "method": "neggrad", "mean": "1", "fast": "true"} {
-		if hash(map[string][]string{name: {value}}) == base {
-			t.Errorf("%s=%s does not change the hash", name, value)
+		if cfg := resolve(map[string][]string{name: {value}}); cfg.Hash() == base.Hash() || cfg.ResumeHash() == base.ResumeHash() {
+			t.Errorf("%s=%s does not change a hash", name, value)
 		}
+	}
+	if cfg := resolve(map[string][]string{"max-steps": {"3"}}); cfg.Hash() == base.Hash() || cfg.ResumeHash() != base.ResumeHash() {
+		t.Error("a cap leaves the hash as it is, or changes that for resuming")
 	}
 }
 
@@ -296,7 +301,7 @@ func TestYAMLRoundTrip(t *testing.T) {
 
 func TestDifferences(t *testing.T) {
 	c := catalog(t)
-	was, err := c.Resolve("forget", Sources{Flags: map[string][]string{"eps": {"1"}, "workers": {"2"}}})
+	was, err := c.Resolve("forget", Sources{Flags: map[string][]string{"eps": {"1"}, "workers": {"2"}, "max-steps": {"3"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

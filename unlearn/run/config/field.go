@@ -42,6 +42,7 @@ type Field struct {
 	Separator   string
 	Key         bool   // may stand in configuration files
 	Result      bool   // can change a result
+	Cap         bool   // only by ending a run: what it does until then stays the same
 	Means       string // a flag that only stands for another: "key=text", with %s for its value
 }
 
@@ -332,7 +333,7 @@ func newField(sf reflect.StructField, group string) (*Field, error) {
 	f := &Field{
 		Name: names[0], Aliases: names[1:], Kind: kind, Group: group,
 		Help: sf.Tag.Get("help"), Arg: sf.Tag.Get("arg"), DefaultText: sf.Tag.Get("deftext"),
-		Key: sf.Tag.Get("config") != "no", Result: sf.Tag.Get("result") != "no" && sf.Tag.Get("config") != "no",
+		Key: sf.Tag.Get("config") != "no", Result: sf.Tag.Get("result") != "no" && sf.Tag.Get("config") != "no", Cap: sf.Tag.Get("result") == "cap",
 		Separator: sf.Tag.Get("sep"), Env: sf.Tag.Get("env"), Means: sf.Tag.Get("means"),
 	}
 	if f.Help == "" {

@@ -1,8 +1,10 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -22,15 +24,23 @@ type entry struct {
 	origin  Origin
 }
 
+// unreadable says which file the system refused, and why, without the operation that it refused.
+func unreadable(path string, err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		err = p.Err
+	}
+	return fmt.Errorf("configuration file %s: %w", path, err)
+}
+
 func readFile(path string) ([]entry, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, err
+		return nil, unreadable(path, err)
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return nil, err
+		return nil, unreadable(path, err)
 	}
 	if len(data) > maxFile {
 		return nil, &Error{fmt.Sprintf("%s: larger than %d bytes, so not a configuration file", path, maxFile)}
