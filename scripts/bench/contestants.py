@@ -95,7 +95,8 @@ def main():
     p.add_argument("--save", type=Path, help="C8: write x_adv [12,3,32,32] to this safetensors file after every run")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
-    if a.row == "C1-bf16" and not torch.cpu._is_avx512_bf16_supported():
+    work = json.loads((a.inputs / "work.json").read_text())
+    if a.row == "C1-bf16" and work["device"] == "cpu" and not torch.cpu._is_avx512_bf16_supported():
         print("unavailable: this CPU has no bf16 instructions (avx512_bf16); emulating them takes minutes a run", flush=True)
         return
     if a.contestant == "O":

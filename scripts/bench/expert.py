@@ -122,17 +122,17 @@ def c1(data, bf16):
         return variants
 
     def autocast():
-        model = frozen(data.weights)
+        model = frozen_of(data)
 
         def loss_of(x, target):
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(data.device.type, torch.bfloat16):
                 out = model(x)
             return -F.cross_entropy(out.float(), target, reduction="sum")
 
         return loss_of
 
     def half():
-        model = frozen(data.weights)
+        model = frozen_of(data)
         body = model.net.bfloat16()
 
         def loss_of(x, target):
@@ -141,11 +141,15 @@ def c1(data, bf16):
 
         return loss_of
 
-    return {
+    variants = {
         "autocast": lambda: variant(autocast()),
         "bf16": lambda: variant(half()),
         "bf16-compile": lambda: variant(compiled(half())),
     }
+    if data.device.type == "cuda":
+        variants["bf16-graph"] = lambda: graph(half())
+        variants["bf16-compile-graph"] = lambda: graph(compiled(half()))
+    return variants
 
 
 def c2(data):

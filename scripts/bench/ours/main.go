@@ -44,7 +44,7 @@ type repeat func() (seconds, check float64)
 
 var rows = map[string]func(*inputs) repeat{
 	"C1":      func(in *inputs) repeat { return pgd(in, engine.Freeze(in.network(), engine.Exact)) },
-	"C1-bf16": func(in *inputs) repeat { return pgd(in, engine.Freeze(newHalf(in.network()), engine.Reference)) },
+	"C1-bf16": func(in *inputs) repeat { return pgd(in, engine.Freeze(in.network(), engine.BF16)) },
 	"C2":      evaluation, "C3": step, "C4": batches, "C6": update,
 	"C8":       func(in *inputs) repeat { return parity(in, engine.Reference) },
 	"C8-exact": func(in *inputs) repeat { return parity(in, engine.Exact) },
@@ -225,23 +225,6 @@ func (in *inputs) timed(work func()) float64 {
 }
 
 func sum(t torch.Tensor) float64 { return t.CastTo(torch.Double).Sum().Item() }
-
-// half computes the body of a network in bfloat16 by autocast.
-type half struct {
-	nn.Base
-	body nn.Module
-}
-
-func newHalf(body nn.Module) *half {
-	h := &half{body: body}
-	h.Child("body", body)
-	return h
-}
-
-func (h *half) Forward(x torch.Tensor) (y torch.Tensor) {
-	torch.Autocast(torch.BFloat16, func() { y = h.body.Forward(x) })
-	return y.CastTo(torch.Float)
-}
 
 // C1: the attack.
 func pgd(in *inputs, net *engine.Network) repeat {
