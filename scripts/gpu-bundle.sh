@@ -19,6 +19,8 @@ for package in "${packages[@]}"; do
 done
 cp unlearn/kernels/ops_test.py "$out/unlearn/kernels/"
 cp -R scripts/golden "$out/scripts/"
+mkdir "$out/scripts/bench" && cp scripts/bench/*.py "$out/scripts/bench/"
+go build -trimpath -ldflags '-s -w' -o "$out/bin/ours" ./scripts/bench/ours
 cp scripts/gpu-check.sh scripts/gpu_check.py "$out/scripts/"
 cp third_party/libtorch.lock "$out/third_party/"
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# gpu-check.sh BUNDLE [RESULT.json] checks this project on a machine with a GPU, in less than 10 minutes and without a
+# gpu-check.sh BUNDLE [RESULT.json [FLAGS]] checks this project on a machine with a GPU, in about 10 minutes and without a
 # network: it unpacks what `make gpu-bundle` made, lends it the libtorch of this machine's Python ($L2UL_PYTHON, else
-# python3), runs the device tests and the rows that compare with PyTorch, and writes the result (gpu-check.json).
+# python3), runs the device tests and the rows that compare with PyTorch, and writes the result (gpu-check.json). FLAGS
+# are those of gpu_check.py: --list prints the rows, --rows G1,G6 measures only these. The rows G… want torchvision and
+# safetensors in that Python; where they are missing, the row says so.
 set -euo pipefail
-bundle=${1:?usage: gpu-check.sh gpu-bundle.tar.gz [RESULT.json]}
+bundle=${1:?usage: gpu-check.sh gpu-bundle.tar.gz [RESULT.json [FLAGS]]}
 result=$(realpath -m "${2:-gpu-check.json}")
 python=${L2UL_PYTHON:-python3}
 
@@ -25,4 +27,4 @@ found=$(sed -n "s/^__version__ = '\(.*\)'.*/\1/p" "$site/torch/version.py")
 # The folder of the packages has the layout that our libraries look for: torch/lib beside nvidia/*/lib.
 ln -s "$site" "$root/lib/libtorch"
 export OMP_WAIT_POLICY=passive
-"$python" "$root/scripts/gpu_check.py" "$root" "$result"
+"$python" "$root/scripts/gpu_check.py" "$root" "$result" "${@:3}"

@@ -1,11 +1,13 @@
-"""What gpu-check.sh runs: python gpu_check.py ROOT RESULT.json
+"""What gpu-check.sh runs: python gpu_check.py ROOT RESULT.json [--rows G1,G6,…] [--device cuda|cpu] [--tiny] [--list]
 
-ROOT is an unpacked bundle whose lib/libtorch leads to this Python's packages. Tests first, then rows: the same work done by
-the project's operators (U) and by PyTorch as someone who knows it well would write it (P: the best of the variants named),
-alternating. Ratios are P's median seconds over U's; a rate is bytes that must move at least, over U's median. Without a GPU
-the rows run on the CPU in small, which tests this script and measures nothing.
+ROOT is an unpacked bundle whose lib/libtorch leads to this Python's packages. Tests first, then rows. The rows G… are those of
+`make bench` in other sizes, with the same contestants, each a process: the algorithm as published (O), what an expert in
+PyTorch would write, its fastest variant (P), and the engine (U). The others compare single operators with P in this
+process. Ratios are of medians of alternating runs; a rate is what must be moved or computed at least, over U's median.
+With --device cpu --tiny the rows run in small, without compiling, and no tests: that tests this script and measures nothing.
 """
 
+import argparse
 import json
 import re
 import statistics
@@ -17,10 +19,71 @@ from pathlib import Path
 
 import torch
 
-ROOT, RESULT = Path(sys.argv[1]).resolve(), Path(sys.argv[2])
-CUDA = torch.cuda.is_available()
-DEVICE = "cuda" if CUDA else "cpu"
-REPEATS = 20 if CUDA else 2
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("root", type=Path)
+parser.add_argument("result", type=Path)
+parser.add_argument("--rows", help="only these, separated by commas; none of the tests")
+parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
+parser.add_argument("--tiny", action="store_true")
+parser.add_argument("--list", action="store_true", help="print the rows and end")
+parser.add_argument("--ours", type=Path, help="U of the rows G…; bin/ours of the bundle")
+ARGS = parser.parse_args()
+ROOT, RESULT, DEVICE = ARGS.root.resolve(), ARGS.result, ARGS.device
+CUDA = DEVICE == "cuda"
+REPEATS = 2 if ARGS.tiny else 20
+
+# Of each row of contestants: the row of `make bench` it is, what it does, the work, the GFLOP of that (forward and
+# backward; none where bytes count), and P's variant that needs no compiler.
+CONTESTS = {
+    "G1": ("C1", "PGD, ResNet-18, 16 images x 20 targets x 100 iterations", {"prepared": 320, "pairs": 320, "iterations": 100}, 320 * 100 * 0.56, "eager"),
+    "G2": ("C1", "PGD, ResNet-18, 256 images x 2 targets x 40 iterations", {"images": 256, "prepared": 512, "pairs": 512, "iterations": 40}, 512 * 40 * 0.56, "eager"),
+    "G3": (
+        "C1", "PGD, ResNet-50 of CIFAR-100, 16 images x 12 targets x 20 iterations",
+        {"network": "cifar-resnet50", "prepared": 192, "pairs": 192, "iterations": 20}, 192 * 20 * 5.19, "eager",
+    ),
+    "G1-bf16": ("C1-bf16", "G1 with the network in bfloat16", {"prepared": 320, "pairs": 320, "iterations": 100}, 320 * 100 * 0.56, "bf16"),
+    "G3-bf16": (
+        "C1-bf16", "G3 with the network in bfloat16",
+        {"network": "cifar-resnet50", "prepared": 192, "pairs": 192, "iterations": 20}, 192 * 20 * 5.19, "bf16",
+    ),
+    "G6": ("C2", "scores of 50,000 images, ResNet-18", {"tests": 50000, "pixels": 50000, "eval_batch": 5000}, 50000 * 0.28, "eager-64"),
+    "G8": ("C3", "unlearning step, ResNet-50 of CIFAR-100, 128 + 16 images", {"network": "cifar-resnet50", "adversarial": 128}, 144 * 7.79 + 16 * 2.6, "eager-foreach"),
+    "G9": ("C6", "penalty, weight decay and momentum, ResNet-50", {"network": "resnet50"}, None, "foreach"),
+}  # fmt: skip
+TINY = {"images": 2, "prepared": 4, "pairs": 4, "iterations": 2, "tests": 8, "pixels": 8, "eval_batch": 4, "adversarial": 4}
+# The repeats of a row end after ROW seconds, and no row begins after ALL, so that the whole stays below ten minutes.
+ROW, ALL = 40, 480
+BEGAN = time.monotonic()
+
+
+def contest(name):
+    """O, P and U take turns."""
+    sys.path[:0] = [str(ROOT / "scripts/bench"), str(ROOT / "scripts/golden")]
+    import run as bench
+
+    row, what, work, gflop, plain = CONTESTS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        work = work | (TINY if ARGS.tiny else {}) | {"device": DEVICE}
+        subprocess.run([sys.executable, str(ROOT / "scripts/bench/prepare.py"), folder, json.dumps(work)], check=True)
+        a = argparse.Namespace(
+            inputs=folder, ours=ARGS.ours or ROOT / "bin/ours", threads=torch.get_num_threads(), repeats=1 if ARGS.tiny else 5,
+            seconds=ROW, variant=plain if ARGS.tiny else None,
+        )  # fmt: skip
+        try:
+            answers = bench.alternate(row, a)
+        except (SystemExit, OSError, ValueError) as e:  # a contestant did not start, or ended
+            return {"what": what, "failed": str(e)}
+    if isinstance(answers, str):
+        return {"what": what, "left out": answers}
+    median = {n: statistics.median(x["seconds"] for x in v) for n, v in answers.items()}
+    check = {n: v[-1]["check"] for n, v in answers.items()}
+    apart = max(abs(c - check["P"]) / abs(check["P"]) for c in check.values())
+    disagree = {"failed": f"the contestants' checks differ by {apart:.2g}"} if not apart < (1e-2 if "bf16" in row else 1e-3) else {}
+    return {
+        "what": what, "work": work, "seconds": {n: [x["seconds"] for x in v] for n, v in answers.items()}, "P": answers["P"][-1]["variant"],
+        "U/O": median["O"] / median["U"] if "O" in median else None, "U/P": median["P"] / median["U"], "TFLOP/s": None if ARGS.tiny or gflop is None else gflop / 1e3 / median["U"],
+        "check": check, **disagree,
+    }  # fmt: skip
 
 
 def command(argv, cwd, seconds):
@@ -71,6 +134,8 @@ def seconds(run):
 def row(moved, ours, variants):
     """Compares ours() with variants, a dictionary of functions; moved is the least number of bytes."""
     failed, best = {}, {}
+    if ARGS.tiny:
+        variants = {n: run for n, run in variants.items() if n != "compile"}
     for name, run in variants.items():
         try:
             best[name] = min(seconds(run) for _ in range(5))
@@ -87,45 +152,6 @@ def row(moved, ours, variants):
     return {
         "seconds": spread, "P": fastest, "U/P": spread["P"][1] / spread["U"][1], "GB/s": moved / spread["U"][1] / 1e9, "failed": failed,
     }  # fmt: skip
-
-
-# Parameters of torchvision's ResNet-50, counted from its layers.
-def resnet50():
-    shapes, width = [(64, 3, 7, 7), (64,), (64,)], 64
-    for planes, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
-        for i in range(blocks):
-            for o, n, k in ((planes, width, 1), (planes, planes, 3), (4 * planes, planes, 1)):
-                shapes += [(o, n, k, k), (o,), (o,)]
-            if i == 0:
-                shapes += [(4 * planes, width, 1, 1), (4 * planes,), (4 * planes,)]
-            width = 4 * planes
-    return [*shapes, (1000, width), (1000,)]
-
-
-def update():
-    """G9: penalty, weight decay and momentum over a network's parameters."""
-    shapes = resnet50() if CUDA else [(64, 64, 3, 3), (64,)]
-    p, g, v, a, r = ([torch.randn(s, device=DEVICE) for s in shapes] for _ in range(5))
-
-    @torch.no_grad()
-    def foreach():
-        drift = torch._foreach_sub(p, r)
-        torch._foreach_mul_(drift, a)
-        grads = torch._foreach_add(g, drift, alpha=1.0)
-        torch._foreach_add_(grads, p, alpha=1e-4)
-        torch._foreach_mul_(v, 0.9)
-        torch._foreach_add_(v, grads)
-        torch._foreach_add_(p, v, alpha=-1e-6)
-
-    @torch.no_grad()
-    def each(p, g, v, a, r):
-        for p_, g_, v_, a_, r_ in zip(p, g, v, a, r):
-            v_.copy_(v_ * 0.9 + (g_ + a_ * (p_ - r_) + 1e-4 * p_))
-            p_.copy_(p_ - 1e-6 * v_)
-
-    compiled = torch.compile(each, dynamic=False)
-    ours = lambda: torch.ops.l2ul.anchored_sgd_(p, g, v, a, r, 1e-6, 0.9, 1e-4, 1.0, False)  # noqa: E731
-    return row(7 * 4 * sum(t.numel() for t in p), ours, {"foreach": foreach, "compile": lambda: compiled(p, g, v, a, r)})
 
 
 def attack_step(images, size):
@@ -156,24 +182,43 @@ def gather():
     return row(5 * index.numel() * 3 * 32 * 32, ours, {"eager": convert, "compile": lambda: compiled(pixels, index)})
 
 
-def rows():
-    torch.ops.load_library(str(ROOT / "lib/libl2ul.so"))
-    torch.ops.load_library(str(ROOT / "lib/libl2ul_cuda.so"))
-    yield "G9 update, ResNet-50", update()
-    yield "attack step, 3 x 32 x 32", attack_step(5120 if CUDA else 8, 32)
-    yield "attack step, 3 x 224 x 224", attack_step(512 if CUDA else 2, 224)
-    yield "gather, 3 x 32 x 32", gather()
+SINGLE = {
+    "step-32": ("step of the L2 attack alone, 3 x 32 x 32", lambda: attack_step(5120 if CUDA else 8, 32)),
+    "step-224": ("step of the L2 attack alone, 3 x 224 x 224", lambda: attack_step(512 if CUDA else 2, 224)),
+    "gather": ("a batch of 12,500 from resident bytes, 3 x 32 x 32", gather),
+}
+
+
+def rows(names):
+    if set(names) & set(SINGLE):
+        torch.ops.load_library(str(ROOT / "lib/libl2ul.so"))
+        if CUDA:
+            torch.ops.load_library(str(ROOT / "lib/libl2ul_cuda.so"))
+    for name in names:
+        if time.monotonic() - BEGAN > ALL:
+            yield name, {"left out": f"{ALL} seconds were over; ask for it with --rows"}
+            continue
+        yield name, contest(name) if name in CONTESTS else {"what": SINGLE[name][0]} | SINGLE[name][1]()
 
 
 def main():
-    result = {"torch": torch.__version__, "device": torch.cuda.get_device_name() if CUDA else "no GPU"}
-    result["tests"] = dict(tests())
-    result["program"] = {name: {"exit": code, "output": out[-2000:]} for name, (code, out) in program()}
-    result["rows" if CUDA else "rows on the CPU, no measurement"] = dict(rows())
+    about = {n: c[1] for n, c in CONTESTS.items()} | {n: c[0] for n, c in SINGLE.items()}
+    if ARGS.list:
+        print("\n".join(f"{n:10}{what}" for n, what in about.items()))
+        return
+    names = ARGS.rows.split(",") if ARGS.rows else list(about)
+    if unknown := set(names) - set(about):
+        parser.error(f"no rows are called {', '.join(sorted(unknown))}; --list names them")
+    result = {"torch": torch.__version__, "device": torch.cuda.get_device_name() if CUDA else "no GPU", "tests": {}, "program": {}}
+    if not ARGS.rows and not ARGS.tiny:
+        result["tests"] = dict(tests())
+        result["program"] = {name: {"exit": code, "output": out[-2000:]} for name, (code, out) in program()}
+    result["rows" if CUDA else "rows on the CPU: no measurement"] = measured = dict(rows(names))
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     bad = [n for part in ("tests", "program") for n, r in result[part].items() if r["exit"] not in (0, 3)]
+    bad += [n for n, r in measured.items() if n in CONTESTS and "failed" in r]
     print(f"{RESULT}: {result['device']}, " + (f"failed: {', '.join(bad)}" if bad else "all passed"))
-    sys.exit(1 if bad or not CUDA else 0)
+    sys.exit(1 if bad or not CUDA and not ARGS.tiny else 0)
 
 
 main()

@@ -21,18 +21,23 @@ from safetensors.torch import load_file, save_file
 
 
 class Data(dict):
-    """The prepared tensors, with the weights as a state dict."""
+    """The prepared tensors, with the weights as a state dict; what P reads lies on the device, what O reads on the CPU."""
 
-    def __init__(self, folder):
-        super().__init__(load_file(folder / "inputs.safetensors"))
+    def __init__(self, folder, resident=True):
+        self.work = json.loads((folder / "work.json").read_text())
+        self.device = torch.device(self.work["device"])
+        super().__init__(load_file(folder / "inputs.safetensors", device=str(self.device) if resident else "cpu"))
         self.weights = {n.removeprefix("weights."): t for n, t in self.items() if n.startswith("weights.")}
 
 
 def timed(run):
     """Seconds of one repeat, and its check. What is restored before and computed for the check is not timed."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     state = run.restore() if hasattr(run, "restore") else None
+    wait()
     start = time.perf_counter()
     check = run(state) if hasattr(run, "restore") else run()
+    wait()
     seconds = time.perf_counter() - start
     return seconds, check()
 
@@ -90,7 +95,8 @@ def main():
     p.add_argument("--save", type=Path, help="C8: write x_adv [12,3,32,32] to this safetensors file after every run")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
-    if a.row == "C1-bf16" and not torch.cpu._is_avx512_bf16_supported():
+    work = json.loads((a.inputs / "work.json").read_text())
+    if a.row == "C1-bf16" and work["device"] == "cpu" and not torch.cpu._is_avx512_bf16_supported():
         print("unavailable: this CPU has no bf16 instructions (avx512_bf16); emulating them takes minutes a run", flush=True)
         return
     if a.contestant == "O":
@@ -105,7 +111,9 @@ def main():
     if a.row == "gemm":
         variants = gemm(None)
     else:
-        data, name = Data(a.inputs), a.row.lower()
+        data, name = Data(a.inputs, a.contestant == "P"), a.row.lower()
+        # float32 means float32 on a GPU too, for every contestant.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         variants = rows.c1(data, name == "c1-bf16") if name.startswith("c1") else getattr(rows, name)(data)
     if callable(variants):
         run, variant, seconds, failed = variants, "published", {}, {}

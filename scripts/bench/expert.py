@@ -15,14 +15,18 @@ import nets
 LAST = torch.channels_last
 
 
-def network(weights):
-    model = nets.new("l2ul-resnet18")
+def network(weights, name="l2ul-resnet18", device="cpu"):
+    model = nets.new(name)
     model.net.load_state_dict(weights)
-    return model.to(memory_format=LAST)
+    return model.to(device, memory_format=LAST)
 
 
-def frozen(weights):
-    return network(weights).eval().requires_grad_(False)
+def frozen(weights, name="l2ul-resnet18", device="cpu"):
+    return network(weights, name, device).eval().requires_grad_(False)
+
+
+def frozen_of(data):
+    return frozen(data.weights, data.work["network"], data.device)
 
 
 def pixels(batch):
@@ -66,34 +70,69 @@ def laid_out(data, prefix, names):
 
 
 def c1(data, bf16):
-    x = pixels(data["forget.pixels"]).repeat(2, 1, 1, 1).contiguous(memory_format=LAST)
-    target, start = data["pair.target"][:32], data["pair.start"][:32].contiguous(memory_format=LAST)
+    n, iterations = data.work["pairs"], data.work["iterations"]
+    images = pixels(data["forget.pixels"])
+    x = images.repeat(-(-n // len(images)), 1, 1, 1)[:n].contiguous(memory_format=LAST)
+    target, start = data["pair.target"][:n], data["pair.start"][:n].contiguous(memory_format=LAST)
 
     def variant(loss_of):
         def run():
-            x_adv = pgd(loss_of, x, start, target, 4.0, 0.1, 5)
+            x_adv = pgd(loss_of, x, start, target, 4.0, 0.1, iterations)
+            return lambda: x_adv.double().sum().item()
+
+        return run
+
+    def graph(loss_of):
+        """An iteration captured once, and replayed."""
+        delta = torch.empty_like(x)
+
+        def iteration():
+            leaf = delta.detach().requires_grad_()
+            (grad,) = torch.autograd.grad(loss_of(x + leaf, target), leaf)
+            delta.copy_(pgd_step(leaf.detach(), grad, x, 4.0, 0.1))
+
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            delta.copy_(l2ul.pgd_start(x, start, 4.0))
+            for _ in range(3):
+                iteration()
+        torch.cuda.current_stream().wait_stream(side)
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured):
+            iteration()
+
+        def run():
+            delta.copy_(l2ul.pgd_start(x, start, 4.0))
+            for _ in range(iterations):
+                captured.replay()
+            x_adv = (x + delta).clamp_(0, 1)
             return lambda: x_adv.double().sum().item()
 
         return run
 
     if not bf16:
-        return {
-            "eager": lambda: variant(attack_loss(frozen(data.weights))),
-            "compile": lambda: variant(compiled(attack_loss(frozen(data.weights)))),
+        variants = {
+            "eager": lambda: variant(attack_loss(frozen_of(data))),
+            "compile": lambda: variant(compiled(attack_loss(frozen_of(data)))),
         }
+        if data.device.type == "cuda":
+            variants["graph"] = lambda: graph(attack_loss(frozen_of(data)))
+            variants["compile-graph"] = lambda: graph(compiled(attack_loss(frozen_of(data))))
+        return variants
 
     def autocast():
-        model = frozen(data.weights)
+        model = frozen_of(data)
 
         def loss_of(x, target):
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(data.device.type, torch.bfloat16):
                 out = model(x)
             return -F.cross_entropy(out.float(), target, reduction="sum")
 
         return loss_of
 
     def half():
-        model = frozen(data.weights)
+        model = frozen_of(data)
         body = model.net.bfloat16()
 
         def loss_of(x, target):
@@ -102,20 +141,24 @@ def c1(data, bf16):
 
         return loss_of
 
-    return {
+    variants = {
         "autocast": lambda: variant(autocast()),
         "bf16": lambda: variant(half()),
         "bf16-compile": lambda: variant(compiled(half())),
     }
+    if data.device.type == "cuda":
+        variants["bf16-graph"] = lambda: graph(half())
+        variants["bf16-compile-graph"] = lambda: graph(compiled(half()))
+    return variants
 
 
 def c2(data):
-    images, labels = data["test.pixels"][:1024], data["test.labels"][:1024]
+    images, labels = data["test.pixels"][: data.work["tests"]], data["test.labels"][: data.work["tests"]]
 
     def variant(model, size):
         def run():
-            total = torch.zeros((), dtype=torch.float64)
-            hits = torch.zeros((), dtype=torch.int64)
+            total = torch.zeros((), dtype=torch.float64, device=data.device)
+            hits = torch.zeros((), dtype=torch.int64, device=data.device)
             with torch.inference_mode():
                 for i in range(0, len(images), size):
                     out, y = model(pixels(images[i : i + size])), labels[i : i + size]
@@ -130,21 +173,19 @@ def c2(data):
         import torch._inductor.config as config
 
         config.freezing = True
-        return compiled(frozen(data.weights))
+        return compiled(frozen_of(data))
 
     def traced(size):
-        example = torch.rand(size, 3, 32, 32).contiguous(memory_format=LAST)
+        example = torch.rand(size, 3, 32, 32, device=data.device).contiguous(memory_format=LAST)
         with torch.no_grad():
-            return torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(frozen(data.weights), example)))
+            return torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(frozen_of(data), example)))
 
-    return {
-        "eager-64": lambda: variant(frozen(data.weights), 64),
-        "eager-256": lambda: variant(frozen(data.weights), 256),
-        "jit-64": lambda: variant(traced(64), 64),
-        "jit-256": lambda: variant(traced(256), 256),
-        "freezing-64": lambda: variant(folded(), 64),
-        "freezing-256": lambda: variant(folded(), 256),
-    }
+    variants = {}
+    for size in (64, 256) if data.device.type == "cpu" else (1000, 5000):
+        variants[f"eager-{size}"] = lambda size=size: variant(frozen_of(data), size)
+        variants[f"jit-{size}"] = lambda size=size: variant(traced(size), size)
+        variants[f"freezing-{size}"] = lambda size=size: variant(folded(), size)
+    return variants
 
 
 @torch.no_grad()
@@ -180,7 +221,7 @@ def c3(data):
     xf, yf = pixels(data["forget.pixels"]), data["forget.labels"]
 
     def variant(compile_forward, step):
-        model = network(data.weights)
+        model = network(data.weights, data.work["network"], data.device)
         params = list(model.parameters())
         names = [n for n, _ in model.net.named_parameters()]
         state = {n: v.clone(memory_format=torch.preserve_format) for n, v in model.net.state_dict().items()}

@@ -20,7 +20,8 @@ import nets
 class NormalizeLayer(nn.Module):
     def __init__(self, mean, std):
         super().__init__()
-        self.means, self.sds = torch.tensor(mean), torch.tensor(std)
+        self.register_buffer("means", torch.tensor(mean), persistent=False)
+        self.register_buffer("sds", torch.tensor(std), persistent=False)
 
     def forward(self, x):
         n, c, h, w = x.shape
@@ -57,10 +58,15 @@ class FileSet(Dataset):
             return self.transform(Image.open(f).convert("RGB")), label
 
 
-def network(weights):
-    net = nets.NETWORKS["l2ul-resnet18"][0](10)
+def network(weights, name="l2ul-resnet18", device="cpu"):
+    make, classes, _, mean, std = nets.NETWORKS[name]
+    net = make(classes)
     net.load_state_dict(weights)
-    return nn.Sequential(NormalizeLayer(nets.CIFAR10_MEAN, nets.CIFAR10_STD), net)
+    return nn.Sequential(NormalizeLayer(mean, std), net).to(device)
+
+
+def network_of(data):
+    return network(data.weights, data.work["network"], data.device)
 
 
 def perturb(model, x, target, start, eps, alpha, iterations):
@@ -78,8 +84,10 @@ def test(model, loader):
     model.eval()
     hits = total = 0
     loss = 0.0
+    device = next(model.parameters()).device
     with torch.no_grad():
         for x, y in loader:
+            x, y = x.to(device), y.to(device)
             out = model(x)
             hits += (out.argmax(1) == y).sum().item()
             loss += F.cross_entropy(out, y, reduction="sum").item()
@@ -131,24 +139,28 @@ def sgd(model, lr):
 def c1(data, bf16):
     if bf16:
         raise SystemExit("O has no bf16 form")
-    model = network(data.weights).eval()
+    model, device = network_of(data).eval(), data.device
     loader = DataLoader(PixelSet(data["forget.pixels"], data["forget.labels"]), batch_size=32)
 
     def run():
-        images = []
-        for r in range(2):
+        images, at = [], 0
+        while at < data.work["pairs"]:
             for x, _ in loader:
-                pairs = slice(16 * r, 16 * r + 16)
-                x_adv = perturb(model, x, data["pair.target"][pairs], data["pair.start"][pairs], 4.0, 0.1, 5)
+                pairs = slice(at, at + len(x))
+                target, start = data["pair.target"][pairs].to(device), data["pair.start"][pairs].to(device)
+                x_adv = perturb(model, x.to(device), target, start, 4.0, 0.1, data.work["iterations"])
                 images.append(x_adv.cpu().numpy())
+                at += len(x)
+                if at >= data.work["pairs"]:
+                    break
         return lambda: sum(torch.from_numpy(x).double().sum().item() for x in images)
 
     return run
 
 
 def c2(data):
-    model = network(data.weights)
-    loader = DataLoader(PixelSet(data["test.pixels"][:1024], data["test.labels"][:1024]), batch_size=1024)
+    model, n = network_of(data), data.work["tests"]
+    loader = DataLoader(PixelSet(data["test.pixels"][:n], data["test.labels"][:n]), batch_size=1024)
 
     def run():
         hits, loss = test(model, loader)
@@ -158,11 +170,11 @@ def c2(data):
 
 
 def c3(data):
-    model = network(data.weights)
+    model, device = network_of(data), data.device
     state = {n: v.clone() for n, v in model.state_dict().items()}
     names = [n.removeprefix("1.") for n, _ in model.named_parameters()]
-    before = {"1." + n: data["moved." + n] for n in names}
-    anchor = {"1." + n: data["anchor." + n] for n in names}
+    before = {"1." + n: data["moved." + n].to(device) for n in names}
+    anchor = {"1." + n: data["anchor." + n].to(device) for n in names}
     adversarial = DataLoader(TensorDataset(data["adv.images"], data["adv.labels"]), batch_size=256)
     forget = DataLoader(PixelSet(data["forget.pixels"], data["forget.labels"]), batch_size=32)
 
@@ -172,7 +184,8 @@ def c3(data):
 
     def run(optimizer):
         model.train()
-        ce = step(model, optimizer, next(iter(adversarial)), next(iter(forget)), before, anchor, 1.0)
+        batches = [[t.to(device) for t in next(iter(loader))] for loader in (adversarial, forget)]
+        ce = step(model, optimizer, *batches, before, anchor, 1.0)
         test(model, forget)
         return lambda: ce
 
@@ -192,10 +205,10 @@ def c4(data):
 
 
 def c6(data):
-    model = network(data.weights)
+    model, device = network_of(data), data.device
     names = [n.removeprefix("1.") for n, _ in model.named_parameters()]
-    before = {"1." + n: data.weights[n] for n in names}
-    anchor = {"1." + n: data["anchor." + n] for n in names}
+    before = {"1." + n: data.weights[n].to(device) for n in names}
+    anchor = {"1." + n: data["anchor." + n].to(device) for n in names}
     optimizer = sgd(model, 0.001)
     params = list(model.parameters())
 
@@ -203,8 +216,8 @@ def c6(data):
         with torch.no_grad():
             for n, p in zip(names, params):
                 p.copy_(data["moved." + n])
-                p.grad = data["grad." + n].clone()
-                optimizer.state[p]["momentum_buffer"] = data["momentum." + n].clone()
+                p.grad = data["grad." + n].to(device, copy=True)
+                optimizer.state[p]["momentum_buffer"] = data["momentum." + n].to(device, copy=True)
 
     def run(_):
         (1.0 * penalty(model, before, anchor)).backward()
@@ -264,7 +277,7 @@ def c7(job, weights, train, tests):
 
 
 def c8(data):
-    model = network(data.weights).eval()
+    model = network_of(data).eval()
     x = data["forget.pixels"][:12].float().div(255)
 
     def run():

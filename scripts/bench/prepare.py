@@ -1,8 +1,9 @@
 """Writes what all contestants of `make bench` read, once: inputs.safetensors and the job of row C7.
 
-    python prepare.py DIR
+    python prepare.py DIR ['{"network": …}']
 
-DIR/inputs.safetensors: see README.md. DIR/c7/: weights.safetensors, train/<class>/*.png, test/<class>/*.png, job.json.
+DIR/inputs.safetensors, DIR/work.json: see README.md; the second argument changes entries of the latter, and leaves C7 out.
+DIR/c7/: weights.safetensors, train/<class>/*.png, test/<class>/*.png, job.json.
 Everything comes from seeds; a folder that is complete (inputs.safetensors is written last) is left alone.
 """
 
@@ -20,38 +21,60 @@ from safetensors.torch import save_file
 
 import nets
 
-CLASSES = 10
+CLASSES = 10  # of C7
+# The work of the rows, read by all contestants: what, where, and how much of it.
+WORK = {
+    "network": "l2ul-resnet18", "device": "cpu",
+    "images": 16,  # the forget set
+    "pairs": 32, "iterations": 5,  # attacked by P and U in one batch, by O in calls of one target and 32 images
+    "prepared": 64,  # pairs in the file, images * repeats
+    "tests": 1024, "eval_batch": 64,  # images of C2, and how many U takes at once
+    "pixels": 6144,  # of C4
+    "adversarial": 256,  # the slice of C3
+}  # fmt: skip
 
 
-def main(folder):
+def main(folder, changes):
+    work = WORK | changes
+    (folder / "work.json").write_text(json.dumps(work, indent=1) + "\n")
     done = folder / "inputs.safetensors"
     if done.exists():
         return
     torch.manual_seed(0)
-    model = nets.new("l2ul-resnet18").eval()
+    model = nets.new(work["network"]).eval()
+    k, classes_of = work["images"], nets.NETWORKS[work["network"]][1]
     g = torch.Generator().manual_seed(1)
 
     def pixels(n):
         return torch.randint(0, 256, (n, 3, 32, 32), generator=g, dtype=torch.uint8)
 
     def classes(n):
-        return torch.randint(0, CLASSES, (n,), generator=g)
+        return torch.randint(0, classes_of, (n,), generator=g)
 
     t = {f"weights.{name}": value for name, value in model.net.state_dict().items()}
-    t |= {"forget.pixels": pixels(16), "test.pixels": pixels(6144), "test.labels": classes(6144)}
-    t["test.order"] = torch.randperm(6144, generator=g)
+    t |= {"forget.pixels": pixels(k), "test.pixels": pixels(work["pixels"]), "test.labels": classes(work["pixels"])}
+    t["test.order"] = torch.randperm(work["pixels"], generator=g)
     with torch.no_grad():  # the forget set is what the untrained network says it is, so the goal does not hold yet
         t["forget.labels"] = model(t["forget.pixels"].float().div(255)).argmax(1)
-    t["pair.target"] = (t["forget.labels"].repeat(4) + torch.randint(1, CLASSES, (64,), generator=g)) % CLASSES
-    t["pair.start"] = torch.rand(64, 3, 32, 32, generator=g)
-    t["adv.images"], t["adv.labels"] = torch.rand(256, 3, 32, 32, generator=g), classes(256)
+    pairs, slice_of = work["prepared"], work["adversarial"]
+    t["pair.target"] = (t["forget.labels"].repeat(pairs // k) + torch.randint(1, classes_of, (pairs,), generator=g)) % classes_of
+    t["pair.start"] = torch.rand(pairs, 3, 32, 32, generator=g)
+    t["adv.images"], t["adv.labels"] = torch.rand(slice_of, 3, 32, 32, generator=g), classes(slice_of)
     for name, p in model.net.named_parameters():
         t[f"moved.{name}"] = p.detach() + torch.randn(p.shape, generator=g) * 0.01
         t[f"grad.{name}"] = torch.randn(p.shape, generator=g) * 0.001
         t[f"momentum.{name}"] = torch.randn(p.shape, generator=g) * 0.001
         t[f"anchor.{name}"] = torch.rand(p.shape, generator=g)
 
-    c7 = folder / "c7"
+    if not changes:
+        job(folder / "c7", model, t, pixels)
+    temporary = folder / "inputs.tmp"
+    save_file({name: value.detach().contiguous() for name, value in t.items()}, temporary)
+    temporary.replace(done)
+
+
+def job(c7, model, t, pixels):
+    """C7's images, weights and settings."""
     rows = [(int(y), f"forget-{i:03}", x) for i, (x, y) in enumerate(zip(t["forget.pixels"], t["forget.labels"]))]
     rows += [(i % CLASSES, f"image-{i:03}", x) for i, x in enumerate(pixels(512))]
     tests = [(i % CLASSES, f"image-{i:03}", x) for i, x in enumerate(pixels(256))]
@@ -70,12 +93,8 @@ def main(folder):
     (c7 / "job.json").write_text(json.dumps(job, indent=1) + "\n")
     save_file({name: value.contiguous() for name, value in model.net.state_dict().items()}, c7 / "weights.safetensors")
 
-    temporary = folder / "inputs.tmp"
-    save_file({name: value.detach().contiguous() for name, value in t.items()}, temporary)
-    temporary.replace(done)
-
 
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     target.mkdir(parents=True, exist_ok=True)
-    main(target)
+    main(target, json.loads(sys.argv[2]) if len(sys.argv) > 2 else {})

@@ -71,9 +71,10 @@ class Contestant:
 
 def command(name, row, a, *more):
     if name == "U":
-        return [str(WORK / "ours"), row, str(WORK / "inputs"), str(a.threads), *more]
+        return [str(a.ours), row, str(a.inputs), str(a.threads), *more]
     save = ["--save", *more] if more else []
-    return [sys.executable, str(HERE / "contestants.py"), name, row, "--inputs", str(WORK / "inputs"), "--threads", str(a.threads), *save]
+    variant = ["--variant", a.variant] if a.variant and name == "P" else []
+    return [sys.executable, str(HERE / "contestants.py"), name, row, "--inputs", str(a.inputs), "--threads", str(a.threads), *variant, *save]
 
 
 def alternate(row, a):
@@ -87,7 +88,10 @@ def alternate(row, a):
             for c in contestants:
                 c.end()
             return reason
-    for _ in range(a.repeats):
+    began = time.monotonic()
+    for i in range(a.repeats):
+        if i > 0 and time.monotonic() - began > a.seconds:
+            break
         for c in contestants:
             c.run()
     for c in contestants:
@@ -203,6 +207,7 @@ def main():
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--name", default="cpu")
     a = p.parse_args()
+    a.inputs, a.ours, a.variant, a.seconds = WORK / "inputs", WORK / "ours", None, float("inf")
     # What U sets for itself, for all: waiting threads that sleep, and freed memory that stays with the process.
     os.environ |= {"OMP_WAIT_POLICY": "passive", "MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1)}
     subprocess.run([sys.executable, str(HERE / "prepare.py"), str(WORK / "inputs")], check=True)

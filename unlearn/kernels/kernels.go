@@ -3,10 +3,10 @@
 //
 // They form an ordinary PyTorch operator library, l2ul (ops.cc has the schemas and checks, cpu.cc the loops, cuda.cu the
 // kernels), so a Python program gets them with torch.ops.load_library("libl2ul.so"), for CUDA "libl2ul_cuda.so" after
-// it, as torch.ops.l2ul.*. All values are float32 and every operation rounds on its own, in the order of the formulas
-// below; a norm is float32(sqrt(Σ float64(v)²)). So results equal the same formulas written with PyTorch's operators bit
-// for bit, on CPU and CUDA (as long as the float64 sum, taken in another order, rounds to the same float32, which fails
-// about once in 1e8 sums), and depend neither on the number of threads nor on the instruction set.
+// it, as torch.ops.l2ul.*. All values are float32, in plans bfloat16 too, and every operation rounds on its own, in the
+// order of the formulas below; a norm is float32(sqrt(Σ float64(v)²)). So results equal the same formulas written with
+// PyTorch's operators bit for bit, on CPU and CUDA (as long as the float64 sum, taken in another order, rounds to the same
+// float32, which fails about once in 1e8 sums), and depend neither on the number of threads nor on the instruction set.
 //
 // Inputs may have any strides, channels-last among them: results are the same up to the order of that float64 sum. What
 // an operator changes keeps its own memory format.

@@ -13,11 +13,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
+	"l2ul/torch/cuda"
 	"l2ul/torch/models"
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
@@ -42,7 +44,7 @@ type repeat func() (seconds, check float64)
 
 var rows = map[string]func(*inputs) repeat{
 	"C1":      func(in *inputs) repeat { return pgd(in, engine.Freeze(in.network(), engine.Exact)) },
-	"C1-bf16": func(in *inputs) repeat { return pgd(in, engine.Freeze(newHalf(in.network()), engine.Reference)) },
+	"C1-bf16": func(in *inputs) repeat { return pgd(in, engine.Freeze(in.network(), engine.BF16)) },
 	"C2":      evaluation, "C3": step, "C4": batches, "C6": update,
 	"C8":       func(in *inputs) repeat { return parity(in, engine.Reference) },
 	"C8-exact": func(in *inputs) repeat { return parity(in, engine.Exact) },
@@ -61,12 +63,11 @@ func run(args []string) error {
 		threads = n
 	}
 	torch.SetNumThreads(threads)
-	return torch.Run(torch.CPU, func() error {
-		file, err := ckpt.Load(filepath.Join(args[1], "inputs.safetensors"))
-		if err != nil {
-			return err
-		}
-		in := &inputs{file: file}
+	in, err := open(args[1])
+	if err != nil {
+		return err
+	}
+	return torch.Run(in.device, func() error {
 		if len(args) > 3 {
 			in.save = args[3]
 		}
@@ -87,10 +88,48 @@ func run(args []string) error {
 	})
 }
 
-// inputs are the tensors that all contestants read.
+// inputs are the tensors that all contestants read, and what work is made of them.
 type inputs struct {
-	file *ckpt.File
-	save string
+	file   *ckpt.File
+	device torch.Device
+	work   work
+	save   string
+}
+
+// work is work.json; prepare.py says what its entries mean.
+type work struct {
+	Network    string `json:"network"`
+	Device     string `json:"device"`
+	Pairs      int64  `json:"pairs"`
+	Iterations int    `json:"iterations"`
+	Tests      int    `json:"tests"`
+	EvalBatch  int    `json:"eval_batch"`
+}
+
+// open reads a folder of inputs, and opens the device before the first tensor is made.
+func open(folder string) (*inputs, error) {
+	in := &inputs{}
+	text, err := os.ReadFile(filepath.Join(folder, "work.json")) //nolint:gosec // the folder is the command's argument
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(text, &in.work); err != nil {
+		return nil, err
+	}
+	if in.device, err = torch.NewDevice(in.work.Device); err != nil {
+		return nil, err
+	}
+	if in.device.Type == torch.CPUType {
+		in.device = torch.CPU
+	} else {
+		if err := cuda.Open(); err != nil {
+			return nil, err
+		}
+		in.device.Index = max(in.device.Index, 0)
+		cuda.AllowTF32(false)
+	}
+	in.file, err = ckpt.Load(filepath.Join(folder, "inputs.safetensors"))
+	return in, err
 }
 
 func (in *inputs) tensor(name string) torch.Tensor {
@@ -102,19 +141,21 @@ func (in *inputs) tensor(name string) torch.Tensor {
 	if err != nil {
 		panic(err)
 	}
-	if named[0].Tensor.Dim() == 4 {
-		return named[0].Tensor.Contiguous(torch.ChannelsLast)
+	tensor := named[0].Tensor.To(in.device, named[0].Tensor.Dtype())
+	if tensor.Dim() == 4 {
+		return tensor.Contiguous(torch.ChannelsLast)
 	}
-	return named[0].Tensor
+	return tensor
 }
 
 func (in *inputs) network() models.Classifier {
-	net, err := models.New("l2ul-resnet18", models.Options{})
+	net, err := models.New(in.work.Network, models.Options{})
 	if err != nil {
 		panic(err)
 	}
 	in.reset(net)
 	nn.ToMemoryFormat(net, torch.ChannelsLast)
+	net.Root().To(in.device)
 	return net
 }
 
@@ -135,19 +176,25 @@ func (in *inputs) reset(net nn.Module) {
 // set is the prepared images as a split in host memory.
 func (in *inputs) set(pixels string, labels []int64) *data.Set {
 	t, _ := in.file.Lookup(pixels)
-	set := &data.Set{Split: "train", Classes: make([]string, 10), C: 3, H: 32, W: 32, Pixels: t.Data}
+	set := &data.Set{Split: "train", Classes: make([]string, in.classes()), C: 3, H: 32, W: 32, Pixels: t.Data}
 	for _, y := range labels {
 		set.Labels = append(set.Labels, int(y))
 	}
 	return set
 }
 
+// classes is the number of the network's, which its last weights have rows for.
+func (in *inputs) classes() int {
+	t, _ := in.file.Lookup("weights.fc.weight")
+	return int(t.Shape[0])
+}
+
 func (in *inputs) forget() *data.Set {
 	return in.set("forget.pixels", torch.ToSlice[int64](in.tensor("forget.labels")))
 }
 
-func all(set *data.Set) (x, y torch.Tensor) {
-	resident := data.NewResident(set, torch.CPU, torch.ChannelsLast)
+func (in *inputs) all(set *data.Set) (x, y torch.Tensor) {
+	resident := data.NewResident(set, in.device, torch.ChannelsLast)
 	defer resident.Free()
 	x, y, err := resident.View("", nil, nil).Batch(0, set.Len())
 	if err != nil {
@@ -158,62 +205,53 @@ func all(set *data.Set) (x, y torch.Tensor) {
 
 // pairs are the first n prepared pairs: images, starting images, targets.
 func (in *inputs) pairs(n int64) (x, start, y torch.Tensor) {
-	images, _ := all(in.forget())
-	repeated := torch.Cat([]torch.Tensor{images, images, images, images}, 0)
+	images, _ := in.all(in.forget())
+	repeated := torch.Cat(slices.Repeat([]torch.Tensor{images}, int((n-1)/images.Size(0)+1)), 0)
 	return repeated.Narrow(0, 0, n).Contiguous(torch.ChannelsLast), in.tensor("pair.start").Narrow(0, 0, n), in.tensor("pair.target").Narrow(0, 0, n)
 }
 
-func timed(work func()) float64 {
+// timed is how long work takes, on a GPU until the device is done.
+func (in *inputs) timed(work func()) float64 {
+	wait := func() {
+		if in.device != torch.CPU {
+			cuda.Synchronize(in.device)
+		}
+	}
+	wait()
 	began := time.Now()
 	work()
+	wait()
 	return time.Since(began).Seconds()
 }
 
 func sum(t torch.Tensor) float64 { return t.CastTo(torch.Double).Sum().Item() }
 
-// half computes the body of a network in bfloat16 by autocast.
-type half struct {
-	nn.Base
-	body nn.Module
-}
-
-func newHalf(body nn.Module) *half {
-	h := &half{body: body}
-	h.Child("body", body)
-	return h
-}
-
-func (h *half) Forward(x torch.Tensor) (y torch.Tensor) {
-	torch.Autocast(torch.BFloat16, func() { y = h.body.Forward(x) })
-	return y.CastTo(torch.Float)
-}
-
-// C1: 16 images x 2 targets x 5 iterations.
+// C1: the attack.
 func pgd(in *inputs, net *engine.Network) repeat {
-	x, start, y := in.pairs(32)
-	o := &attack.Options{Eps: 4, Step: 0.1, Iters: 5, Norm: "l2", Targeted: true}
+	x, start, y := in.pairs(in.work.Pairs)
+	o := &attack.Options{Eps: 4, Step: 0.1, Iters: in.work.Iterations, Norm: "l2", Targeted: true}
 	return func() (seconds, check float64) {
 		torch.Scope(func() {
 			var adv torch.Tensor
-			seconds = timed(func() { adv = x.Add(attack.Perturb(net, x, start, y, o), 1).Clamp(0, 1) })
+			seconds = in.timed(func() { adv = x.Add(attack.Perturb(net, x, start, y, o), 1).Clamp(0, 1) })
 			check = sum(adv)
 		})
 		return seconds, check
 	}
 }
 
-// C2: 1,024 images.
+// C2: scores.
 func evaluation(in *inputs) repeat {
 	labels := torch.ToSlice[int64](in.tensor("test.labels"))
-	resident := data.NewResident(in.set("test.pixels", labels), torch.CPU, torch.ChannelsLast)
-	first := make([]int, 1024)
+	resident := data.NewResident(in.set("test.pixels", labels), in.device, torch.ChannelsLast)
+	first := make([]int, in.work.Tests)
 	for i := range first {
 		first[i] = i
 	}
 	view, net := resident.View("", first, nil), engine.Freeze(in.network(), engine.Exact)
 	return func() (seconds, check float64) {
-		seconds = timed(func() {
-			score, err := metrics.Evaluate(context.Background(), net.Logits, view, chunk.Fixed(64), nil)
+		seconds = in.timed(func() {
+			score, err := metrics.Evaluate(context.Background(), net.Logits, view, chunk.Fixed(in.work.EvalBatch), nil)
 			if err != nil {
 				panic(err)
 			}
@@ -231,9 +269,9 @@ func step(in *inputs) repeat {
 	}
 	net := in.network()
 	engine.Accelerate(net, engine.Exact)
-	x, y := all(in.forget())
+	x, y := in.all(in.forget())
 	task := &unlearn.Task{
-		Net: net, Classes: 10, Forget: &unlearn.Examples{X: x, Y: y},
+		Net: net, Classes: in.classes(), Forget: &unlearn.Examples{X: x, Y: y},
 		Driver: &unlearn.Examples{X: in.tensor("adv.images"), Y: in.tensor("adv.labels")}, EvalBatch: chunk.Fixed(256),
 	}
 	for _, p := range net.Root().NamedParameters() {
@@ -263,7 +301,7 @@ func step(in *inputs) repeat {
 // C4: 6,144 images in batches of 256, in a given order.
 func batches(in *inputs) repeat {
 	labels := torch.ToSlice[int64](in.tensor("test.labels"))
-	resident := data.NewResident(in.set("test.pixels", labels), torch.CPU, torch.ChannelsLast)
+	resident := data.NewResident(in.set("test.pixels", labels), in.device, torch.ChannelsLast)
 	var order []int
 	for _, i := range torch.ToSlice[int64](in.tensor("test.order")) {
 		order = append(order, int(i))
@@ -307,7 +345,7 @@ func update(in *inputs) repeat {
 				params[i].CopyI(lists["moved."][i])
 				momenta[i].CopyI(lists["momentum."][i])
 			}
-			seconds = timed(func() {
+			seconds = in.timed(func() {
 				kernels.AnchoredSGD(params, lists["grad."], momenta, lists["anchor."], lists["weights."], 0.001, 0.9, 1e-4, 1, false)
 			})
 			for _, p := range params {
@@ -326,7 +364,7 @@ func parity(in *inputs, mode engine.Mode) repeat {
 	return func() (seconds, check float64) {
 		torch.Scope(func() {
 			var adv torch.Tensor
-			seconds = timed(func() { adv = x.Add(attack.Perturb(net, x, start, y, o), 1).Clamp(0, 1) })
+			seconds = in.timed(func() { adv = x.Add(attack.Perturb(net, x, start, y, o), 1).Clamp(0, 1) })
 			check = sum(adv)
 			if in.save != "" {
 				if err := ckpt.Save(in.save, nn.Pack([]nn.Named{{Name: "x_adv", Tensor: adv}})); err != nil {
