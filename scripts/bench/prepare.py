@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "golden"))
 
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import nets
+from real import decode
 
 CLASSES = 10  # of C7
 # The work of the rows, read by all contestants: what, where, and how much of it.
@@ -30,6 +31,7 @@ WORK = {
     "prepared": 64,  # pairs in the file, images * repeats
     "tests": 1024, "eval_batch": 64,  # images of C2, and how many U takes at once
     "pixels": 6144,  # of C4
+    "trained": None,  # a folder with weights/ and data/: its network and images, in place of an untrained one and of noise
     "adversarial": 256,  # the slice of C3
 }  # fmt: skip
 
@@ -51,8 +53,18 @@ def main(folder, changes):
     def classes(n):
         return torch.randint(0, classes_of, (n,), generator=g)
 
+    real = None
+    if work["trained"]:
+        shared = Path(work["trained"])
+        state = load_file(shared / "weights/resnet18-cifar10-jpeg.safetensors")
+        model.net.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in state.items()})
+        _, (test, _) = decode(shared / "data/cifar10-jpeg.tar.zst", folder)
+        real = test[:: len(test) // k][:k]
+
     t = {f"weights.{name}": value for name, value in model.net.state_dict().items()}
     t |= {"forget.pixels": pixels(k), "test.pixels": pixels(work["pixels"]), "test.labels": classes(work["pixels"])}
+    if real is not None:
+        t["forget.pixels"] = real
     t["test.order"] = torch.randperm(work["pixels"], generator=g)
     with torch.no_grad():  # the forget set is what the untrained network says it is, so the goal does not hold yet
         t["forget.labels"] = model(t["forget.pixels"].float().div(255)).argmax(1)

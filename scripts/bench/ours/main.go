@@ -48,11 +48,12 @@ var rows = map[string]func(*inputs) repeat{
 	"C2":      evaluation, "C3": step, "C4": batches, "C6": update,
 	"C8":       func(in *inputs) repeat { return parity(in, engine.Reference) },
 	"C8-exact": func(in *inputs) repeat { return parity(in, engine.Exact) },
+	"C8-bf16":  func(in *inputs) repeat { return parity(in, engine.BF16) },
 }
 
 func run(args []string) error {
 	if len(args) < 2 || rows[args[0]] == nil {
-		return fmt.Errorf("usage: ours C1|C1-bf16|C2|C3|C4|C6|C8|C8-exact INPUTS_DIR [THREADS [SAVE]]")
+		return fmt.Errorf("usage: ours C1|C1-bf16|C2|C3|C4|C6|C8|C8-exact|C8-bf16 INPUTS_DIR [THREADS [SAVE]]")
 	}
 	threads := 2
 	if len(args) > 2 {
