@@ -72,7 +72,8 @@ type State struct {
 	Hits    int64   `json:"hits"`    // on D_f when last counted,
 	Counted int     `json:"counted"` // which was after so many steps
 	Witness int     `json:"witness"` // the image of D_f that was then furthest from the goal
-	// Tensors are parameters and buffers under their names, and "momentum." before the name of each trained one.
+	// Tensors are parameters and buffers under their names, and "momentum." before the name of each trained one; if a
+	// collapse ends the run, also "good." before each, what they were when the last pass stood the test.
 	Tensors []nn.Named `json:"-"`
 }
 
@@ -82,7 +83,7 @@ type Result struct {
 	Reason   string // of Diverged; of Capped, the cap: "--max-steps 100"
 	Steps    int
 	Passes   int     // begun
-	Hits     int64   // on D_f when last counted: at the end, unless the run diverged or was interrupted
+	Hits     int64   // on D_f when last counted: at the end, unless the run was interrupted
 	Seconds  float64 // in the loop
 	Penalty  float64 // λR at the end; 0 without one
 	Distance float64 // ‖θ - θ⁰‖ over the trained parameters
@@ -133,14 +134,14 @@ func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
 		l.reference = append(l.reference, p.Tensor.Detach().Clone())
 		l.momenta = append(l.momenta, p.Tensor.Detach().ZerosLike())
 	}
+	for _, t := range task.Net.Root().StateDict() {
+		l.live = append(l.live, t.Tensor)
+		l.good = append(l.good, t.Tensor.Detach().Clone())
+	}
 	if task.Resume != nil {
 		if err := l.restore(task.Resume); err != nil {
 			return nil, err
 		}
-	}
-	for _, t := range task.Net.Root().StateDict() {
-		l.live = append(l.live, t.Tensor)
-		l.good = append(l.good, t.Tensor.Detach().Clone())
 	}
 	l.began = time.Now().Add(-time.Duration(l.state.Seconds * float64(time.Second)))
 	return l, nil
@@ -222,8 +223,7 @@ func (l *loop) step() (outcome Outcome, reason string, err error) {
 		return "", "", err
 	}
 	if !finite {
-		l.rollBack()
-		return Diverged, fmt.Sprintf("step %d: loss %g, or a parameter, is not finite; the weights are the last good ones. Lower --lr or --max-steps", rec.Step, rec.Loss), nil
+		return l.diverge("step %d: loss %g, or a parameter, is not finite; the weights are the last good ones. Lower --lr or --max-steps", rec.Step, rec.Loss)
 	}
 	l.state.Step++
 	l.state.Slice++
@@ -245,8 +245,7 @@ func (l *loop) step() (outcome Outcome, reason string, err error) {
 	case rec.Hits >= 0 && l.goalMet(rec.Hits):
 		return Reached, "", nil
 	case collapsed:
-		l.rollBack()
-		return Diverged, fmt.Sprintf("pass %d: %d of %d driving images are classified rightly, below chance for %d classes; the weights are those of the last pass above it", rec.Pass, l.state.Right, l.state.Seen, l.task.Classes), nil
+		return l.diverge("pass %d: %d of %d driving images are classified rightly, below chance for %d classes; the weights are those of the last pass above it", rec.Pass, l.state.Right, l.state.Seen, l.task.Classes)
 	}
 	return "", "", nil
 }
@@ -352,7 +351,11 @@ var opCopyAll = torch.Define("aten::_foreach_copy_(Tensor(a!)[] self, Tensor[] s
 
 func copyAll(dst, src []torch.Tensor) { torch.NoGrad(func() { opCopyAll.Do(dst, src) }) }
 
-func (l *loop) rollBack() { copyAll(l.live, l.good) }
+// diverge goes back to the last good weights, and counts what they get right.
+func (l *loop) diverge(reason string, values ...any) (Outcome, string, error) {
+	copyAll(l.live, l.good)
+	return Diverged, fmt.Sprintf(reason, values...), l.count()
+}
 
 func (l *loop) save(force bool) error {
 	if l.task.Save == nil {
@@ -361,6 +364,11 @@ func (l *loop) save(force bool) error {
 	l.state.Tensors = l.task.Net.Root().StateDict()
 	for i, p := range l.names {
 		l.state.Tensors = append(l.state.Tensors, nn.Named{Name: "momentum." + p.Name, Tensor: l.momenta[i]})
+	}
+	if l.o.StopOnDrop {
+		for i, t := range l.task.Net.Root().StateDict() {
+			l.state.Tensors = append(l.state.Tensors, nn.Named{Name: "good." + t.Name, Tensor: l.good[i]})
+		}
 	}
 	return l.task.Save(&l.state, force)
 }
@@ -380,8 +388,15 @@ func (l *loop) restore(s *State) error {
 		dst, src = append(dst, t), append(src, from)
 		return nil
 	}
-	for _, t := range l.task.Net.Root().StateDict() {
+	for i, t := range l.task.Net.Root().StateDict() {
 		if err := want(t.Name, t.Tensor); err != nil {
+			return err
+		}
+		from := t.Name
+		if l.o.StopOnDrop {
+			from = "good." + from
+		}
+		if err := want(from, l.good[i]); err != nil {
 			return err
 		}
 	}
@@ -389,6 +404,9 @@ func (l *loop) restore(s *State) error {
 		if err := want("momentum."+p.Name, l.momenta[i]); err != nil {
 			return err
 		}
+	}
+	if k := l.task.Forget.Len(); s.Witness < 0 || s.Witness >= k {
+		return fmt.Errorf("the checkpoint's witness is image %d of the %d to forget", s.Witness, k)
 	}
 	copyAll(dst, src)
 	l.state = *s

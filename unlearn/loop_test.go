@@ -715,3 +715,44 @@ func TestThousandSteps(t *testing.T) {
 		}
 	})
 }
+
+// A run that is stopped inside a pass and then collapses goes back to the last pass that stood the test, not to where it was
+// stopped.
+func TestCollapseAfterResume(t *testing.T) {
+	onTiny(t, func(g *smallnet.Golden) {
+		collapsing := func() *try {
+			r := newTry(t, g, "adv")
+			wrong := torch.ToSlice[int64](g.Tensor("attack.target"))
+			for i := range wrong {
+				wrong[i] = (wrong[i] + 1) % smallnet.Classes
+			}
+			r.task.Driver.(*unlearn.Examples).Y = torch.FromSlice(wrong)
+			r.o.StopOnDrop = true
+			return r
+		}
+		whole := collapsing()
+		want := whole.run()
+		first := collapsing()
+		first.o.MaxSteps = 2
+		var state unlearn.State
+		var file *ckpt.File
+		first.task.Save = func(s *unlearn.State, force bool) error {
+			if force {
+				state, file = *s, nn.Pack(s.Tensors)
+			}
+			return nil
+		}
+		first.run()
+		var err error
+		if state.Tensors, err = nn.Unpack(file); err != nil {
+			t.Fatal(err)
+		}
+		again := collapsing()
+		again.task.Resume = &state
+		got := again.run()
+		got.Seconds, want.Seconds = 0, 0
+		if d := cmp.Diff(want, got); d != "" || want.Outcome != unlearn.Diverged || !torch.Equal(smallnet.State(whole.task.Net), smallnet.State(again.task.Net)) {
+			t.Errorf("other weights, or another end (-want +got):\n%s", d)
+		}
+	})
+}

@@ -2,16 +2,19 @@ package unlearn_test
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"l2ul/internal/smallnet"
 	"l2ul/torch"
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
 	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/metrics"
 )
 
 // stopTry runs neggrad, which tests after each step, on a network and labelled images.
@@ -152,4 +155,29 @@ func TestWitnessCloseCall(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A run that diverges tells the hits of the weights it leaves, however its stop test was done.
+func TestDivergedHits(t *testing.T) {
+	onTiny(t, func(g *smallnet.Golden) {
+		var hits []int64
+		for _, witness := range []bool{false, true} {
+			r := newTry(t, g, "adv")
+			r.o.LR, r.o.MaxPasses = 1, 3
+			r.task.Witness = witness
+			x := g.Tensor("attack.x_adv").Clone()
+			x.Select(0, 23).FillI(math.NaN())
+			r.task.Driver = &unlearn.Examples{X: x, Y: g.Tensor("attack.target")}
+			res := r.run()
+			var found int64
+			torch.NoGrad(func() { found = metrics.Hits(r.task.Net.Forward(r.task.Forget.X), r.task.Forget.Y) })
+			if res.Outcome != unlearn.Diverged || res.Hits != found {
+				t.Errorf("witness %t: %+v; the weights get %d right", witness, res, found)
+			}
+			hits = append(hits, res.Hits)
+		}
+		if hits[0] != hits[1] {
+			t.Errorf("hits %v", hits)
+		}
+	})
 }

@@ -225,7 +225,7 @@ def main():
     a = p.parse_args()
     a.inputs, a.ours, a.variant, a.seconds = WORK / "inputs", WORK / "ours", None, float("inf")
     # What U sets for itself, for all: waiting threads that sleep, and freed memory that stays with the process.
-    os.environ |= {"OMP_WAIT_POLICY": "passive", "MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1)}
+    os.environ |= {"OMP_WAIT_POLICY": "passive", "MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1), "MALLOC_ARENA_MAX": "1"}
     subprocess.run([sys.executable, str(HERE / "prepare.py"), str(WORK / "inputs")], check=True)
     gemm = Contestant("gemm", [sys.executable, str(HERE / "contestants.py"), "P", "gemm", "--inputs", str(WORK / "inputs"), "--threads", str(a.threads)])
     gemm.ready()

@@ -40,12 +40,14 @@ namespace {
 
 // glibc gives a large block back to the system as soon as it is freed. A step that makes the same tensors as the one
 // before it would spend a fifth of its time on having the same pages cleared for it again, so here the process keeps
-// what it once had. Whoever sets glibc's variables decides otherwise.
+// what it once had, in one arena: those of other threads than the first do not hold large blocks. Whoever sets glibc's
+// variables decides otherwise.
 [[maybe_unused]] const bool keeps_memory = [] {
-  for (const char* name : {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"}) {
+  for (const char* name : {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"}) {
     if (std::getenv(name) != nullptr) return false;
   }
-  return mallopt(M_MMAP_THRESHOLD, 1 << 30) == 1 && mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max()) == 1;
+  const int threshold = mallopt(M_MMAP_THRESHOLD, 1 << 30) == 1 ? 1 : mallopt(M_MMAP_THRESHOLD, 32 << 20);  // glibc < 2.35
+  return (threshold & mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max()) & mallopt(M_ARENA_MAX, 1)) == 1;
 }();
 
 // ---- errors ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ package attack
 import (
 	"context"
 	"math"
+	"slices"
 
 	"l2ul/torch"
 	"l2ul/unlearn/engine"
@@ -14,11 +15,12 @@ import (
 type ascent struct {
 	net     *engine.Network
 	options *Options
-	batches map[int64]*batch // by the number of images
+	batches []*batch // of the sizes met last, as many as plans keep; the one used last comes last
 }
 
 // batch is what a loop works on.
 type batch struct {
+	images    int64
 	x, delta  torch.Tensor // the images and their perturbation
 	seen      torch.Tensor // x + delta, which the network sees
 	direction torch.Tensor // of the gradient, Float [n, classes]; undefined before the first logits
@@ -32,6 +34,12 @@ func (a *ascent) run(ctx context.Context, x, delta, y torch.Tensor, steps int) (
 	if steps == 0 {
 		return nil
 	}
+	finished := false
+	defer func() {
+		if !finished { // memory may have run out, and fewer images want it
+			a.free()
+		}
+	}()
 	torch.Scope(func() {
 		b := a.batchLike(x)
 		b.x.CopyI(x)
@@ -51,6 +59,7 @@ func (a *ascent) run(ctx context.Context, x, delta, y torch.Tensor, steps int) (
 		}
 		delta.CopyI(b.delta)
 	})
+	finished = true
 	return err
 }
 
@@ -69,6 +78,9 @@ func (a *ascent) hurry(ctx context.Context, x, delta, y torch.Tensor, steps int)
 			now := min(lookEvery, steps)
 			steps -= now
 			if err = a.run(ctx, x, delta, y, now); err != nil {
+				return
+			}
+			if steps == 0 {
 				return
 			}
 			loss := a.net.Logits(x.Add(delta, 1)).CrossEntropy(y, torch.Tensor{}, torch.ReduceNone, -100)
@@ -94,14 +106,20 @@ func (a *ascent) hurry(ctx context.Context, x, delta, y torch.Tensor, steps int)
 
 func (a *ascent) batchLike(x torch.Tensor) *batch {
 	n := x.Size(0)
-	if b := a.batches[n]; b != nil {
+	if at := slices.IndexFunc(a.batches, func(b *batch) bool { return b.images == n }); at >= 0 {
+		b := a.batches[at]
+		a.batches = append(slices.Delete(a.batches, at, at+1), b)
 		return b
+	}
+	if len(a.batches) == 2 {
+		a.batches[0].free()
+		a.batches = slices.Delete(a.batches, 0, 1)
 	}
 	step := kernels.PGDL2Step
 	if a.options.Norm == "linf" {
 		step = kernels.PGDLinfStep
 	}
-	b := &batch{x: x.EmptyLike(), delta: x.EmptyLike()}
+	b := &batch{images: n, x: x.EmptyLike(), delta: x.EmptyLike()}
 	torch.Own(b.x, b.delta)
 	gradient := func(logits torch.Tensor) torch.Tensor {
 		if !b.direction.Defined() {
@@ -113,10 +131,7 @@ func (a *ascent) batchLike(x torch.Tensor) *batch {
 	b.loop = a.net.Loop(func() {
 		torch.Scope(func() { step(b.delta, b.seen, a.net.InputGrad(b.seen, gradient), b.x, a.options.Step, a.options.Eps) })
 	})
-	if a.batches == nil {
-		a.batches = map[int64]*batch{}
-	}
-	a.batches[n] = b
+	a.batches = append(a.batches, b)
 	return b
 }
 
@@ -144,11 +159,16 @@ var opLogSoftmaxBackward = torch.Define("aten::_log_softmax_backward_data(Tensor
 
 func (a *ascent) free() {
 	for _, b := range a.batches {
-		b.loop.Free()
-		b.x.Free()
-		b.delta.Free()
-		if b.direction.Defined() {
-			b.direction.Free()
-		}
+		b.free()
+	}
+	a.batches = nil
+}
+
+func (b *batch) free() {
+	b.loop.Free()
+	b.x.Free()
+	b.delta.Free()
+	if b.direction.Defined() {
+		b.direction.Free()
 	}
 }

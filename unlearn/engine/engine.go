@@ -225,17 +225,25 @@ func (n *Network) planFor(x torch.Tensor, gradient bool) *plan {
 	}
 	if n.back == untried {
 		n.judge(n.shape, x.Device(), func(images torch.Tensor) (err error) {
-			n.back = refused // also where the check panics
-			climb, tolerance := n.plan, gradientTolerance
+			tolerance := gradientTolerance
+			n.climb = n.plan
 			if n.mode == BF16 {
 				tolerance = halfTolerance
-				if climb, err = lower(n.net, images, library, torch.BFloat16); err != nil {
-					return err
-				}
+				n.climb, err = lower(n.net, images, library, torch.BFloat16)
 			}
-			n.climb = climb
-			if err = climb.checkGradient(n.net, images, tolerance); err == nil {
-				n.back = accepted
+			defer func() {
+				if n.back != accepted && n.climb != n.plan { // refused, or memory ran out and it will be asked again
+					n.climb.free()
+				}
+				if n.back != accepted {
+					n.climb = nil
+				}
+			}()
+			if err == nil {
+				err = n.climb.checkGradient(n.net, images, tolerance)
+			}
+			if n.back = accepted; err != nil {
+				n.back = refused
 			}
 			return err
 		})

@@ -424,3 +424,29 @@ func TestAccelerate(t *testing.T) {
 		}
 	})
 }
+
+// Memory that runs out while the gradient is being judged is no verdict: a smaller batch is asked about again.
+func TestOutOfMemoryIsNoVerdict(t *testing.T) {
+	for _, mode := range []Mode{Exact, BF16} {
+		job(t, func() {
+			base, full := newNet(t, "cifar-resnet18"), true
+			net := Freeze(&opaque{forward: func(x torch.Tensor) torch.Tensor {
+				if full && x.RequiresGrad() {
+					panic(&torch.Error{Op: "aten::empty", Code: torch.OutOfMemory, Msg: "not enough memory"})
+				}
+				return base.Forward(x)
+			}}, mode)
+			defer net.Thaw()
+			Freeze(base, Reference)
+			x := torch.Rand([]int64{3, 3, 20, 20}, false).Contiguous(torch.ChannelsLast)
+			if err := torch.Try(func() { net.InputGrad(x, gradient) }); err == nil {
+				t.Fatal("memory did not run out")
+			}
+			full = false
+			net.InputGrad(x, gradient)
+			if net.back != accepted || net.Fallback() != "" {
+				t.Errorf("mode %s: verdict %d, fallback %q", mode, net.back, net.Fallback())
+			}
+		})
+	}
+}

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"errors"
+
 	"l2ul/torch"
 	"l2ul/torch/cuda"
 )
@@ -57,7 +59,14 @@ func (l *Loop) record() {
 	if n.climb == nil || n.climb.capture == nil || n.back != accepted || n.noGraph != "" {
 		return
 	}
-	if err := torch.Try(func() { l.graph = n.climb.capture(l.work) }); err != nil {
+	n.climb.recording = true
+	err := torch.Try(func() { l.graph = n.climb.capture(l.work) })
+	n.climb.recording = false
+	if failed := (*torch.Error)(nil); errors.As(err, &failed) && failed.Code == torch.OutOfMemory {
+		n.climb.vacate()
+		panic(failed) // for the caller, who may try fewer images
+	}
+	if err != nil {
 		n.noGraph = err.Error()
 		return
 	}

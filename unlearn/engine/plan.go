@@ -16,7 +16,8 @@ type plan struct {
 	kept          []torch.Tensor // packed weights and the like
 	runs          []*run         // the one used last comes last
 	capture       func(work func()) graph
-	freed         int // runs whose buffers were given back to make room
+	freed         int  // runs whose buffers were given back to make room
+	recording     bool // a graph is being captured; if that fails, the work goes on in the same buffers
 }
 
 // keep makes a tensor last as long as the plan.
@@ -55,7 +56,7 @@ func (p *plan) bytes() (sum int64) {
 func (p *plan) attempt(fn func()) {
 	done := false
 	defer func() {
-		if !done {
+		if !done && !p.recording {
 			p.vacate()
 		}
 	}()

@@ -3,6 +3,7 @@
 #include "conv.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/Version.h>
 #include <immintrin.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -188,23 +190,20 @@ void multiply_any(const Tile<Number>& tile) {
   }
 }
 
+// The instructions to use: what the processor has, within what libtorch uses. ATEN_CPU_CAPABILITY lowers both.
+enum class Level { kAny, kAvx2, kAvx512 };
+const Level level = [] {
+  const std::string capability = at::get_cpu_capability();
+  if (capability == "AVX512" && __builtin_cpu_supports("avx512bw")) return Level::kAvx512;
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  return avx2 && (capability == "AVX512" || capability == "AVX2") ? Level::kAvx2 : Level::kAny;
+}();
+
 template <class Number>
-auto pick_multiply(bool avx512) -> void (*)(const Tile<Number>&) {
-  if (avx512) return multiply_avx512<Number>;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return multiply_avx2<Number>;
-  return multiply_any<Number>;
-}
-template <class Number>
-void multiply(const Tile<Number>& tile);
-template <>
-void multiply(const Tile<float>& tile) {
-  static const auto chosen = pick_multiply<float>(__builtin_cpu_supports("avx512bw"));
-  chosen(tile);
-}
-template <>
-void multiply(const Tile<Pair>& tile) {
-  static const auto chosen = pick_multiply<Pair>(__builtin_cpu_supports("avx512bf16"));
-  chosen(tile);
+void multiply(const Tile<Number>& tile) {
+  static const bool wide = level == Level::kAvx512 && (std::is_same_v<Number, float> || __builtin_cpu_supports("avx512bf16"));
+  if (wide) return multiply_avx512(tile);
+  level == Level::kAny ? multiply_any(tile) : multiply_avx2(tile);
 }
 
 // c[r, p, l] (+)= the sum over k of a[k, r] * b[k, p, l], for kOuter rows and one or two panels: the inner loop of a
@@ -290,12 +289,10 @@ void outer_any(const Outer& o) {
   }
 }
 
-decltype(&outer_any) pick_outer() {
-  if (__builtin_cpu_supports("avx512f")) return outer_avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return outer_avx2;
-  return outer_any;
+void outer(const Outer& o) {
+  if (level == Level::kAvx512) return outer_avx512(o);
+  level == Level::kAny ? outer_any(o) : outer_avx2(o);
 }
-decltype(&outer_any) const outer = pick_outer();
 
 // Memory for one thread's intermediate values, kept for its next call.
 float* scratch(int64_t size) {
@@ -478,7 +475,7 @@ void conv_direct(const Conv& c, const Number* x, const Number* packed, const Epi
         const int64_t together = std::min<int64_t>(2, panels(c.width) - p);
         for (int64_t t = 0; t < steps; t += visit) {
           for (int64_t g = 0; g < groups; ++g) {
-            multiply(Tile<Number>{&source[g * steps + t], std::min(visit, steps - t), depth, rows - g * kRows,
+            multiply(Tile<Number>{&source[g * steps + t], std::min(visit, steps - t), depth, std::min<int64_t>(kRows, rows - g * kRows),
                                   packed + p * panel + t * depth * kPanel, together, panel, sums + g * kRows * pitch,
                                   pitch, t == 0});
           }
@@ -801,7 +798,7 @@ void conv_winograd(const Conv& c, int tile, const float* x, const Number* packed
           for (int64_t r = 0; r < count; r += kRows) {
             Rows<Number> source;  // behind the last tile there is room, and what comes of it is not read
             for (int i = 0; i < kRows; ++i) source[i] = v + (point * rows + r + i) * depth;
-            multiply(Tile<Number>{&source, 1, depth, count - r, packed + (point * panels(c.width) + p) * depth * kPanel,
+            multiply(Tile<Number>{&source, 1, depth, std::min<int64_t>(kRows, count - r), packed + (point * panels(c.width) + p) * depth * kPanel,
                                   std::min<int64_t>(2, panels(c.width) - p), depth * kPanel,
                                   m + (point * rows + r) * pitch + p * kPanel, pitch, true});
           }

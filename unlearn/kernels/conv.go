@@ -5,7 +5,7 @@ import "l2ul/torch"
 // The operators below compute on the CPU. Conv runs frozen networks: weights are packed once, and bias, residual and ReLU
 // (or, going back, its mask) applied while a sum is still in a register. Every result is one chain of fused
 // multiply-adds in a fixed order: unlike libtorch's, its bits depend neither on the number of threads, nor on the
-// instruction set, nor on the other images of the batch.
+// instruction set (with Half, where numbers below 2^-126 turn up, they do), nor on the other images of the batch.
 //
 // Images are float32 [n,C,H,W], channels-last; results go to tensors of the caller, so that nothing is allocated.
 

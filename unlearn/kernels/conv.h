@@ -3,7 +3,7 @@
 // Like the bodies of bodies.h these know no tensors.
 //
 // Every output is one chain of fused multiply-adds in a fixed order, so bits depend neither on the number of threads,
-// nor on the instruction set, nor on which other images share the batch.
+// nor on the instruction set (but see Pair), nor, while weights are finite, on which other images share the batch.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +33,8 @@ struct Epilogue {
 };
 
 // A bfloat16, and two of neighbouring channels, the first in the lower half: what processors multiply at once. Sums of
-// their products are float32; where they have no instruction for it, other processors compute the same, except that the
-// instruction takes numbers below 2^-126 for 0.
+// their products are float32; processors without an instruction for it compute the same, except that the instruction
+// takes any number below 2^-126, a factor, a product or a sum, for 0.
 using Half = uint16_t;
 using Pair = uint32_t;
 

@@ -1,8 +1,12 @@
 package kernels
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"math"
+	"os"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"l2ul/torch"
@@ -213,6 +217,56 @@ func TestConvBitsAreTheImagesOwn(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Processors without AVX-512, or without AVX2, compute convolutions in loops of their own: the tests hold there too, and bits
+// are the same.
+func TestConvOnOtherProcessors(t *testing.T) {
+	digests := map[string]string{}
+	for _, capability := range []string{"default", "avx2", "avx512"} {
+		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^(TestConv|TestConvHalf|TestConvEpilogue|TestWinogradConv2d|TestConvDigest)$", "-test.v") //nolint:gosec // this very test
+		child.Env = append(os.Environ(), "ATEN_CPU_CAPABILITY="+capability, "L2UL_DIGEST=1")
+		out, err := child.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", capability, err, out)
+		}
+		_, digest, _ := strings.Cut(string(out), "digest ")
+		digests[capability], _, _ = strings.Cut(digest, "\n")
+	}
+	if d := digests["default"]; len(d) != 64 || digests["avx2"] != d || digests["avx512"] != d {
+		t.Errorf("bits: %v", digests)
+	}
+}
+
+// TestConvDigest tells TestConvOnOtherProcessors a hash of what convolutions compute.
+func TestConvDigest(t *testing.T) {
+	if os.Getenv("L2UL_DIGEST") == "" {
+		t.Skip("it is for the children of TestConvOnOtherProcessors")
+	}
+	hash := sha256.New()
+	run(t, func() {
+		torch.Seeded(torch.NewGenerator(4), func() {
+			for _, c := range []convolution{{3, 64, 48, 7, 9, 3, 1, 1}, {5, 16, 40, 7, 7, 1, 2, 0}, {2, 40, 24, 8, 8, 3, 2, 1}, {30, 8, 16, 4, 4, 3, 1, 2}} {
+				n, size := []int64{c.n, c.in, c.h, c.w}, []int64{c.n, c.out, c.size(c.h), c.size(c.w)}
+				// Uniform numbers are the same on every processor; normal ones are not.
+				draw := func(shape []int64) torch.Tensor {
+					return torch.Rand(shape, false).AddScalar(-0.5).Contiguous(torch.ChannelsLast)
+				}
+				x, grad, weight := draw(n), draw(size), torch.Rand([]int64{c.out, c.in, c.kernel, c.kernel}, false).AddScalar(-0.5)
+				for _, conv := range []Conv{{}, {Half: true}, {Gradient: true}, {Gradient: true, Half: true}, {Tile: 2}, {Tile: 4, Half: true}} {
+					if conv.Tile == 0 || c.kernel == 3 && c.stride == 1 {
+						hash.Write(c.run(conv, x, grad, weight, Epilogue{}).Bytes())
+					}
+				}
+				if c.kernel == 3 && c.stride == 1 {
+					weight.SetRequiresGrad(true)
+					y := WinogradConv2d(x, weight, 4, c.padding)
+					hash.Write(torch.VectorJacobian([]torch.Tensor{y}, []torch.Tensor{grad}, []torch.Tensor{weight}, false)[0].Bytes())
+				}
+			}
+		})
+	})
+	fmt.Printf("digest %x\n", hash.Sum(nil))
 }
 
 // Forward and both gradients of the trained form, against libtorch in float64.

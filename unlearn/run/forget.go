@@ -700,7 +700,7 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 		Hashes:     Hashes{Weights: f.weights.Hash(), Data: f.train.Fingerprint(), Config: f.folder.ConfigHash()},
 		DataAccess: DataAccess{Reads: reads},
 		Anchors:    f.state.Anchors, Cached: f.state.Cached,
-		Penalty: &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: f.device.String(), Precision: "fp32", Mode: f.mode, Fallback: f.noteFallback(),
+		Penalty: &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: f.device.String(), Precision: f.precision(), Mode: f.mode, Fallback: f.noteFallback(),
 		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Versions: CurrentVersions(),
 	}
 	hits := f.goalHits(after, res)

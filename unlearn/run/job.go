@@ -188,13 +188,21 @@ func (d *desk) close() {
 func (d *desk) noteFallback() string {
 	if d.still != nil && d.fallback == "" && d.still.Fallback() != "" {
 		d.fallback = d.still.Fallback()
-		d.Console.Log().Info().Str("reason", d.fallback).Msg("attack and scores run operator by operator, as --mode reference does")
+		d.Console.Log().Info().Str("reason", d.fallback).Msg("the attack, and perhaps scores, run operator by operator in float32, as with --mode reference")
 	}
 	if d.still != nil && !d.ungraphed && d.still.NoGraph() != "" {
 		d.ungraphed = true
 		d.Console.Log().Info().Str("reason", d.still.NoGraph()).Msg("the attack's steps are queued one by one, without a CUDA graph: same bits, but slower")
 	}
 	return d.fallback
+}
+
+// precision is that of the attack's products.
+func (d *desk) precision() string {
+	if d.mode == engine.BF16 && d.noteFallback() == "" {
+		return "bf16"
+	}
+	return "fp32"
 }
 
 // frozen is the network for many runs with the weights it has now.

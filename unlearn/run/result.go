@@ -124,9 +124,9 @@ type Result struct {
 	Distance   *Number         `json:"distance,omitempty" jsonschema:"oneof_type=number;null,description=Euclidean distance of the parameters from where they began"`
 	PeakMemory int64           `json:"peak_memory_bytes,omitempty" jsonschema:"minimum=0,description=largest resident size of the process"`
 	Device     string          `json:"device"`
-	Precision  string          `json:"precision"`
+	Precision  string          `json:"precision" jsonschema:"enum=fp32,enum=bf16,description=bf16: of what the attack's convolutions multiply\\, all else is fp32"`
 	Mode       engine.Mode     `json:"mode,omitempty" jsonschema:"enum=exact,enum=bf16,enum=fast,enum=reference,description=arithmetic of attack\\, scores and training: exact is float32 in another order than PyTorch's\\, bf16 multiplies bfloat16 in the attack\\, fast ends the attack on a pair when its target is sure\\, reference has PyTorch's bits"`
-	Fallback   string          `json:"fallback,omitempty" jsonschema:"description=why attack and scores ran as in mode reference although mode says exact"`
+	Fallback   string          `json:"fallback,omitempty" jsonschema:"description=why attack and scores\\, or the attack's gradients\\, ran operator by operator in float32\\, as in mode reference\\, although mode says otherwise"`
 	Threads    int             `json:"threads,omitempty"`
 	Seed       int64           `json:"seed"`
 	Limited    bool            `json:"limited" jsonschema:"description=whether --limit left samples out of the scores"`
