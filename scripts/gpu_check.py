@@ -69,10 +69,7 @@ def contest(name):
             inputs=folder, ours=ARGS.ours or ROOT / "bin/ours", threads=torch.get_num_threads(), repeats=1 if ARGS.tiny else 5,
             seconds=ROW, variant=plain if ARGS.tiny else None,
         )  # fmt: skip
-        try:
-            answers = bench.alternate(row, a)
-        except (SystemExit, OSError, ValueError) as e:  # a contestant did not start, or ended
-            return {"what": what, "failed": str(e)}
+        answers = bench.alternate(row, a)
     if isinstance(answers, str):
         return {"what": what, "left out": answers}
     median = {n: statistics.median(x["seconds"] for x in v) for n, v in answers.items()}
@@ -141,6 +138,8 @@ def row(moved, ours, variants):
             best[name] = min(seconds(run) for _ in range(5))
         except Exception as e:  # a variant that does not work here is no contestant
             failed[name] = str(e).splitlines()[0]
+    if not best:
+        raise RuntimeError(f"no variant of P works: {failed}")
     fastest = min(best, key=best.get)
     for _ in range(3):
         seconds(ours)
@@ -150,7 +149,7 @@ def row(moved, ours, variants):
         p.append(seconds(variants[fastest]))
     spread = {"U": [min(u), statistics.median(u), max(u)], "P": [min(p), statistics.median(p), max(p)]}
     return {
-        "seconds": spread, "P": fastest, "U/P": spread["P"][1] / spread["U"][1], "GB/s": moved / spread["U"][1] / 1e9, "failed": failed,
+        "seconds": spread, "P": fastest, "U/P": spread["P"][1] / spread["U"][1], "GB/s": moved / spread["U"][1] / 1e9, "variants left out": failed,
     }  # fmt: skip
 
 
@@ -189,34 +188,54 @@ SINGLE = {
 }
 
 
+ABOUT = {n: c[1] for n, c in CONTESTS.items()} | {n: c[0] for n, c in SINGLE.items()}
+
+
 def rows(names):
-    if set(names) & set(SINGLE):
-        torch.ops.load_library(str(ROOT / "lib/libl2ul.so"))
-        if CUDA:
-            torch.ops.load_library(str(ROOT / "lib/libl2ul_cuda.so"))
+    """Measures row after row. One that fails says so, and the next is measured: the machine may be had only once."""
     for name in names:
         if time.monotonic() - BEGAN > ALL:
             yield name, {"left out": f"{ALL} seconds were over; ask for it with --rows"}
             continue
-        yield name, contest(name) if name in CONTESTS else {"what": SINGLE[name][0]} | SINGLE[name][1]()
+        try:
+            yield name, contest(name) if name in CONTESTS else {"what": SINGLE[name][0]} | single(name)
+        except (Exception, SystemExit) as e:  # a contestant that does not start ends with the latter
+            yield name, {"what": ABOUT[name], "failed": f"{type(e).__name__}: {e}"}
+
+
+def single(name):
+    torch.ops.load_library(str(ROOT / "lib/libl2ul.so"))
+    if CUDA:
+        torch.ops.load_library(str(ROOT / "lib/libl2ul_cuda.so"))
+    return SINGLE[name][1]()
 
 
 def main():
-    about = {n: c[1] for n, c in CONTESTS.items()} | {n: c[0] for n, c in SINGLE.items()}
     if ARGS.list:
-        print("\n".join(f"{n:10}{what}" for n, what in about.items()))
+        print("\n".join(f"{n:10}{what}" for n, what in ABOUT.items()))
         return
-    names = ARGS.rows.split(",") if ARGS.rows else list(about)
-    if unknown := set(names) - set(about):
+    names = ARGS.rows.split(",") if ARGS.rows else list(ABOUT)
+    if unknown := set(names) - set(ABOUT):
         parser.error(f"no rows are called {', '.join(sorted(unknown))}; --list names them")
-    result = {"torch": torch.__version__, "device": torch.cuda.get_device_name() if CUDA else "no GPU", "tests": {}, "program": {}}
+    measured = {}
+    result = {
+        "torch": torch.__version__, "device": torch.cuda.get_device_name() if CUDA else "no GPU", "tests": {}, "program": {},
+        "rows" if CUDA else "rows on the CPU: no measurement": measured,
+    }  # fmt: skip
+
+    def save():
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
     if not ARGS.rows and not ARGS.tiny:
         result["tests"] = dict(tests())
+        save()
         result["program"] = {name: {"exit": code, "output": out[-2000:]} for name, (code, out) in program()}
-    result["rows" if CUDA else "rows on the CPU: no measurement"] = measured = dict(rows(names))
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        save()
+    for name, row in rows(names):
+        measured[name] = row
+        save()
     bad = [n for part in ("tests", "program") for n, r in result[part].items() if r["exit"] not in (0, 3)]
-    bad += [n for n, r in measured.items() if n in CONTESTS and "failed" in r]
+    bad += [n for n, r in measured.items() if "failed" in r]
     print(f"{RESULT}: {result['device']}, " + (f"failed: {', '.join(bad)}" if bad else "all passed"))
     sys.exit(1 if bad or not CUDA and not ARGS.tiny else 0)
 
