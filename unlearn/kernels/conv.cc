@@ -201,7 +201,8 @@ const Level level = [] {
 
 template <class Number>
 void multiply(const Tile<Number>& tile) {
-  static const bool wide = level == Level::kAvx512 && (std::is_same_v<Number, float> || __builtin_cpu_supports("avx512bf16"));
+  static const bool wide =
+      level == Level::kAvx512 && (std::is_same_v<Number, float> || __builtin_cpu_supports("avx512bf16"));
   if (wide) return multiply_avx512(tile);
   level == Level::kAny ? multiply_any(tile) : multiply_avx2(tile);
 }
@@ -475,9 +476,9 @@ void conv_direct(const Conv& c, const Number* x, const Number* packed, const Epi
         const int64_t together = std::min<int64_t>(2, panels(c.width) - p);
         for (int64_t t = 0; t < steps; t += visit) {
           for (int64_t g = 0; g < groups; ++g) {
-            multiply(Tile<Number>{&source[g * steps + t], std::min(visit, steps - t), depth, std::min<int64_t>(kRows, rows - g * kRows),
-                                  packed + p * panel + t * depth * kPanel, together, panel, sums + g * kRows * pitch,
-                                  pitch, t == 0});
+            multiply(Tile<Number>{&source[g * steps + t], std::min(visit, steps - t), depth,
+                                  std::min<int64_t>(kRows, rows - g * kRows), packed + p * panel + t * depth * kPanel,
+                                  together, panel, sums + g * kRows * pitch, pitch, t == 0});
           }
         }
         for (int64_t i = 0; i < together; ++i) {
@@ -798,7 +799,8 @@ void conv_winograd(const Conv& c, int tile, const float* x, const Number* packed
           for (int64_t r = 0; r < count; r += kRows) {
             Rows<Number> source;  // behind the last tile there is room, and what comes of it is not read
             for (int i = 0; i < kRows; ++i) source[i] = v + (point * rows + r + i) * depth;
-            multiply(Tile<Number>{&source, 1, depth, std::min<int64_t>(kRows, count - r), packed + (point * panels(c.width) + p) * depth * kPanel,
+            multiply(Tile<Number>{&source, 1, depth, std::min<int64_t>(kRows, count - r),
+                                  packed + (point * panels(c.width) + p) * depth * kPanel,
                                   std::min<int64_t>(2, panels(c.width) - p), depth * kPanel,
                                   m + (point * rows + r) * pitch + p * kPanel, pitch, true});
           }
