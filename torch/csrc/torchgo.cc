@@ -46,7 +46,8 @@ namespace {
   for (const char* name : {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_ARENA_MAX", "GLIBC_TUNABLES"}) {
     if (std::getenv(name) != nullptr) return false;
   }
-  const int threshold = mallopt(M_MMAP_THRESHOLD, 1 << 30) == 1 ? 1 : mallopt(M_MMAP_THRESHOLD, 32 << 20);  // glibc < 2.35
+  const int threshold =
+      mallopt(M_MMAP_THRESHOLD, 1 << 30) == 1 ? 1 : mallopt(M_MMAP_THRESHOLD, 32 << 20);  // glibc < 2.35
   return (threshold & mallopt(M_TRIM_THRESHOLD, std::numeric_limits<int>::max()) & mallopt(M_ARENA_MAX, 1)) == 1;
 }();
 
