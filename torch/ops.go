@@ -300,13 +300,10 @@ var opIndexSelect = Define("aten::index_select(Tensor self, int dim, Tensor inde
 // IndexSelect returns a copy of the elements of a dimension that a Long or Int vector lists.
 func (t Tensor) IndexSelect(dim int64, index Tensor) Tensor { return opIndexSelect.One(t, dim, index) }
 
-var opIndexCopy = Define("aten::index_copy_(Tensor(a!) self, int dim, Tensor index, Tensor source) -> Tensor(a!)")
+var opIndexCopyI = Define("aten::index_copy_(Tensor(a!) self, int dim, Tensor index, Tensor source) -> Tensor(a!)")
 
 // IndexCopyI writes source to the elements of a dimension that a Long vector lists.
-func (t Tensor) IndexCopyI(dim int64, index, source Tensor) Tensor {
-	opIndexCopy.Do(t, dim, index, source)
-	return t
-}
+func (t Tensor) IndexCopyI(dim int64, index, source Tensor) { opIndexCopyI.Do(t, dim, index, source) }
 
 var opGather = Define("aten::gather(Tensor self, int dim, Tensor index, *, bool sparse_grad=False) -> Tensor")
 

@@ -99,7 +99,7 @@ func TestResultsFitTheirSchemas(t *testing.T) {
 	}
 	loss, diverged := Number(0.5), Number(math.Inf(1))
 	full := Result{
-		Schema: ResultSchema, Method: "neggrad", Goal: "misclassify", Outcome: unlearn.Diverged,
+		Schema: ResultSchema, Precision: "fp32", Method: "neggrad", Goal: "misclassify", Outcome: unlearn.Diverged,
 		Before: &Scores{Forget: Score{1, &loss, 16, 16}}, Forget: ForgetSet{Indices: []int64{1}, Hash: "00"},
 		DataAccess: DataAccess{Reads: data.Reads{"before": {"test": 3}}}, Penalty: &loss,
 	}
