@@ -232,7 +232,7 @@ func (n *Network) planFor(x torch.Tensor, gradient bool) *plan {
 				n.climb, err = lower(n.net, images, library, torch.BFloat16)
 			}
 			defer func() {
-				if n.back != accepted && n.climb != n.plan { // refused, or memory ran out and it will be asked again
+				if n.back != accepted && n.climb != nil && n.climb != n.plan { // refused, or memory ran out and it will be asked again
 					n.climb.free()
 				}
 				if n.back != accepted {
