@@ -71,6 +71,7 @@ def main():
     p.add_argument("--num-adv", type=int, default=20)
     p.add_argument("--methods", default="neggrad,adv,adv-imp")
     p.add_argument("--iterations", type=int, default=100)
+    p.add_argument("--max-steps", type=int, default=0, help="of unlearning; 0 for 1000 passes")
     p.add_argument("--chunk", type=int, default=64)
     p.add_argument("--eval-batch", type=int, default=500)
     p.add_argument("--threads", type=int, default=1, help="one lets reference and engine run side by side; bits depend on it")
@@ -191,7 +192,7 @@ def main():
         model, began = fresh(), time.monotonic()
         keep = a.scratch / f"{method}-{identity}.pt"
         out_of = l2ul.unlearn(
-            model, images, labels, l2ul.Settings(method=method), adversarial, anchor,
+            model, images, labels, l2ul.Settings(method=method, max_steps=a.max_steps), adversarial, anchor,
             watch=lambda step, _: log(f"{method} step {step}"), keep=keep,
         )  # fmt: skip
         seconds = time.monotonic() - began
