@@ -2,7 +2,7 @@
 
     python contestants.py O|P ROW --inputs DIR [--threads N] [--variant NAME|auto] [--save FILE]
 
-Rows: C1 C1-bf16 C2 C3 C4 C6 C7 C8, and P's `gemm`. Sets up, warms up, prints `ready`; then every line `run` on stdin is
+Rows: C1 C1-bf16 C2 C3 C4 C6 C7 C8, and P's `gemm` and `memory`. Sets up, warms up, prints `ready`; then every line `run` on stdin is
 answered by one JSON line. C7 runs its job at once, prints one JSON line and ends: the caller times the process.
 """
 
@@ -60,18 +60,28 @@ def fastest(variants):
     return *best, seconds, failed
 
 
-def gemm(_):
-    """The machine's float32 peak: 2048x2048x2048 through MKL, in GFLOP/s."""
-    a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
-    out = torch.empty(2048, 2048)
+def peak(work, amount):
+    """How fast the machine does work, of so many operations or bytes, in 10^9 a second."""
 
     def run():
         start = time.perf_counter()
-        torch.mm(a, b, out=out)
-        rate = 2 * 2048**3 / (time.perf_counter() - start) / 1e9
+        work()
+        rate = amount / (time.perf_counter() - start) / 1e9
         return lambda: rate
 
-    return {"mkl": lambda: run}
+    return {"torch": lambda: run}
+
+
+def gemm():
+    """The machine's float32 peak: 2048x2048x2048 through MKL, in GFLOP/s."""
+    a, b, out = torch.rand(2048, 2048), torch.rand(2048, 2048), torch.empty(2048, 2048)
+    return peak(lambda: torch.mm(a, b, out=out), 2 * 2048**3)
+
+
+def memory():
+    """The machine's memory, by a += b on vectors of 160 MB, larger than caches: two words read, one written, in GB/s."""
+    a, b = torch.rand(40_000_000), torch.rand(40_000_000)
+    return peak(lambda: a.add_(b), 3 * 4 * 40_000_000)
 
 
 def job(folder):
@@ -88,7 +98,7 @@ def job(folder):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("contestant", choices=("O", "P"))
-    p.add_argument("row", choices=("C1", "C1-bf16", "C2", "C3", "C4", "C6", "C7", "C8", "gemm"))
+    p.add_argument("row", choices=("C1", "C1-bf16", "C2", "C3", "C4", "C6", "C7", "C8", "gemm", "memory"))
     p.add_argument("--inputs", type=Path, required=True)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--variant", default="auto")
@@ -108,8 +118,8 @@ def main():
         print(json.dumps(rows.c7(*job(a.inputs))), flush=True)
         return
 
-    if a.row == "gemm":
-        variants = gemm(None)
+    if a.row in ("gemm", "memory"):
+        variants = {"gemm": gemm, "memory": memory}[a.row]()
     else:
         data, name = Data(a.inputs, a.contestant == "P"), a.row.lower()
         # float32 means float32 on a GPU too, for every contestant.
@@ -132,7 +142,7 @@ def main():
         elapsed, check = timed(run)
         if a.save:
             save_file({"x_adv": run.result.contiguous()}, a.save)
-        answer = {"seconds": elapsed, "check": check, "variant": variant}
+        answer = {"seconds": elapsed, "check": check, "variant": variant, "variants": seconds}
         print(json.dumps(answer), flush=True)
 
 

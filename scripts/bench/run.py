@@ -40,6 +40,8 @@ ROWS = {
     "C7": ("end to end: k = 16, N = 4, 20 iterations, 512 + 256 images scored", None, 2.5, 1.5),
     "C8": ("parity: 100 iterations, 12 pairs", None, None, None),
 }
+# GB that a repeat cannot but move: of each weight of ResNet-18 five floats read and two written.
+MOVED = {"C6": 7 * 4 * 11_173_962 / 1e9}
 
 
 class Contestant:
@@ -97,6 +99,16 @@ def alternate(row, a):
     for c in contestants:
         c.end()
     return {c.name: c.answers for c in contestants}
+
+
+def rate(row, a):
+    """What the machine can do at most, in 10^9 operations or bytes a second."""
+    c = Contestant(row, command("P", row, a))
+    c.ready()
+    for _ in range(a.repeats):
+        c.run()
+    c.end()
+    return statistics.median(x["check"] for x in c.answers)
 
 
 def job(a):
@@ -170,15 +182,20 @@ def likeness(a):
     }  # fmt: skip
 
 
-def summarise(row, answers, peak):
+def summarise(row, answers, peaks):
     what, gflop, goal_o, goal_p = ROWS[row]
     median = {n: statistics.median(x["seconds"] for x in v) for n, v in answers.items()}
     spread = {n: [min(x["seconds"] for x in v), max(x["seconds"] for x in v)] for n, v in answers.items()}
     checks = {n: v[-1]["check"] for n, v in answers.items()}
+    physical = None
+    if gflop:
+        physical = gflop / median["U"] / peaks["gemm"]
+    elif row in MOVED:
+        physical = MOVED[row] / median["U"] / peaks["memory"]
     return {
         "row": row, "what": what, "median": median, "spread": spread, "check": checks, "variant": {n: v[-1].get("variant") for n, v in answers.items()},
         "U/O": median["O"] / median["U"] if "O" in median else None, "U/P": median["P"] / median["U"], "goal U/O": goal_o, "goal U/P": goal_p,
-        "physical": gflop / median["U"] / peak if gflop else None, "seconds": answers,
+        "physical": physical, "seconds": answers,
     }  # fmt: skip
 
 
@@ -187,7 +204,8 @@ def markdown(report):
     lines = [
         f"# CPU rows, {m['processor']}, {m['threads']} threads, torch {m['torch']} ({m['capability']}), {report['date']}", "",
         f"Medians of {report['repeats']} alternating repeats in seconds [least, greatest]; U/O and U/P are speed ratios, the goal behind each. "
-        f"Physical: counted FLOPs over time over the GEMM rate of the same run ({report['gemm']:.0f} GFLOP/s).", "",
+        f"Physical: counted FLOPs over time over the GEMM rate of the same run ({report['gemm']:.0f} GFLOP/s); of C6 the bytes that it cannot but move, "
+        f"over the rate of a += b on long vectors ({report['memory']:.0f} GB/s).", "",
         "| row | workload | O | P (its best variant) | U | U/O | U/P | physical |", "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]  # fmt: skip
 
@@ -202,6 +220,10 @@ def markdown(report):
         ratios = [f"{r[k]:.2f} ({r['goal ' + k] or '-'})" if r[k] else "-" for k in ("U/O", "U/P")]
         physical = f"{100 * r['physical']:.0f} %" if r["physical"] else "-"
         lines.append("| " + " | ".join([r["row"], r["what"], *(cell(r, n) for n in "OPU"), *ratios, physical]) + " |")
+    tried = {r["row"]: r["seconds"]["P"][-1].get("variants", {}) for r in report["rows"]}
+    if any(tried.values()):
+        lines += ["", "What P chose from, each the best of three trials before the repeats, in seconds:", ""]
+        lines += [f"- {row}: " + ", ".join(f"{name} {s:.3g}" for name, s in sorted(v.items(), key=lambda x: x[1])) for row, v in tried.items() if v]
     for row, reason in report.get("left out", {}).items():
         lines += ["", f"{row} is left out: {reason}."]
     if "parity" in report:
@@ -227,15 +249,10 @@ def main():
     # What U sets for itself, for all: waiting threads that sleep, and freed memory that stays with the process.
     os.environ |= {"OMP_WAIT_POLICY": "passive", "MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1), "MALLOC_ARENA_MAX": "1"}
     subprocess.run([sys.executable, str(HERE / "prepare.py"), str(WORK / "inputs")], check=True)
-    gemm = Contestant("gemm", [sys.executable, str(HERE / "contestants.py"), "P", "gemm", "--inputs", str(WORK / "inputs"), "--threads", str(a.threads)])
-    gemm.ready()
-    for _ in range(a.repeats):
-        gemm.run()
-    gemm.end()
-    peak = statistics.median(x["check"] for x in gemm.answers)
+    peaks = {row: rate(row, a) for row in ("gemm", "memory")}
     processor = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
     report = {
-        "date": time.strftime("%Y-%m-%d"), "repeats": a.repeats, "gemm": peak, "rows": [],
+        "date": time.strftime("%Y-%m-%d"), "repeats": a.repeats, **peaks, "rows": [],
         "machine": {"processor": processor, "threads": a.threads, "torch": torch.__version__, "capability": torch.backends.cpu.get_cpu_capability()},
     }  # fmt: skip
     results = HERE / "results"
@@ -247,7 +264,7 @@ def main():
         elif isinstance(answers := whole(a) if row == "C7" else alternate(row, a), str):
             report["left out"] = report.get("left out", {}) | {row: answers}
         else:
-            report["rows"].append(summarise(row, answers, peak))
+            report["rows"].append(summarise(row, answers, peaks))
         (results / f"{a.name}.json").write_text(json.dumps(report, indent=1) + "\n")
         (results / f"{a.name}.md").write_text(markdown(report))
     print(markdown(report))
