@@ -7,8 +7,8 @@
 // Reference every operator is libtorch's, called as PyTorch would, and bits agree with it.
 //
 // The plan comes from a trace of the network's own Forward, so no network describes itself twice. A network with an
-// operator that is not known here, or whose plan does not reproduce the network on a probe, runs as in mode Reference,
-// and [Network.Fallback] says why. The probe is the same for all networks of a shape, so that the answer depends on the
+// operator that is not known here, or whose plan does not reproduce the network on a probe, runs as in mode Reference (in
+// mode BF16 as in Exact, where that is possible), and [Network.Fallback] says why. The probe is the same for all networks of a shape, so that the answer depends on the
 // weights alone.
 //
 // [Accelerate] is for a network that learns: its weights change, and only the convolutions go another way.
@@ -159,8 +159,8 @@ func (n *Network) Input(x torch.Tensor) torch.Tensor {
 	return x.EmptyLike()
 }
 
-// Fallback says why the network, or its gradient, runs operator by operator, in float32, though another mode than Reference
-// was asked for. It is empty where a plan is used, in mode Reference, and before the first images came.
+// Fallback says how the network, or its gradient, runs in place of the mode that was asked for, and why: operator by operator,
+// or of BF16, as in mode Exact. It is empty where nothing is amiss, and before the first images came.
 func (n *Network) Fallback() string { return n.why }
 
 // Bytes is the memory that plans keep: weights and the buffers of the batch sizes it has met last. Each thread's room
@@ -215,8 +215,9 @@ func (n *Network) planFor(x torch.Tensor, gradient bool) *plan {
 			}
 			if err != nil {
 				n.drop()
+				return byOperators(err)
 			}
-			return err
+			return nil
 		})
 		n.shape = shape
 	}
@@ -224,34 +225,50 @@ func (n *Network) planFor(x torch.Tensor, gradient bool) *plan {
 		return n.plan
 	}
 	if n.back == untried {
-		n.judge(n.shape, x.Device(), func(images torch.Tensor) (err error) {
-			tolerance := gradientTolerance
-			n.climb = n.plan
+		n.judge(n.shape, x.Device(), func(images torch.Tensor) error {
+			var half error
 			if n.mode == BF16 {
-				tolerance = halfTolerance
-				n.climb, err = lower(n.net, images, library, torch.BFloat16)
-			}
-			defer func() {
-				if n.back != accepted && n.climb != nil && n.climb != n.plan { // refused, or memory ran out and it will be asked again
-					n.climb.free()
+				if half = n.tryHalf(images, library); half == nil {
+					return nil
 				}
-				if n.back != accepted {
-					n.climb = nil
-				}
-			}()
-			if err == nil {
-				err = n.climb.checkGradient(n.net, images, tolerance)
 			}
-			if n.back = accepted; err != nil {
+			if err := n.plan.checkGradient(n.net, images, gradientTolerance); err != nil {
 				n.back = refused
+				return byOperators(err)
 			}
-			return err
+			n.climb, n.back = n.plan, accepted
+			if half != nil {
+				return fmt.Errorf("gradients in float32, as in mode exact: %w", half)
+			}
+			return nil
 		})
 	}
 	if n.back == refused {
 		return nil
 	}
 	return n.climb
+}
+
+// tryHalf makes a plan of bfloat16 products that gradients go by from now on, or says why there is none.
+func (n *Network) tryHalf(images torch.Tensor, library bool) error {
+	p, err := lower(n.net, images, library, torch.BFloat16)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if n.climb != p { // refused, or memory ran out and it will be asked again
+			p.free()
+		}
+	}()
+	if err := p.checkGradient(n.net, images, halfTolerance); err != nil {
+		return err
+	}
+	n.climb, n.back = p, accepted
+	return nil
+}
+
+func byOperators(err error) error {
+	return fmt.Errorf("operator by operator in float32, as in mode reference: %w", err)
 }
 
 // judge shows a comparison of plan and network the images of the probe, and remembers what it objects.

@@ -133,6 +133,36 @@ func TestHalf(t *testing.T) {
 	}
 }
 
+// Where bfloat16 has no plan, or one that is not the network's, gradients are those of mode exact.
+func TestNoHalf(t *testing.T) {
+	for why, odd := range map[string]func(x torch.Tensor) torch.Tensor{
+		"aten::tanh":                    torch.Tensor.Tanh,
+		"gradient is not the network's": func(x torch.Tensor) torch.Tensor { return x.Add(x, 1) },
+	} {
+		job(t, func() {
+			base, calls := newNet(t, "resnet20"), 0
+			net := Freeze(&opaque{forward: func(x torch.Tensor) torch.Tensor {
+				calls++
+				logits := base.Forward(x)
+				if calls == 3 { // one trace and one comparison for the plan of mode exact, then the trace for bfloat16
+					logits = odd(logits)
+				}
+				return logits
+			}}, BF16)
+			exact := Freeze(base, Exact)
+			defer exact.Thaw()
+			defer net.Thaw()
+			x := torch.Rand([]int64{3, 3, 32, 32}, false).Contiguous(torch.ChannelsLast)
+			if got := net.InputGrad(x, gradient).Clone(); !torch.Equal(got, exact.InputGrad(x, gradient)) {
+				t.Errorf("%s: not the gradient of mode exact", why)
+			}
+			if said := net.Fallback(); net.climb != net.plan || !strings.Contains(said, "as in mode exact") || !strings.Contains(said, why) {
+				t.Errorf("%q, want %q", said, why)
+			}
+		})
+	}
+}
+
 // byLibrary says that a plan's convolutions are libtorch's.
 func byLibrary(p *plan) bool {
 	return slices.ContainsFunc(p.nodes, func(n *node) bool { _, ok := n.op.(*libraryConv); return ok })

@@ -126,7 +126,7 @@ type Result struct {
 	Device     string          `json:"device"`
 	Precision  string          `json:"precision" jsonschema:"enum=fp32,enum=bf16,description=bf16: of what the attack's convolutions multiply\\, all else is fp32"`
 	Mode       engine.Mode     `json:"mode,omitempty" jsonschema:"enum=exact,enum=bf16,enum=fast,enum=reference,description=arithmetic of attack\\, scores and training: exact is float32 in another order than PyTorch's\\, bf16 multiplies bfloat16 in the attack\\, fast ends the attack on a pair when its target is sure\\, reference has PyTorch's bits"`
-	Fallback   string          `json:"fallback,omitempty" jsonschema:"description=why attack and scores\\, or the attack's gradients\\, ran operator by operator in float32\\, as in mode reference\\, although mode says otherwise"`
+	Fallback   string          `json:"fallback,omitempty" jsonschema:"description=how attack and scores\\, or the attack's gradients\\, ran in place of what mode says\\, and why"`
 	Threads    int             `json:"threads,omitempty"`
 	Seed       int64           `json:"seed"`
 	Limited    bool            `json:"limited" jsonschema:"description=whether --limit left samples out of the scores"`
