@@ -9,15 +9,15 @@ type Options struct {
 	Momentum    float64     `flag:"momentum" default:"0.9" min:"0" max:"1" group:"unlearning" help:"momentum of SGD"`
 	WeightDecay float64     `flag:"weight-decay" default:"0.0001" min:"0" group:"unlearning" help:"weight decay of SGD, on all parameters"`
 	Lambda      float64     `flag:"reg-lambda,reg-lamb" default:"1" min:"0" group:"unlearning" help:"weight of the penalty that holds important parameters"`
-	ForgetBatch int         `flag:"forget-batch" default:"32" min:"1" group:"unlearning" help:"images of a forget slice"`
-	AdvBatch    int         `flag:"adv-batch" default:"256" min:"1" group:"unlearning" help:"adversarial examples of a slice"`
-	RetainBatch int         `flag:"retain-batch" default:"256" min:"1" group:"unlearning" help:"retained images of a slice, for methods that read them"`
+	ForgetBatch int         `flag:"forget-batch" default:"32" min:"1" group:"unlearning" help:"images to forget in each step"`
+	AdvBatch    int         `flag:"adv-batch" default:"256" min:"1" group:"unlearning" help:"adversarial examples in each step"`
+	RetainBatch int         `flag:"retain-batch" default:"256" min:"1" group:"unlearning" help:"retained images in each step, for methods that read them"`
 	LossWeights LossWeights `flag:"loss-weights" default:"sample" oneof:"sample|sum" group:"unlearning" help:"weigh two loss terms by their numbers of images, or not at all"`
 	BN          BNMode      `flag:"bn" default:"train" oneof:"train|frozen-stats|eval|frozen" group:"unlearning" help:"batch normalisation while unlearning: its statistics and whether it is trained"`
 	BNDriver    BNMode      `flag:"bn-adv" deftext:"as --bn" oneof:"|train|frozen-stats|eval|frozen" group:"unlearning" help:"the same for the forward of adversarial or retained images"`
 	StopCheck   string      `flag:"stop-check" default:"auto" oneof:"auto|step|pass" group:"unlearning" help:"test the goal after each step or each pass; auto: as published for the method"`
-	StopOnDrop  bool        `flag:"stop-on-collapse" group:"unlearning" help:"stop as diverged when the accuracy on the driver's images falls below chance over a pass"`
-	MaxPasses   int         `flag:"max-passes" default:"1000" min:"1" result:"cap" group:"unlearning" help:"passes over the driving slices before giving up"`
+	StopOnDrop  bool        `flag:"stop-on-collapse" group:"unlearning" help:"stop as diverged when the accuracy on the images that a method walks through (adversarial examples, retained images) falls below chance over a pass"`
+	MaxPasses   int         `flag:"max-passes" default:"1000" min:"1" result:"cap" group:"unlearning" help:"passes over the images that a method walks through (adversarial examples, retained images, or those to forget) before giving up"`
 	MaxSteps    int         `flag:"max-steps" min:"0" result:"cap" group:"unlearning" help:"steps before giving up; 0 for no bound"`
 	MaxSeconds  float64     `flag:"max-seconds" min:"0" result:"cap" group:"unlearning" help:"seconds of unlearning before giving up; 0 for no bound"`
 }

@@ -50,6 +50,8 @@ func weights(ts *testscript.TestScript, neg bool, args []string) {
 			}
 		}
 		file.Tensors = append(layer, file.Tensors...)
+	case "renamed":
+		file.Tensors[0].Name = "elsewhere." + file.Tensors[0].Name
 	case "nan":
 		i := slices.IndexFunc(file.Tensors, func(t ckpt.Tensor) bool { return strings.HasSuffix(t.Name, "conv1.weight") })
 		binary.LittleEndian.PutUint32(file.Tensors[i].Data[8:], math.Float32bits(float32(math.NaN())))

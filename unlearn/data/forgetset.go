@@ -38,11 +38,10 @@ func newForgetSet(set *Set, indices []int, spec string, seed int64) (*ForgetSet,
 	seen := make(map[int]struct{}, len(indices))
 	for _, i := range indices {
 		if i < 0 || i >= set.Len() {
-			return nil, inputf("", "forget set %q: index %d is outside the %s split, which has %d samples (0 to %d)",
-				spec, i, set.Split, set.Len(), set.Len()-1)
+			return nil, fmt.Errorf("index %d is outside the %s split, which has %d samples (0 to %d)", i, set.Split, set.Len(), set.Len()-1)
 		}
 		if _, twice := seen[i]; twice {
-			return nil, inputf("", "forget set %q: index %d stands in it twice", spec, i)
+			return nil, fmt.Errorf("index %d stands in it twice", i)
 		}
 		seen[i] = struct{}{}
 		f.Labels = append(f.Labels, set.Labels[i])

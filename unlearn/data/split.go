@@ -91,8 +91,8 @@ func parseK(spec, text string) (int, error) {
 // String returns the spec as it was written.
 func (s Spec) String() string { return s.text }
 
-// Resolve applies the spec to a training set. More samples than there are is a *UsageError; unreadable files, unknown
-// names, duplicates and indices out of range are *InputErrors.
+// Resolve applies the spec to a training set. What the spec itself says wrongly is a *UsageError: more samples than there
+// are, duplicates, indices out of range. What its file says, or a file that cannot be read, is an *InputError.
 func (s Spec) Resolve(set *Set, seed int64) (*ForgetSet, error) {
 	if s.kind == specFile {
 		return s.resolveFile(set)
@@ -129,7 +129,11 @@ func (s Spec) Resolve(set *Set, seed int64) (*ForgetSet, error) {
 	case specIDs:
 		indices = slices.Clone(s.ids)
 	}
-	return newForgetSet(set, indices, s.text, seed)
+	f, err := newForgetSet(set, indices, s.text, seed)
+	if err != nil {
+		return nil, usagef("forget set %q: %v", s.text, err)
+	}
+	return f, nil
 }
 
 func listClasses(classes []string) string {
@@ -162,7 +166,11 @@ func (s Spec) resolveFile(set *Set) (*ForgetSet, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newForgetSet(set, indices, s.text, 0)
+	f, err := newForgetSet(set, indices, s.text, 0)
+	if err != nil {
+		return nil, &InputError{Path: s.arg, Err: err}
+	}
+	return f, nil
 }
 
 // findNames looks up one file name a line: as the set has it ("train/cat/0007.jpg"), without leading folders, or the

@@ -23,9 +23,12 @@ import (
 	"l2ul/unlearn/engine"
 )
 
-// attackChunk is how many pairs are attacked at once on the CPU: enough to fill the cores, few enough that the activations
-// of a small network stay in the cache. It is no option, because the last bits depend on it.
-const attackChunk = 64
+// How many pairs are attacked at once: enough to fill the device, few enough that the activations of a small network stay
+// in its cache. It is no option, because the last bits depend on it.
+const (
+	attackChunk    = 64 // on the CPU
+	gpuAttackChunk = 512
+)
 
 const adversarialSchema = "unlearn.adversarial/1"
 
@@ -38,8 +41,12 @@ func (d *desk) attackJob(o attack.Options, forget *data.ForgetSet, x torch.Tenso
 	// running out of it.
 	all, _ := job.Net.Footprint(d.blank())
 	memory, _ := d.room()
-	job.Chunk = d.shrinking(min(attackChunk, chunk.Fit(all, memory, math.MaxInt64)))
-	if n := job.Chunk.N(); n < attackChunk {
+	usual := attackChunk
+	if d.device.Type == torch.CUDAType {
+		usual = gpuAttackChunk
+	}
+	job.Chunk = d.shrinking(min(usual, chunk.Fit(all, memory, math.MaxInt64)))
+	if n := job.Chunk.N(); n < usual {
 		d.Console.Log().Info().Int("pairs", n).Int64("bytes", memory).Msg("memory holds fewer pairs at once than usual, which may change the last bits")
 	}
 	if o.Exclude == excludeGoal {

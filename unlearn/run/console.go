@@ -60,9 +60,14 @@ func NewConsole(o TerminalOptions, stdout, stderr io.Writer) *Console {
 	return c
 }
 
+// isTerminal reports whether w is a terminal that has a size; bars cannot be drawn on one of no columns.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+	if !ok {
+		return false
+	}
+	columns, _, err := term.GetSize(int(f.Fd()))
+	return err == nil && columns > 0
 }
 
 // Log returns the logger. All of it goes to log.jsonl, what --quiet and --verbose leave to stderr.

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
 	"l2ul/torch/nn"
@@ -33,6 +35,38 @@ func lines(t *testing.T, text string) []map[string]any {
 		all = append(all, m)
 	}
 	return all
+}
+
+// A terminal without a size, as some hosts of containers give, gets lines: bars would not show on it.
+func TestTerminalWithoutSize(t *testing.T) {
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip("no pseudo terminals here: ", err)
+	}
+	defer master.Close()
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	terminal, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skip("no pseudo terminals here: ", err)
+	}
+	defer terminal.Close()
+	for _, c := range []struct {
+		size unix.Winsize
+		mode string
+	}{{unix.Winsize{}, "plain"}, {unix.Winsize{Row: 24, Col: 80}, "bar"}} {
+		if err := unix.IoctlSetWinsize(int(terminal.Fd()), unix.TIOCSWINSZ, &c.size); err != nil {
+			t.Fatal(err)
+		}
+		if got := NewConsole(TerminalOptions{Progress: "auto"}, io.Discard, terminal).mode; got != c.mode {
+			t.Errorf("%d columns: %s, want %s", c.size.Col, got, c.mode)
+		}
+	}
 }
 
 func TestEvents(t *testing.T) {

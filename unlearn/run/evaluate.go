@@ -27,12 +27,12 @@ func Evaluate(ctx context.Context, inv Invocation) (result *EvalResult, err erro
 	if err != nil || result == nil {
 		return nil, err
 	}
+	inv.Console.Emit(Summary{Result: result})
 	if o.Output != "" {
 		if err := WriteJSON(o.Output, result); err != nil {
-			return nil, fmt.Errorf("cannot write --output: %w", err)
+			return result, fmt.Errorf("cannot write --output: %w", err)
 		}
 	}
-	inv.Console.Emit(Summary{Result: result})
 	return result, nil
 }
 
@@ -52,7 +52,11 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) (*EvalResult, er
 		return nil, err
 	}
 	if o.DryRun {
-		d.plan(FolderOptions{Output: o.Output}, [2]string{"scores", strings.Join(o.Splits, ", ")})
+		rows := [][2]string{{"scores", strings.Join(o.Splits, ", ")}}
+		if o.Output != "" {
+			rows = append(rows, [2]string{"output", o.Output})
+		}
+		d.plan(rows...)
 		return nil, nil
 	}
 	d.enter("eval")

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
 
 	"l2ul/unlearn"
 	"l2ul/unlearn/run/config"
@@ -49,7 +50,7 @@ type Opening struct {
 	Config  *config.Config
 	Options FolderOptions
 	Argv    []string
-	Now     time.Time
+	Now     time.Time // of the run's beginning; zero for one that is only planned
 }
 
 // OpenFolder creates the folder of a new run, or finds the one to go on with. The checkpoint is nil unless the run is
@@ -57,9 +58,14 @@ type Opening struct {
 // unfinished one without --resume, and a run of another configuration, naming the keys that differ. Caps may differ, so
 // that a run which met one can go on. When it fails it leaves nothing behind.
 func OpenFolder(o Opening) (*Folder, *Checkpoint, error) {
-	path, created, err := o.place()
+	path, err := o.place()
 	if err != nil {
 		return nil, nil, err
+	}
+	_, err = os.Stat(path)
+	created := errors.Is(err, fs.ErrNotExist)
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return nil, nil, fmt.Errorf("cannot make the run folder: %w", err)
 	}
 	f := folderAt(path, o.Config)
 	f.lock = flock.New(filepath.Join(path, lockName))
@@ -76,9 +82,12 @@ func OpenFolder(o Opening) (*Folder, *Checkpoint, error) {
 	}
 	if !locked {
 		created = false // whoever holds it owns it
-		return undo(fmt.Errorf("another process is working in %s", path))
+		return undo(f.busy())
 	}
-	checkpoint, err := f.claim(o)
+	checkpoint, stale, err := f.examine(o)
+	if err == nil && stale {
+		err = f.clear()
+	}
 	if err != nil {
 		return undo(err)
 	}
@@ -88,34 +97,85 @@ func OpenFolder(o Opening) (*Folder, *Checkpoint, error) {
 	return f, checkpoint, nil
 }
 
-// place decides where the run lives and makes sure that the folder exists.
-func (o *Opening) place() (path string, created bool, err error) {
+func (f *Folder) busy() error { return fmt.Errorf("another process is working in %s", f.path) }
+
+// PreviewFolder is OpenFolder for a run that does not take place: it says where the run would live and what it would go on
+// from, or fails as OpenFolder would, and leaves everything as it is.
+func PreviewFolder(o Opening) (path string, checkpoint *Checkpoint, err error) {
+	if path, err = o.place(); err != nil {
+		return "", nil, err
+	}
+	if _, err := os.Stat(path); err != nil {
+		return path, nil, creatable(path)
+	}
+	f := folderAt(path, o.Config)
+	if _, err := os.Stat(f.Path(lockName)); err == nil {
+		f.lock = flock.New(f.Path(lockName))
+		locked, err := f.lock.TryLock()
+		switch {
+		case err != nil:
+			return "", nil, fmt.Errorf("cannot lock the run folder: %w", err)
+		case !locked:
+			return "", nil, f.busy()
+		}
+		defer f.Close()
+	}
+	if checkpoint, _, err = f.examine(o); err != nil {
+		return "", nil, err
+	}
+	if err := unix.Access(path, unix.W_OK|unix.X_OK); err != nil {
+		return "", nil, fmt.Errorf("cannot write into the run folder: %s: %w", path, err)
+	}
+	return path, checkpoint, nil
+}
+
+// creatable fails where os.MkdirAll would.
+func creatable(path string) error {
+	parent := filepath.Dir(path)
+	info, err := os.Stat(parent)
+	for ; err != nil; info, err = os.Stat(parent) {
+		parent = filepath.Dir(parent) // in the end the root or the working folder
+	}
+	if !info.IsDir() {
+		err = unix.ENOTDIR
+	} else {
+		err = unix.Access(parent, unix.W_OK|unix.X_OK)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make the run folder: %w", &fs.PathError{Op: "mkdir", Path: parent, Err: err})
+	}
+	return nil
+}
+
+// place decides where the run lives.
+func (o *Opening) place() (path string, err error) {
 	resume := o.Options.Resume
 	switch {
 	case resume != "" && resume != "auto":
 		if path, err = runOf(resume); err != nil {
-			return "", false, err
+			return "", err
 		}
 		if out := o.Options.Output; out != "" && filepath.Clean(out) != path {
-			return "", false, Usagef("--resume %s is not in --output %s; leave one of them out", resume, out)
+			return "", Usagef("--resume %s is not in --output %s; leave one of them out", resume, out)
 		}
-		return path, false, nil
+		return path, nil
 	case o.Options.Output != "":
 		path = filepath.Clean(o.Options.Output)
-	default:
-		if resume == "auto" {
-			if path := o.newestRun(); path != "" {
-				return path, false, nil
-			}
+		if info, err := os.Stat(path); err == nil && !info.IsDir() {
+			return "", Usagef("--output %s is not a folder; choose another --output", path)
 		}
-		path = filepath.Join("runs", o.Now.Format("20060102-150405")+o.suffix())
+		return path, nil
 	}
-	_, err = os.Stat(path)
-	created = errors.Is(err, fs.ErrNotExist)
-	if err := os.MkdirAll(path, 0o755); err != nil {
-		return "", false, fmt.Errorf("cannot make the run folder: %w", err)
+	if resume == "auto" {
+		if path := o.newestRun(); path != "" {
+			return path, nil
+		}
 	}
-	return path, created, nil
+	date := "DATE"
+	if !o.Now.IsZero() {
+		date = o.Now.Format("20060102-150405")
+	}
+	return filepath.Join("runs", date+o.suffix()), nil
 }
 
 func (o *Opening) suffix() string { return "-" + o.Config.Spec.Verb + "-" + o.Config.ResumeHash()[:8] }
@@ -182,54 +242,54 @@ func ResumeLine(argv []string, path string) string {
 	return quote(words)
 }
 
-// claim checks what is in the folder already and returns the checkpoint to go on from.
-func (f *Folder) claim(o Opening) (*Checkpoint, error) {
+// examine checks what is in the folder already and returns the checkpoint to go on from, or that what a run left there is
+// to be cleared away.
+func (f *Folder) examine(o Opening) (checkpoint *Checkpoint, stale bool, err error) {
 	names, err := os.ReadDir(f.path)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	// Only what a run began is a run's to clear away: names such as model.safetensors may be somebody's own.
 	if _, err := os.Stat(f.Path(runMark)); errors.Is(err, fs.ErrNotExist) {
 		for _, n := range names {
 			if n.Name() != lockName {
-				return nil, Usagef("%s is not a run folder (it holds %s); choose another --output", f.path, n.Name())
+				return nil, false, Usagef("%s is not a run folder (it holds %s); choose another --output", f.path, n.Name())
 			}
 		}
 	}
 	if o.Options.Force && o.Options.Resume == "" {
-		return nil, f.clear()
+		return nil, true, nil
 	}
 	end, err := f.end()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	finished := end != nil && end.Outcome != unlearn.Interrupted
 	if capped := finished && end.Outcome == unlearn.Capped; capped && (o.Options.Resume == "" || end.Hashes.Config == f.hash) {
-		return nil, Usagef("%s holds a finished run that met a cap; raise the cap and go on with %s, choose another --output, or replace it with --force",
+		return nil, false, Usagef("%s holds a finished run that met a cap; raise the cap and go on with %s, choose another --output, or replace it with --force",
 			f.path, ResumeLine(nil, f.path))
 	} else if finished && !capped {
-		return nil, Usagef("%s holds a finished run; choose another --output, or replace it with --force", f.path)
+		return nil, false, Usagef("%s holds a finished run; choose another --output, or replace it with --force", f.path)
 	}
-	var checkpoint *Checkpoint
 	if path := o.Options.Resume; strings.HasSuffix(path, ".json") || strings.HasSuffix(path, ".safetensors") {
 		if checkpoint, err = readCheckpoint(strings.TrimSuffix(path, filepath.Ext(path)) + ".json"); err != nil {
-			return nil, Inputf("--resume %s: %w", path, err)
+			return nil, false, Inputf("--resume %s: %w", path, err)
 		}
 	} else if checkpoint, err = f.newest(); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	switch {
 	case checkpoint == nil && (finished || o.Options.Resume != "" && o.Options.Resume != "auto"):
-		return nil, Inputf("--resume %s: no valid checkpoint in %s", o.Options.Resume, f.path)
+		return nil, false, Inputf("--resume %s: no valid checkpoint in %s", o.Options.Resume, f.path)
 	case checkpoint == nil:
-		return nil, f.clear() // it ended before its first checkpoint: begin again
+		return nil, true, nil // it ended before its first checkpoint: begin again
 	case o.Options.Resume == "":
-		return nil, Usagef("%s holds an unfinished run (step %d); go on with `%s`, or replace it with --force",
+		return nil, false, Usagef("%s holds an unfinished run (step %d); go on with `%s`, or replace it with --force",
 			f.path, checkpoint.Step, ResumeLine(o.Argv, f.path))
 	case checkpoint.ConfigHash != f.resume:
-		return nil, f.otherConfiguration(o)
+		return nil, false, f.otherConfiguration(o)
 	}
-	return checkpoint, nil
+	return checkpoint, false, nil
 }
 
 // otherConfiguration names the keys in which the run in the folder differs.

@@ -3,6 +3,7 @@ package run
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"l2ul/unlearn"
 	"l2ul/unlearn/run/config"
@@ -51,17 +53,25 @@ func flags(pairs ...string) map[string][]string {
 
 func mustOpen(t *testing.T, o Opening) (*Folder, *Checkpoint) {
 	t.Helper()
+	path, previewed, previewErr := PreviewFolder(o)
 	f, c, err := OpenFolder(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
+	if d := cmp.Diff(c, previewed, cmpopts.IgnoreUnexported(Checkpoint{})); previewErr != nil || path != f.Path() || d != "" {
+		t.Errorf("preview: %s, want %s; %v; checkpoint (-want +got):\n%s", path, f.Path(), previewErr, d)
+	}
 	return f, c
 }
 
 func refuse(t *testing.T, o Opening, code int, words ...string) {
 	t.Helper()
+	_, _, previewErr := PreviewFolder(o)
 	_, _, err := OpenFolder(o)
+	if fmt.Sprint(previewErr) != fmt.Sprint(err) && !errors.Is(err, syscall.ENOSPC) { // which shows in writing alone
+		t.Errorf("preview: %v, want: %v", previewErr, err)
+	}
 	if err == nil || ExitCode(err) != code {
 		t.Fatalf("error = %v (exit code %d), want exit code %d", err, ExitCode(err), code)
 	}

@@ -210,12 +210,11 @@ func (f *forgetting) tellPlan() error {
 			steps += fmt.Sprintf(", and at most %d steps", f.loop.MaxSteps)
 		}
 	}
-	f.plan(f.o.FolderOptions, append(rows,
+	return f.planRun(f.o.FolderOptions, append(rows,
 		[2]string{"forget", fmt.Sprintf("%d images, goal %s", k, f.loop.Goal)},
 		[2]string{"steps", steps},
 		[2]string{"scores", fmt.Sprintf("%d images to forget, %d retained, %d test images, before and after",
 			k, len(f.limited(f.rest)), len(f.limited(count(f.desk.test.Len()))))})...)
-	return nil
 }
 
 func (f *forgetting) run(ctx context.Context) (*Result, error) {

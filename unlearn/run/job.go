@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -52,8 +51,9 @@ type desk struct {
 	net         models.Classifier
 	mode        engine.Mode
 	still       *engine.Network // the network while it is frozen, nil before and after
-	fallback    string          // why it ran as in mode reference, though another was asked for
+	fallback    string          // how it ran in place of the mode that was asked for, and why
 	scoring     *chunk.Size     // images at once when scoring; nil before the first
+	memory      int64           // of the machine, when it was first asked: what a phase gives back stays with the process and looks used
 	ungraphed   bool            // it has been said that there are no CUDA graphs
 	weights     *ckpt.File      // as read; nil for a fresh network
 	pairs       *importedPairs
@@ -154,7 +154,7 @@ const defaultCacheSize = "8G"
 // forgetSet resolves what --forget or -k says.
 func (d *desk) forgetSet(text string) (*data.ForgetSet, error) {
 	if text == "" {
-		return nil, Usagef("say what to forget: -k 16 for 16 random training images, or --forget with class:3, ids:1,5,9 or @forget.json")
+		return nil, Usagef("say what to forget: -k 16 for 16 random training images, or --forget with class:3, ids:1,5,9, @names.txt or @forget.json")
 	}
 	spec, err := data.ParseSpec(text)
 	if err != nil {
@@ -188,7 +188,7 @@ func (d *desk) close() {
 func (d *desk) noteFallback() string {
 	if d.still != nil && d.fallback == "" && d.still.Fallback() != "" {
 		d.fallback = d.still.Fallback()
-		d.Console.Log().Info().Str("reason", d.fallback).Msg("the attack, and perhaps scores, run operator by operator in float32, as with --mode reference")
+		d.Console.Log().Info().Str("reason", d.fallback).Msgf("not all of the network runs as --mode %s says", d.mode)
 	}
 	if d.still != nil && !d.ungraphed && d.still.NoGraph() != "" {
 		d.ungraphed = true
@@ -249,7 +249,8 @@ func (d *desk) room() (memory, cache int64) {
 		return m.Free + m.Reserved - m.Allocated, gpuCache
 	}
 	root := os.DirFS("/")
-	return chunk.Memory(root), chunk.Cache(root)
+	d.memory = cmp.Or(d.memory, chunk.Memory(root))
+	return d.memory, chunk.Cache(root)
 }
 
 // thaw ends that; it comes before any change of the weights.
@@ -321,13 +322,12 @@ func (d *desk) restore(file *ckpt.File) error {
 	if err == nil {
 		return nil
 	}
-	hint := ""
 	if _, ok := errors.AsType[*nn.MismatchError](err); ok {
 		if name := networkOf(file); name != "" && name != d.model.Model {
-			hint = "; they fit --model " + name
+			return Inputf("%s holds the weights of another network than %s: they fit --model %s", d.model.Weights, d.model.Model, name)
 		}
 	}
-	return Inputf("%s as %s with %d classes: %w%s", d.model.Weights, d.model.Model, len(d.train.Classes), err, hint)
+	return Inputf("%s as %s with %d classes: %w", d.model.Weights, d.model.Model, len(d.train.Classes), err)
 }
 
 // networkOf names the network that the tensors of a file are of, whatever the number of classes; "" if none is. It builds
@@ -426,9 +426,13 @@ func count(n int) []int {
 	return all
 }
 
+func (inv *Invocation) opening(o FolderOptions) Opening {
+	return Opening{Catalog: inv.Catalog, Config: inv.Config, Options: o, Argv: inv.Argv, Now: time.Now()}
+}
+
 // open makes or finds the run folder and says that the job begins.
 func (inv *Invocation) open(o FolderOptions) (*Folder, *Checkpoint, error) {
-	folder, checkpoint, err := OpenFolder(Opening{Catalog: inv.Catalog, Config: inv.Config, Options: o, Argv: inv.Argv, Now: time.Now()})
+	folder, checkpoint, err := OpenFolder(inv.opening(o))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -493,8 +497,8 @@ func (s *saver) save(step int64, force bool, tensors []nn.Named, state any) erro
 	return nil
 }
 
-// plan tells what a job would do, for --dry-run: data, network, what the verb adds, and where it would write.
-func (d *desk) plan(o FolderOptions, rows ...[2]string) {
+// plan tells what a job would do, for --dry-run: data, network, and what the verb adds.
+func (d *desk) plan(rows ...[2]string) {
 	network := d.model.Model + ", fresh weights"
 	if d.weights != nil {
 		network = fmt.Sprintf("%s, weights %s (sha256 %.12s)", d.model.Model, d.model.Weights, d.weights.Hash())
@@ -503,11 +507,22 @@ func (d *desk) plan(o FolderOptions, rows ...[2]string) {
 		{"data", fmt.Sprintf("%s: %d training images of %d classes, %d test images", d.train.Dataset, d.train.Len(), len(d.train.Classes), d.test.Len())},
 		{"network", network},
 	}
-	all = append(all, rows...)
-	if folder := d.destination(o); folder != "" {
-		all = append(all, [2]string{"folder", folder})
+	d.Console.Plan(d.Config.Spec.Verb, append(all, rows...))
+}
+
+// planRun is plan for a job that has a run folder, which it could not do its work in where this fails.
+func (d *desk) planRun(o FolderOptions, rows ...[2]string) error {
+	preview := d.opening(o)
+	preview.Now = time.Time{} // the run will have another
+	folder, checkpoint, err := PreviewFolder(preview)
+	if err != nil {
+		return err
 	}
-	d.Console.Plan(d.Config.Spec.Verb, all)
+	if checkpoint != nil {
+		folder += fmt.Sprintf(", going on from step %d", checkpoint.Step)
+	}
+	d.plan(append(rows, [2]string{"folder", folder})...)
+	return nil
 }
 
 // about fills in About; weights is the hash of the network that the result is about.
@@ -518,19 +533,6 @@ func (d *desk) about(schema, outcome string, o FolderOptions, f *Folder, weights
 		Device: d.device.String(), Mode: d.mode, Fallback: d.noteFallback(), Threads: d.compute.Threads, Seed: d.compute.Seed,
 		Versions: CurrentVersions(),
 	}
-}
-
-// destination is the folder that a run would write into; "" for a verb without one.
-func (inv *Invocation) destination(o FolderOptions) string {
-	switch {
-	case o.Output != "":
-		return o.Output
-	case o.Resume != "" && o.Resume != "auto":
-		return o.Resume
-	case o.SaveEvery == "":
-		return ""
-	}
-	return filepath.Join("runs", "DATE-"+inv.Config.Spec.Verb+"-"+inv.Config.ResumeHash()[:8])
 }
 
 // earlier is when a job would have begun that has worked for so many seconds before, in processes that were stopped.

@@ -59,8 +59,7 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 			if err != nil {
 				return err
 			}
-			d.plan(o.FolderOptions, [2]string{"attack", fmt.Sprintf("%d pairs of %d images, %d iterations each", n, len(forget.Indices), settings.Iters)})
-			return nil
+			return d.planRun(o.FolderOptions, [2]string{"attack", fmt.Sprintf("%d pairs of %d images, %d iterations each", n, len(forget.Indices), settings.Iters)})
 		}
 		result, err = d.attackRun(ctx, o, settings, forget)
 		return err
@@ -215,8 +214,7 @@ func Importance(ctx context.Context, inv Invocation) (result *ImportanceResult, 
 			return err
 		}
 		if o.DryRun {
-			d.plan(o.FolderOptions, [2]string{"importance", fmt.Sprintf("%s over %d images", settings.Kind, len(forget.Indices))})
-			return nil
+			return d.planRun(o.FolderOptions, [2]string{"importance", fmt.Sprintf("%s over %d images", settings.Kind, len(forget.Indices))})
 		}
 		result, err = d.importanceRun(ctx, o, settings, forget)
 		return err

@@ -73,7 +73,7 @@ func (d *desk) profiled(path string, fn func() error) (err error) {
 	}
 	file, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o644)) // now, not in an hour, is when a wrong path is found
 	if err != nil {
-		return Usagef("--profile: %w", err)
+		return Usagef("--profile %s: %w", path, reason(err))
 	}
 	defer func() { err = errors.Join(err, file.Cleanup()) }()
 	runtime.LockOSThread() // the phases outside torch.Run are on its thread too

@@ -60,8 +60,7 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 			return err
 		}
 		if o.DryRun {
-			d.plan(o.FolderOptions, [2]string{"steps", planned(job)})
-			return nil
+			return d.planRun(o.FolderOptions, [2]string{"steps", planned(job)})
 		}
 		result, err = d.trainRun(ctx, o, job)
 		return err

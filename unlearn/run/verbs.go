@@ -147,7 +147,7 @@ type ImportanceOptions struct {
 	DataOptions
 	SetOptions
 	ComputeOptions
-	ForgetBatch int `flag:"forget-batch" default:"32" min:"1" group:"importance" help:"images of a slice, for mas-batch"`
+	ForgetBatch int `flag:"forget-batch" default:"32" min:"1" group:"importance" help:"images whose gradient is taken at once, for mas-batch"`
 }
 
 // Validate checks what tags cannot say.
