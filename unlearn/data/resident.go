@@ -58,12 +58,25 @@ func (r *Resident) Free() {
 // current scope. It counts nothing: what belongs to a run goes through a View. Indices outside the set panic with
 // *torch.Error.
 func (r *Resident) Gather(indices []int) (x, y torch.Tensor) {
+	at := r.index(indices)
+	return kernels.GatherLUT(r.pixels, at, r.table), r.labels.IndexSelect(0, at)
+}
+
+// GatherCrops is Gather for training: the images are padded with black, cut and mirrored as crops says, Long [k, 3] as
+// kernels.GatherCrops has it, on any device.
+func (r *Resident) GatherCrops(indices []int, crops torch.Tensor, padding int) (x, y torch.Tensor) {
+	at := r.index(indices)
+	crops = crops.To(r.pixels.Device(), torch.Long)
+	return kernels.GatherCrops(r.pixels, at, r.table, crops, padding), r.labels.IndexSelect(0, at)
+}
+
+// index returns indices on the device of the set.
+func (r *Resident) index(indices []int) torch.Tensor {
 	index := make([]int64, len(indices))
 	for i, v := range indices {
 		index[i] = int64(v)
 	}
-	at := torch.FromSlice(index, int64(len(index))).To(r.pixels.Device(), torch.Long)
-	return kernels.GatherLUT(r.pixels, at, r.table), r.labels.IndexSelect(0, at)
+	return torch.FromSlice(index, int64(len(index))).To(r.pixels.Device(), torch.Long)
 }
 
 // View is some samples of a resident set, in an order, in one role. Every sample it hands out is reported to its meter

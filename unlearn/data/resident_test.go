@@ -74,6 +74,19 @@ func TestResident(t *testing.T) {
 		}
 		x, y = r.Gather([]int{39})
 		expect(x, y, nil, []int{39})
+		middle := torch.FromSlice([]int64{1, 1, 0, 1, 1, 0}, 2, 3) // the windows in which nothing moves
+		x, y = r.GatherCrops([]int{39, 5}, middle, 1)
+		expect(x, y, nil, []int{39, 5})
+		corner := torch.FromSlice([]int64{0, 2, 1}, 1, 3) // one row down, one column left, and mirrored
+		x, _ = r.GatherCrops([]int{7}, corner, 1)
+		image := set.Image(7)
+		for c, got := range slices.Collect(slices.Chunk(torch.ToSlice[float32](x), 8)) {
+			plane := image[8*c:]
+			want := []float32{0, 0, 0, 0, 0, float32(plane[3]) / 255, float32(plane[2]) / 255, float32(plane[1]) / 255}
+			if !slices.Equal(got, want) {
+				t.Errorf("channel %d of a crop: %v, want %v", c, got, want)
+			}
+		}
 		return nil
 	})
 	if err != nil {

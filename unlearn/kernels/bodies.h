@@ -16,6 +16,22 @@ namespace l2ul {
 // Where a body queues its work: a cudaStream_t. A body of the CPU gets NULL and is done when it returns.
 using Stream = void*;
 
+// A batch from resident images: out[i,c,p] = table[c, pixels[index[i],c,p]], images planar (c outermost) or interleaved
+// (p outermost). With crops, an image is first padded by `padding` zero bytes on every side, cut to the window of its
+// own size at (top, left), and mirrored where flip is 1.
+struct Gather {
+  const uint8_t* pixels;
+  int64_t images, stride;  // how many there are, and the distance between them
+  const int64_t* index;
+  int64_t count;         // images of the batch
+  const int64_t* crops;  // top, left and flip for each image of the batch, or NULL
+  int64_t padding;
+  const float* table;
+  int64_t channels, height, width;
+  bool interleaved;
+  float* out;
+};
+
 // One parameter tensor's share of an importance estimate.
 struct Importance {
   float* omega;
@@ -86,10 +102,7 @@ using Step = void(float* delta, float* next, const float* grad, const float* x, 
 using Accumulate = void(std::span<const Importance> list, float weight, float count, Stream);
 
 struct Bodies {
-  // out[i,c,p] = table[c, pixels[index[i],c,p]], images planar (c outermost) or interleaved (p outermost). `stride` is
-  // the distance between the `images` images in `pixels`; `area` the number of pixels of an image.
-  void (*gather_lut)(const uint8_t* pixels, int64_t stride, int64_t images, const int64_t* index, int64_t count,
-                     const float* table, int64_t channels, int64_t area, bool interleaved, float* out, Stream);
+  void (*gather_lut)(const Gather&, Stream);
   Start *pgd_start_l2, *pgd_start_linf;
   Step *pgd_l2_step, *pgd_linf_step;
   Accumulate *accumulate_abs, *accumulate_square;

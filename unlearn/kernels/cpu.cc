@@ -121,6 +121,36 @@ void gather_interleaved(const uint8_t* in, const float* table, int64_t channels,
   channels == 3 ? gather(3) : gather(channels);  // a known width unrolls the inner loop
 }
 
+void mirror(const uint8_t* in, int64_t pixels, int64_t depth, uint8_t* out) {
+  const auto copy = [=](int64_t width) __attribute__((always_inline)) {
+    for (int64_t p = 0; p < pixels; ++p) {
+      for (int64_t c = 0; c < width; ++c) out[(pixels - 1 - p) * width + c] = in[p * width + c];
+    }
+  };
+  depth == 1 ? copy(1) : depth == 3 ? copy(3) : copy(depth);  // as above
+}
+
+// Cuts an image down to its crop. What nothing is copied to is padding.
+std::vector<uint8_t> cut_out(const Gather& g, const uint8_t* in, const int64_t* crop) {
+  const int64_t planes = g.interleaved ? 1 : g.channels, depth = g.interleaved ? g.channels : 1;
+  const int64_t down = crop[0] - g.padding, right = crop[1] - g.padding;
+  // The columns of the window that the image has.
+  const int64_t begin = std::clamp<int64_t>(-right, 0, g.width), end = std::clamp<int64_t>(g.width - right, 0, g.width);
+  std::vector<uint8_t> out(g.channels * g.height * g.width);
+  for (int64_t row = 0; begin < end && row < planes * g.height; ++row) {
+    const int64_t y = row % g.height + down;
+    if (y < 0 || y >= g.height) continue;
+    const uint8_t* const from = in + ((row + down) * g.width + begin + right) * depth;
+    uint8_t* const to = out.data() + row * g.width * depth;
+    if (crop[2] == 1) {
+      mirror(from, end - begin, depth, to + (g.width - end) * depth);
+    } else {
+      std::memcpy(to + begin * depth, from, (end - begin) * depth);
+    }
+  }
+  return out;
+}
+
 L2UL_CLONES void start_l2(const float* x, const float* start, int64_t size, float eps, float* delta) {
   LaneSum squares;
   for (int64_t at = 0; at < size; at += kBlock) {
@@ -242,12 +272,14 @@ L2UL_CLONES void add_penalty(const Drift& d, Penalty* out) {
   *out = {weighted.total(), plain.total()};
 }
 
-void gather_lut(const uint8_t* pixels, int64_t stride, int64_t /*images*/, const int64_t* index, int64_t count,
-                const float* table, int64_t channels, int64_t area, bool interleaved, float* out, Stream) {
-  const int64_t size = channels * area;
-  const auto gather = interleaved ? gather_interleaved : gather_planar;
-  each_image(count, size,
-             [&](int64_t i) { gather(pixels + index[i] * stride, table, channels, area, out + i * size); });
+void gather_lut(const Gather& g, Stream) {
+  const int64_t area = g.height * g.width, size = g.channels * area;
+  const auto gather = g.interleaved ? gather_interleaved : gather_planar;
+  each_image(g.count, size, [&](int64_t i) {
+    const uint8_t* const image = g.pixels + g.index[i] * g.stride;
+    const auto look_up = [&](const uint8_t* in) { gather(in, g.table, g.channels, area, g.out + i * size); };
+    g.crops == nullptr ? look_up(image) : look_up(cut_out(g, image, g.crops + 3 * i).data());
+  });
 }
 
 void pgd_start_l2(const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta, Stream) {

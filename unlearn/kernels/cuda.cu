@@ -114,32 +114,85 @@ __device__ double block_sum(double v) {
 
 // ---- batches --------------------------------------------------------------------------------------------------------
 
+// The crop of one image, for a block that works on a piece of it: the way from a row and a column of the window to
+// those of the image, the image's size, the bytes of a pixel, and the place where the piece begins. All is unsigned, so
+// that what lies before the image wraps round and is beyond it too.
+struct Crop {
+  uint32_t down, right;
+  bool flip;
+  uint32_t height, width, depth;
+  uint32_t row, column, channel;
+};
+
+__device__ __forceinline__ Crop crop_at(const Gather& g, const int64_t* crop, int64_t depth, int64_t begin) {
+  const int64_t top = crop[0], left = crop[1], flip = crop[2], most = 2 * g.padding;
+  assert(top >= 0 && top <= most && left >= 0 && left <= most && (flip == 0 || flip == 1) &&
+         "l2ul::gather_lut: a crop is outside the padded image");
+  const auto narrow = [](int64_t v) { return static_cast<uint32_t>(v); };
+  const int64_t pixel = begin / depth;
+  return {.down = narrow(top - g.padding),
+          .right = narrow(left - g.padding),
+          .flip = flip == 1,
+          .height = narrow(g.height),
+          .width = narrow(g.width),
+          .depth = narrow(depth),
+          .row = narrow(pixel / g.width),
+          .column = narrow(pixel % g.width),
+          .channel = narrow(begin % depth)};
+}
+
+// The W bytes from byte `i` of the piece on.
+template <int W>
+__device__ __forceinline__ Pack<uint8_t, W> load_cropped(const uint8_t* image, const Crop& crop, int64_t i) {
+  uint32_t channel = crop.channel + static_cast<uint32_t>(i), column = crop.column + channel / crop.depth;
+  uint32_t row = crop.row + column / crop.width;
+  channel %= crop.depth, column %= crop.width;
+  Pack<uint8_t, W> bytes;
+  for (int k = 0; k < W; ++k) {
+    const uint32_t y = row + crop.down, x = (crop.flip ? crop.width - 1 - column : column) + crop.right;
+    const bool inside = y < crop.height && x < crop.width;
+    bytes.at[k] = inside ? image[(static_cast<int64_t>(y) * crop.width + x) * crop.depth + channel] : 0;
+    if (++channel < crop.depth) continue;
+    channel = 0;
+    if (++column < crop.width) continue;
+    column = 0;
+    ++row;
+  }
+  return bytes;
+}
+
 // A block looks up one piece of one image: of a channel's plane where images are planar, whose table row is then the
 // same for all, or of the whole image where channels alternate.
-template <bool Interleaved>
-__global__ void __launch_bounds__(kThreads)
-    gather_lut(const uint8_t* pixels, int64_t stride, int64_t images, const int64_t* index, const float* table,
-               int64_t channels, int64_t area, float* out) {
+template <bool Interleaved, bool Cropped>
+__global__ void __launch_bounds__(kThreads) gather_lut(const Gather g) {
   __shared__ float rows[256 * kRows];
-  const int64_t plane = Interleaved ? channels * area : area;
-  const int64_t pieces = (plane + kPiece - 1) / kPiece, planes = Interleaved ? 1 : channels;
-  const int64_t row = blockIdx.x / pieces, begin = blockIdx.x % pieces * kPiece;
-  const int64_t image = row / planes, channel = row % planes;
-  const int64_t which = index[image];
-  assert(which >= 0 && which < images && "l2ul::gather_lut: an index is outside the images");
+  const int64_t depth = Interleaved ? g.channels : 1, planes = Interleaved ? 1 : g.channels;
+  const int64_t plane = g.height * g.width * depth, pieces = (plane + kPiece - 1) / kPiece;
+  const int64_t block = blockIdx.x / pieces, begin = blockIdx.x % pieces * kPiece;
+  const int64_t image = block / planes, channel = block % planes;
+  const int64_t which = g.index[image];
+  assert(which >= 0 && which < g.images && "l2ul::gather_lut: an index is outside the images");
+  Crop crop = {};
+  if constexpr (Cropped) crop = crop_at(g, g.crops + 3 * image, depth, begin);
 
-  const float* lookup = table + 256 * channel;
-  if (!Interleaved || channels <= kRows) {
-    for (int64_t i = threadIdx.x; i < 256 * (Interleaved ? channels : 1); i += kThreads) rows[i] = lookup[i];
+  const float* lookup = g.table + 256 * channel;
+  if (depth <= kRows) {
+    for (int64_t i = threadIdx.x; i < 256 * depth; i += kThreads) rows[i] = lookup[i];
     __syncthreads();
     lookup = rows;
   }
-  const uint8_t* const from = pixels + which * stride + channel * area + begin;
-  float* const to = out + row * plane + begin;
-  const auto phase = static_cast<uint32_t>(begin % channels), period = static_cast<uint32_t>(channels);
-  each(min(kPiece, plane - begin), fit_packs(from, to), [&](int64_t i, auto width) {
+  const uint8_t* const from = g.pixels + which * g.stride + channel * plane;
+  float* const to = g.out + block * plane + begin;
+  const auto phase = static_cast<uint32_t>(begin % depth), period = static_cast<uint32_t>(depth);
+  const bool packs = fit_packs(to) && (Cropped || fit_packs(from + begin));
+  each(min(kPiece, plane - begin), packs, [&](int64_t i, auto width) {
     constexpr int W = decltype(width)::value;
-    const auto in = load<W>(from + i);
+    Pack<uint8_t, W> in;
+    if constexpr (Cropped) {
+      in = load_cropped<W>(from, crop, i);
+    } else {
+      in = load<W>(from + begin + i);
+    }
     Pack<float, W> values;
     for (int k = 0; k < W; ++k) {
       const uint32_t c = Interleaved ? (phase + static_cast<uint32_t>(i) + k) % period : 0;
@@ -583,11 +636,15 @@ void launch_pool_gradient(const Window& w, const MaxPoolGradient<T>& p, Stream s
 
 const Bodies cuda_bodies = {
     .gather_lut =
-        [](const uint8_t* pixels, int64_t stride, int64_t images, const int64_t* index, int64_t count,
-           const float* table, int64_t channels, int64_t area, bool interleaved, float* out, Stream stream) {
-          const int64_t blocks = interleaved ? count * pieces_of(channels * area) : count * channels * pieces_of(area);
-          launch("gather_lut", interleaved ? gather_lut<true> : gather_lut<false>, blocks, stream, pixels, stride,
-                 images, index, table, channels, area, out);
+        [](const Gather& g, Stream stream) {
+          const int64_t area = g.height * g.width;
+          const int64_t blocks =
+              g.count * (g.interleaved ? pieces_of(g.channels * area) : g.channels * pieces_of(area));
+          const bool cropped = g.crops != nullptr;
+          launch("gather_lut",
+                 g.interleaved ? (cropped ? gather_lut<true, true> : gather_lut<true, false>)
+                               : (cropped ? gather_lut<false, true> : gather_lut<false, false>),
+                 blocks, stream, g);
         },
     .pgd_start_l2 = [](const float* x, const float* start, int64_t images, int64_t size, float eps, float* delta,
                        Stream stream) { launch("start_l2", start_l2, images, stream, x, start, size, eps, delta); },

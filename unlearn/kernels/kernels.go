@@ -55,7 +55,7 @@ func ready(op *torch.Op) *torch.Op {
 	return op
 }
 
-var opGatherLUT = torch.Define("l2ul::gather_lut(Tensor pixels, Tensor index, Tensor table) -> Tensor")
+var opGatherLUT = torch.Define("l2ul::gather_lut(Tensor pixels, Tensor index, Tensor table, Tensor? crops=None, int padding=0) -> Tensor")
 
 // GatherLUT makes a batch from resident images:
 //
@@ -68,6 +68,16 @@ var opGatherLUT = torch.Define("l2ul::gather_lut(Tensor pixels, Tensor index, Te
 // device with a "device-side assert", as PyTorch's own indexing does: to look earlier would wait for the device.
 func GatherLUT(pixels, index, table torch.Tensor) torch.Tensor {
 	return ready(opGatherLUT).One(pixels, index, table)
+}
+
+// GatherCrops makes a batch of augmented images, in the one pass of [GatherLUT]:
+//
+//	out[i,c,h,w] = table[c, P[index[i],c,topᵢ+h,leftᵢ+w']]    w' = W-1-w where flipᵢ is 1, else w
+//
+// P is pixels with padding bytes of 0 on every side. crops is int64 [k,3]: top and left in [0, 2·padding], and flip, 0 or 1.
+// All else, and what becomes of a crop outside its range, is as there.
+func GatherCrops(pixels, index, table, crops torch.Tensor, padding int) torch.Tensor {
+	return ready(opGatherLUT).One(pixels, index, table, crops, padding)
 }
 
 var opPGDStart = torch.Define("l2ul::pgd_start(Tensor x, Tensor start, float eps, str norm) -> Tensor")

@@ -326,6 +326,72 @@ func TestGatherLUT(t *testing.T) {
 	}
 }
 
+// Every window and both flips, against images that are really padded, cut and mirrored.
+func TestGatherCrops(t *testing.T) {
+	r := rand.New(rand.NewPCG(19, 20))
+	for _, c := range []struct {
+		shape   []int64
+		padding int
+	}{
+		{[]int64{7, 3, 8, 8}, 2},
+		{[]int64{4, 1, 5, 3}, 1},
+		{[]int64{3, 4, 1, 1}, 2},
+		{[]int64{5, 3, 7, 2}, 0},
+		{[]int64{2, 3, 0, 4}, 1},
+		{[]int64{2, 6, 3, 2}, 4},   // more padding than image, more channels than a CUDA block keeps rows of the table for
+		{[]int64{2, 3, 97, 91}, 1}, // more than a CUDA block works on
+	} {
+		n, channels, height, width := int(c.shape[0]), int(c.shape[1]), int(c.shape[2]), int(c.shape[3])
+		pixels := make([]uint8, n*channels*height*width)
+		for i := range pixels {
+			pixels[i] = uint8(r.Uint32())
+		}
+		wide := width + 2*c.padding
+		plane := (height + 2*c.padding) * wide
+		padded := make([]uint8, n*channels*plane)
+		for i, v := range pixels {
+			row := i / width
+			padded[row/height*plane+(row%height+c.padding)*wide+c.padding+i%width] = v
+		}
+		table := uniform(r, -2, 2, c.shape[1], 256)
+		var index, crops []int64
+		var want []float32
+		for window := range 2 * (2*c.padding + 1) * (2*c.padding + 1) {
+			top, left, flip := window/2/(2*c.padding+1), window/2%(2*c.padding+1), window%2
+			which := r.IntN(n)
+			index, crops = append(index, int64(which)), append(crops, int64(top), int64(left), int64(flip))
+			for channel := range channels {
+				from := padded[(which*channels+channel)*plane:]
+				for h := range height {
+					row := slices.Clone(from[(top+h)*wide+left:][:width])
+					if flip == 1 {
+						slices.Reverse(row)
+					}
+					for _, v := range row {
+						want = append(want, table.data[256*channel+int(v)])
+					}
+				}
+			}
+		}
+		for name, layout := range layouts {
+			run(t, func() {
+				source := layout(there(torch.FromSlice(pixels, c.shape...)))
+				at := there(torch.FromSlice(index))
+				at = torch.Stack([]torch.Tensor{at, at}, 1).Select(1, 0)
+				windows := layouts["gaps"](there(torch.FromSlice(crops, int64(len(index)), 3)))
+				got := GatherCrops(source, at, table.tensor(), windows, c.padding)
+				equal(t, fmt.Sprint(c.shape, " padding ", c.padding, " ", name), got, want)
+				if name == "channels-last" && !got.IsContiguous(torch.ChannelsLast) {
+					t.Errorf("%v: channels-last pixels gave strides %v", c.shape, got.Strides())
+				}
+				if none := GatherCrops(source, at.Narrow(0, 0, 0), table.tensor(), windows.Narrow(0, 0, 0), c.padding); none.Size(0) != 0 {
+					t.Errorf("no index gave shape %v", none.Shape())
+				}
+			})
+		}
+	}
+}
+
 var parameterShapes = [][]int64{{64, 3, 7, 7}, {10}, {5, 4, 3, 3}, {1}, {0}, {200, 301}}
 
 func parameters(r *rand.Rand) []array {
@@ -570,6 +636,7 @@ func TestErrors(t *testing.T) {
 		x, small := there(torch.Zeros([]int64{2, 3, 4, 4}, false)), there(torch.Zeros([]int64{2, 3, 4}, false))
 		double := x.CastTo(torch.Double)
 		pixels, index, table := x.CastTo(torch.Byte), there(torch.FromSlice([]int64{0, 1})), there(torch.Zeros([]int64{3, 256}, false))
+		crops := there(torch.Zeros([]int64{2, 3}, false)).CastTo(torch.Long)
 		one, two := []torch.Tensor{x}, []torch.Tensor{x.Clone(), x.Clone()}
 		nan := math.NaN()
 		for _, c := range []struct {
@@ -578,6 +645,14 @@ func TestErrors(t *testing.T) {
 		}{
 			{"pixels has dtype Float; it must be Byte", func() { GatherLUT(x, index, table) }},
 			{"table has shape [3, 255]; pixels of 3 channels need [3, 256]", func() { GatherLUT(pixels, index, table.Narrow(1, 0, 255)) }},
+			{"crops has dtype Float; it must be Long", func() { GatherCrops(pixels, index, table, table, 1) }},
+			{"crops has shape [2, 2]; an index of 2 images needs [2, 3]", func() { GatherCrops(pixels, index, table, crops.Narrow(1, 0, 2), 1) }},
+			{"crops has shape [2, 3]; an index of 1 images needs [1, 3]", func() { GatherCrops(pixels, index.Narrow(0, 0, 1), table, crops, 1) }},
+			{"padding is 1 without crops", func() { GatherCrops(pixels, index, table, torch.Tensor{}, 1) }},
+			{"padding is -1", func() { GatherCrops(pixels, index, table, crops, -1) }},
+			{"padding is 1073741824; it must be at least 0, and a side of 4 pixels no longer than 2147483647 with it", func() {
+				GatherCrops(pixels, index, table, crops, 1<<30)
+			}},
 			{"start has shape [2, 3, 4], x [2, 3, 4, 4]", func() { PGDStart(x, small, 1, "l2") }},
 			{`norm is "l1"; it must be "l2" or "linf"`, func() { PGDStart(x, x, 1, "l1") }},
 			{"eps is nan", func() { PGDStart(x, x, nan, "l2") }},
@@ -606,6 +681,10 @@ func TestErrors(t *testing.T) {
 		if device == torch.CPU { // CUDA meets it later, and ends the process's use of the device
 			refused(t, "index[1] is 2; there are 2 images, so it must be in [0, 2)", func() { GatherLUT(pixels, torch.FromSlice([]int64{0, 2}), table) })
 			refused(t, "index[0] is -1", func() { GatherLUT(pixels, torch.FromSlice([]int64{-1}), table) })
+			for _, bad := range [][]int64{{-1, 0, 0}, {9, 0, 0}, {0, -1, 0}, {0, 9, 1}, {0, 0, 2}, {0, 0, -1}} {
+				want := fmt.Sprintf("crops[1] is [%d, %d, %d]; with padding 4 top and left must be in [0, 8], and flip 0 or 1", bad[0], bad[1], bad[2])
+				refused(t, want, func() { GatherCrops(pixels, index, table, torch.FromSlice(append([]int64{8, 8, 1}, bad...), 2, 3), 4) })
+			}
 		}
 	})
 }

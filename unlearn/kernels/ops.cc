@@ -19,8 +19,10 @@
 #include <c10/core/DeviceGuard.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -100,7 +102,31 @@ Images check_batch(const Name& name, const Tensor& t) {
   return {t.size(0), t.size(0) == 0 ? 0 : t.numel() / t.size(0)};
 }
 
-Tensor gather_lut(const Tensor& pixels, const Tensor& index, const Tensor& table) {
+// The crops of `count` images, as bodies read them.
+Tensor check_crops(const Tensor& crops, int64_t padding, const Tensor& pixels, int64_t count) {
+  constexpr auto op = "gather_lut";
+  check_type({op, "crops"}, crops, at::kLong);
+  check_device({op, "crops"}, crops, pixels, "pixels");
+  TORCH_CHECK(crops.dim() == 2 && crops.size(0) == count && crops.size(1) == 3, "l2ul::gather_lut: crops has shape ",
+              crops.sizes(), "; an index of ", count, " images needs [", count, ", 3]");
+  // Bodies may count the rows and columns of a padded image in 32 bits.
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
+  const int64_t side = std::max(pixels.size(2), pixels.size(3));
+  TORCH_CHECK(padding >= 0 && padding <= most && side + 2 * padding <= most, "l2ul::gather_lut: padding is ", padding,
+              "; it must be at least 0, and a side of ", side, " pixels no longer than ", most, " with it");
+  const Tensor windows = crops.contiguous();
+  const int64_t* const at = windows.const_data_ptr<int64_t>();
+  for (int64_t i = 0; pixels.is_cpu() && i < count; ++i) {  // elsewhere the body checks, as with the index
+    const int64_t top = at[3 * i], left = at[3 * i + 1], flip = at[3 * i + 2];
+    TORCH_CHECK_INDEX(top >= 0 && top <= 2 * padding && left >= 0 && left <= 2 * padding && (flip == 0 || flip == 1),
+                      "l2ul::gather_lut: crops[", i, "] is [", top, ", ", left, ", ", flip, "]; with padding ", padding,
+                      " top and left must be in [0, ", 2 * padding, "], and flip 0 or 1");
+  }
+  return windows;
+}
+
+Tensor gather_lut(const Tensor& pixels, const Tensor& index, const Tensor& table, const std::optional<Tensor>& crops,
+                  int64_t padding) {
   constexpr auto op = "gather_lut";
   check_type({op, "pixels"}, pixels, at::kByte);
   check_type({op, "index"}, index, at::kLong);
@@ -109,7 +135,7 @@ Tensor gather_lut(const Tensor& pixels, const Tensor& index, const Tensor& table
   check_device({op, "table"}, table, pixels, "pixels");
   TORCH_CHECK(pixels.dim() == 4, "l2ul::gather_lut: pixels has shape ", pixels.sizes(), "; it must be [n, C, H, W]");
   TORCH_CHECK(index.dim() == 1, "l2ul::gather_lut: index has shape ", index.sizes(), "; it must be [k]");
-  const int64_t images = pixels.size(0), channels = pixels.size(1), area = pixels.size(2) * pixels.size(3);
+  const int64_t images = pixels.size(0), channels = pixels.size(1), height = pixels.size(2), width = pixels.size(3);
   TORCH_CHECK(table.dim() == 2 && table.size(0) == channels && table.size(1) == 256,
               "l2ul::gather_lut: table has shape ", table.sizes(), "; pixels of ", channels, " channels need [",
               channels, ", 256]");
@@ -122,22 +148,35 @@ Tensor gather_lut(const Tensor& pixels, const Tensor& index, const Tensor& table
     TORCH_CHECK_INDEX(at[i] >= 0 && at[i] < images, "l2ul::gather_lut: index[", i, "] is ", at[i], "; there are ",
                       images, " images, so it must be in [0, ", images, ")");
   }
+  TORCH_CHECK(crops || padding == 0, "l2ul::gather_lut: padding is ", padding, " without crops; it must be 0");
+  const Tensor windows = crops ? check_crops(*crops, padding, pixels, count) : Tensor();
 
   // Only the order inside an image matters: the images themselves may lie apart. The result keeps that order.
   const auto dense = [&](int64_t c, int64_t h, int64_t w) {
     const auto unit = [&](int64_t d, int64_t stride) { return pixels.size(d) == 1 || pixels.stride(d) == stride; };
     return unit(1, c) && unit(2, h) && unit(3, w);
   };
-  const int64_t width = pixels.size(3);
-  const bool planar = dense(area, width, 1);
+  const bool planar = dense(height * width, width, 1);
   const bool interleaved = !planar && dense(1, width * channels, channels);
   const Tensor source = planar || interleaved ? pixels : pixels.contiguous();
   const auto format = interleaved ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
-  Tensor out = at::empty({count, channels, pixels.size(2), width}, table.options().memory_format(format));
+  Tensor out = at::empty({count, channels, height, width}, table.options().memory_format(format));
   if (out.numel() > 0) {
     const Place place(pixels);
-    place.bodies.gather_lut(source.const_data_ptr<uint8_t>(), source.stride(0), images, at, count, data(values),
-                            channels, area, interleaved, out.mutable_data_ptr<float>(), place.stream);
+    place.bodies.gather_lut({.pixels = source.const_data_ptr<uint8_t>(),
+                             .images = images,
+                             .stride = source.stride(0),
+                             .index = at,
+                             .count = count,
+                             .crops = crops ? windows.const_data_ptr<int64_t>() : nullptr,
+                             .padding = padding,
+                             .table = data(values),
+                             .channels = channels,
+                             .height = height,
+                             .width = width,
+                             .interleaved = interleaved,
+                             .out = out.mutable_data_ptr<float>()},
+                            place.stream);
   }
   return out;
 }
@@ -500,7 +539,7 @@ void bump_versions(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torc
 }
 
 TORCH_LIBRARY(l2ul, m) {
-  m.def("gather_lut(Tensor pixels, Tensor index, Tensor table) -> Tensor");
+  m.def("gather_lut(Tensor pixels, Tensor index, Tensor table, Tensor? crops=None, int padding=0) -> Tensor");
   m.def("pgd_start(Tensor x, Tensor start, float eps, str norm) -> Tensor");
   m.def(
       "pgd_l2_step_(Tensor(a!) delta, Tensor(b!) next, Tensor grad, Tensor x, float alpha, float eps) -> "

@@ -126,6 +126,18 @@ class GatherLUT(Case):
                 self.same(l2ul.gather_lut(x, torch.stack([i, i], 1)[:, 0], table.t().contiguous().t()), want)
                 self.assertEqual(l2ul.gather_lut(x, i[:0], table).shape, (0, *shape[1:]))
 
+    def test_crops(self):
+        for shape, padding in (((7, 3, 8, 8), 4), ((4, 1, 5, 3), 1), ((3, 4, 1, 1), 2), ((5, 3, 33, 2), 0), ((2, 6, 3, 2), 7)):
+            for layout in (contiguous, channels_last, transposed, gaps):
+                x = layout(torch.randint(0, 256, shape, generator=self.g, dtype=torch.uint8))
+                table, k = self.table(shape[1]), 40
+                i = torch.randint(0, len(x), (k,), generator=self.g)
+                crops = torch.cat([torch.randint(0, 2 * padding + 1, (k, 2), generator=self.g), torch.randint(0, 2, (k, 1), generator=self.g)], 1)
+                padded = F.pad(x[i], [padding] * 4)
+                cut = torch.stack([p[:, t : t + shape[2], l : l + shape[3]].flip(2) if f else p[:, t : t + shape[2], l : l + shape[3]] for p, (t, l, f) in zip(padded, crops.tolist())])
+                want = l2ul.gather_lut(cut, torch.arange(k), table)
+                self.same(l2ul.gather_lut(x, i, table, crops, padding), want, f"{shape} {layout.__name__}")
+
     def test_scaling(self):
         x = torch.randint(0, 256, (300, 3, 32, 32), generator=self.g, dtype=torch.uint8)
         table = (torch.arange(256).float() / 255).expand(3, 256)
@@ -150,6 +162,8 @@ class GatherLUT(Case):
         self.refused(r"index has shape \[1, 2\]", l2ul.gather_lut, x, i[None], t)
         self.refused(r"table has shape \[1, 256\]; pixels of 3 channels need \[3, 256\]", l2ul.gather_lut, x, i, t[:1])
         self.refused("table has shape", l2ul.gather_lut, x, i, t[:, :255])
+        self.refused("padding is 4 without crops", l2ul.gather_lut, x, i, t, None, 4)
+        self.refused(r"crops\[0\] is \[3, 0, 0\]; with padding 1 top and left must be in \[0, 2\]", l2ul.gather_lut, x, i[:1], t, torch.tensor([[3, 0, 0]]), 1)
 
 
 class Attack(Case):
@@ -494,6 +508,9 @@ class CUDA(Case):
             pixels = torch.randint(0, 256, (7, 3, n, n), generator=self.g, dtype=torch.uint8)
             self.on_both(l2ul.gather_lut, pixels, torch.tensor([6, 0, 3]), self.randn(3, 256))
             self.on_both(l2ul.gather_lut, channels_last(pixels), torch.tensor([6, 0, 3]), self.randn(3, 256))
+            crops = torch.tensor([[0, 8, 1], [3, 4, 0], [8, 1, 1]])
+            self.on_both(l2ul.gather_lut, pixels, torch.tensor([6, 0, 3]), self.randn(3, 256), crops, 4)
+            self.on_both(l2ul.gather_lut, channels_last(pixels), torch.tensor([6, 0, 3]), self.randn(3, 256), crops, 4)
             self.on_both(l2ul.anchor_weights, g.abs())
         p, g, v, a, r = ([self.randn(*s) for s in ((64, 3, 7, 7), (10,), (0,), (200, 301))] for _ in range(5))
         self.on_both(l2ul.accumulate_abs_, p, g, 0.37, 16.0)

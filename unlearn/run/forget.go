@@ -521,6 +521,7 @@ func (f *forgetting) retrain(ctx context.Context, saved []nn.Named) (*unlearn.Re
 	}
 	f.enter(data.PhaseUnlearn)
 	job := f.trainJob(f.recipe, f.rest, data.PartRetain, f.meter)
+	job.Images = f.residents[0]
 	if f.state.Train != nil {
 		f.state.Train.Tensors = saved
 		job.Resume = f.state.Train

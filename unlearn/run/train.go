@@ -116,6 +116,7 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*T
 	job.Save = func(s *train.State, force bool) error {
 		return saver.save(int64(s.Step), force, s.Tensors, trainState{s})
 	}
+	job.Images = d.resident(d.train)
 	d.enter("train")
 	if err := d.runTraining(ctx, job); err != nil {
 		return nil, interrupted(ctx, saver.last, err)
@@ -124,11 +125,12 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*T
 	trained := time.Now()
 	result := &TrainResult{Steps: int64(job.Steps()), Epochs: int64(job.Options.Epochs), Limited: o.Limit != ""}
 	for _, part := range []struct {
-		set   *data.Set
-		name  string
-		score *Score
-	}{{d.train, "train", &result.Train}, {d.test, "test", &result.Test}} {
-		view := d.resident(part.set).View("", d.limited(count(part.set.Len())), nil)
+		images *data.Resident
+		n      int
+		name   string
+		score  *Score
+	}{{job.Images, d.train.Len(), "train", &result.Train}, {d.resident(d.test), d.test.Len(), "test", &result.Test}} {
+		view := part.images.View("", d.limited(count(part.n)), nil)
 		if *part.score, err = d.score(ctx, part.name, view); err != nil {
 			return nil, interrupted(ctx, saver.last, err)
 		}
@@ -146,7 +148,7 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*T
 // trainJob sets up training on some of the training images.
 func (d *desk) trainJob(recipe train.Options, indices []int, part data.Part, meter *data.Meter) *train.Job {
 	return &train.Job{
-		Net: d.net, Set: d.train, Indices: indices, Part: part, Meter: meter, Format: d.format(), Options: recipe, Seed: d.compute.Seed,
+		Net: d.net, Indices: indices, Part: part, Meter: meter, Options: recipe, Seed: d.compute.Seed,
 	}
 }
 

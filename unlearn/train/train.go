@@ -14,7 +14,6 @@ import (
 	"l2ul/torch/nn"
 	"l2ul/torch/optim"
 	"l2ul/unlearn/data"
-	"l2ul/unlearn/kernels"
 	"l2ul/unlearn/metrics"
 	"l2ul/unlearn/seed"
 )
@@ -34,11 +33,10 @@ type Options struct {
 // Job is a training run.
 type Job struct {
 	Net     nn.Module
-	Set     *data.Set
-	Indices []int              // the images to train on, in any order
-	Part    data.Part          // the role under which reads are counted
-	Meter   *data.Meter        // may be nil
-	Format  torch.MemoryFormat // of the batches
+	Images  *data.Resident // on the network's device; only Run needs them
+	Indices []int          // the images to train on, in any order
+	Part    data.Part      // the role under which reads are counted
+	Meter   *data.Meter    // may be nil
 	Options Options
 	Seed    int64
 	Resume  *State // where an interrupted run of this very job stopped, or nil
@@ -117,7 +115,6 @@ func (j *Job) run(ctx context.Context) error {
 		return j.Save(&state, force)
 	}
 	rate := j.schedule(perEpoch)
-	table := data.PixelTable(j.Set.C)
 	var order []int
 	for state.Step < j.Steps() {
 		if ctx.Err() != nil {
@@ -135,7 +132,7 @@ func (j *Job) run(ctx context.Context) error {
 			return err
 		}
 		rec := Record{Step: state.Step + 1, Steps: j.Steps(), Epoch: epoch + 1, LR: rate(state.Step), N: len(batch)}
-		torch.Scope(func() { j.step(opt, batch, table, &rec) })
+		torch.Scope(func() { j.step(opt, batch, &rec) })
 		if math.IsNaN(rec.Loss) || math.IsInf(rec.Loss, 0) {
 			return fmt.Errorf("train: the loss of step %d is %g: training diverged; lower --lr (%g)", rec.Step, rec.Loss, o.LR)
 		}
@@ -156,8 +153,8 @@ func (j *Job) run(ctx context.Context) error {
 	return nil
 }
 
-func (j *Job) step(opt *optim.SGDOptimizer, batch []int, table torch.Tensor, rec *Record) {
-	x, y := j.images(batch, rec.Step, table)
+func (j *Job) step(opt *optim.SGDOptimizer, batch []int, rec *Record) {
+	x, y := j.images(batch, rec.Step)
 	j.Net.Root().Train(true)
 	opt.SetLR(rec.LR)
 	opt.ZeroGrad()
@@ -196,67 +193,26 @@ func (j *Job) shuffle(epoch int) []int {
 }
 
 // images returns a batch, augmented if the recipe says so, as Float [n, C, H, W] in [0, 1] and its labels.
-func (j *Job) images(batch []int, step int, table torch.Tensor) (x, y torch.Tensor) {
-	c, h, w := j.Set.C, j.Set.H, j.Set.W
-	pixels, labels, rows := make([]uint8, len(batch)*c*h*w), make([]int64, len(batch)), make([]int64, len(batch))
-	draw := j.draws(len(batch), step)
-	for i, sample := range batch {
-		rows[i], labels[i] = int64(i), int64(j.Set.Labels[sample])
-		image, dst := j.Set.Image(sample), pixels[i*c*h*w:(i+1)*c*h*w]
-		if draw == nil {
-			copy(dst, image)
-			continue
-		}
-		crop(dst, image, c, h, w, int(draw[3*i]), int(draw[3*i+1]), draw[3*i+2] == 1)
+func (j *Job) images(batch []int, step int) (x, y torch.Tensor) {
+	if !j.Options.Augment {
+		return j.Images.Gather(batch)
 	}
-	source := torch.FromSlice(pixels, int64(len(batch)), int64(c), int64(h), int64(w))
-	x = kernels.GatherLUT(source, torch.FromSlice(rows), table).Contiguous(j.Format)
-	return x, torch.FromSlice(labels)
+	return j.Images.GatherCrops(batch, j.crops(len(batch), step), padding)
 }
 
 const padding = 4
 
 var opRandomTo = torch.Define("aten::randint.low_generator(SymInt low, SymInt high, SymInt[] size, *, Generator? generator, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor")
 
-// draws returns three numbers for each image of a step: the crop's offsets from 0 to 2·padding, and whether it is
-// flipped; nil without augmentation.
-func (j *Job) draws(n, step int) []int64 {
-	if !j.Options.Augment {
-		return nil
-	}
-	out := make([]int64, 3*n)
-	torch.Scope(func() {
-		torch.Seeded(torch.NewGenerator(seed.For(j.Seed, "train/augment", step)), func() {
-			offsets := torch.ToSlice[int64](opRandomTo.One(0, 2*padding+1, []int64{int64(2 * n)}, nil))
-			flips := torch.ToSlice[int64](opRandomTo.One(0, 2, []int64{int64(n)}, nil))
-			for i := range n {
-				out[3*i], out[3*i+1], out[3*i+2] = offsets[2*i], offsets[2*i+1], flips[i]
-			}
-		})
+// crops draws the crops of a step's n images, Long [n, 3]: top and left from 0 to 2·padding, and whether to flip. They are
+// drawn on the CPU, so that a seed means the same images on every device.
+func (j *Job) crops(n, step int) (crops torch.Tensor) {
+	torch.Seeded(torch.NewGenerator(seed.For(j.Seed, "train/augment", step)), func() {
+		corners := opRandomTo.One(0, 2*padding+1, []int64{int64(n), 2}, nil)
+		flips := opRandomTo.One(0, 2, []int64{int64(n), 1}, nil)
+		crops = torch.Cat([]torch.Tensor{corners, flips}, 1)
 	})
-	return out
-}
-
-// crop writes the h×w window at (top, left) of an image padded with zeros, mirrored if flip is set.
-func crop(dst, src []uint8, c, h, w, top, left int, flip bool) {
-	for plane := range c {
-		for y := range h {
-			from := y + top - padding
-			if from < 0 || from >= h {
-				continue
-			}
-			row, out := src[(plane*h+from)*w:][:w], dst[(plane*h+y)*w:][:w]
-			for x := range w {
-				if at := x + left - padding; at >= 0 && at < w {
-					if flip {
-						out[w-1-x] = row[at]
-					} else {
-						out[x] = row[at]
-					}
-				}
-			}
-		}
-	}
+	return crops
 }
 
 // restore puts the network and the optimizer where a state was saved.

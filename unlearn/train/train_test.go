@@ -46,17 +46,21 @@ func newSet(n int) *data.Set {
 	return s
 }
 
-func newJob(t *testing.T, n int, o Options) *Job {
+func newJob(t *testing.T, n int, o Options) *Job { return newJobOn(t, newSet(n), o) }
+
+func newJobOn(t *testing.T, set *data.Set, o Options) *Job {
 	t.Helper()
 	torch.ManualSeed(3)
 	net := smallnet.New("tiny")
 	t.Cleanup(net.Free)
 	nn.ToMemoryFormat(net, torch.ChannelsLast)
-	indices := make([]int, n)
+	images := data.NewResident(set, torch.CPU, torch.ChannelsLast)
+	t.Cleanup(images.Free)
+	indices := make([]int, set.Len())
 	for i := range indices {
 		indices[i] = i
 	}
-	return &Job{Net: net, Set: newSet(n), Indices: indices, Part: data.PartRetain, Format: torch.ChannelsLast, Options: o, Seed: 11}
+	return &Job{Net: net, Images: images, Indices: indices, Part: data.PartRetain, Options: o, Seed: 11}
 }
 
 func recipe() Options {
@@ -151,7 +155,8 @@ func TestStepsAreSGD(t *testing.T) {
 	if err := job.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	plain := newJob(t, 10, o)
+	set := newSet(10)
+	plain := newJobOn(t, set, o)
 	torch.Scope(func() {
 		opt := optim.SGD(o.LR, o.Momentum, 0, o.WeightDecay, true)
 		defer opt.Free()
@@ -166,10 +171,10 @@ func TestStepsAreSGD(t *testing.T) {
 				var pixels []float32
 				var labels []int64
 				for _, i := range batch {
-					for _, p := range plain.Set.Image(int(i)) {
+					for _, p := range set.Image(int(i)) {
 						pixels = append(pixels, float32(p)/255)
 					}
-					labels = append(labels, int64(plain.Set.Labels[i]))
+					labels = append(labels, int64(set.Labels[i]))
 				}
 				x := torch.FromSlice(pixels, int64(len(batch)), 3, 8, 8).Contiguous(torch.ChannelsLast)
 				opt.ZeroGrad()
@@ -184,85 +189,99 @@ func TestStepsAreSGD(t *testing.T) {
 	})
 }
 
-// Every window and flip of a crop, against an image that is really padded.
-func TestCrop(t *testing.T) {
-	const c, h, w = 2, 5, 6
-	src := make([]uint8, c*h*w)
-	for i := range src {
-		src[i] = uint8(i + 1)
-	}
-	padded := func(plane, y, x int) uint8 {
-		y, x = y-padding, x-padding
-		if y < 0 || y >= h || x < 0 || x >= w {
-			return 0
-		}
-		return src[(plane*h+y)*w+x]
-	}
-	for top := range 2*padding + 1 {
-		for left := range 2*padding + 1 {
-			for _, flip := range []bool{false, true} {
-				dst := make([]uint8, c*h*w)
-				crop(dst, src, c, h, w, top, left, flip)
-				for i := range dst {
-					plane, y, x := i/(h*w), i/w%h, i%w
-					if flip {
-						x = w - 1 - x
-					}
-					if want := padded(plane, y+top, x+left); dst[i] != want {
-						t.Fatalf("window (%d, %d), flip %t: pixel %d is %d, want %d", top, left, flip, i, dst[i], want)
-					}
-				}
-			}
-		}
-	}
-}
-
-// The numbers that augment are drawn for each step alone, and reach every window and both flips.
-func TestDraws(t *testing.T) {
+// The crops of a step are those that PyTorch draws:
+//
+//	g = torch.Generator().manual_seed(l2ul.stream_seed(11, "train/augment", 7))
+//	torch.cat([torch.randint(0, 9, (8, 2), generator=g), torch.randint(0, 2, (8, 1), generator=g)], 1)
+//
+// They depend on the step alone, and reach every window and both flips.
+func TestCrops(t *testing.T) {
 	job := newJob(t, 8, recipe())
-	a := job.draws(500, 7)
-	if !slices.Equal(a, job.draws(500, 7)) || slices.Equal(a, job.draws(500, 8)) {
-		t.Error("the draws do not follow the step")
+	draw := func(n, step int) (crops []int64) {
+		torch.Scope(func() { crops = torch.ToSlice[int64](job.crops(n, step)) })
+		return crops
+	}
+	want := []int64{6, 5, 1, 4, 3, 0, 1, 4, 0, 3, 4, 0, 1, 7, 1, 3, 2, 1, 3, 0, 1, 1, 2, 0}
+	if got := draw(8, 7); !slices.Equal(got, want) {
+		t.Errorf("crops %v, want %v", got, want)
+	}
+	many := draw(500, 7)
+	if slices.Equal(many, draw(500, 8)) {
+		t.Error("two steps have the same crops")
 	}
 	var tops, lefts [2*padding + 1]int
 	flips := 0
 	for i := range 500 {
-		tops[a[3*i]]++
-		lefts[a[3*i+1]]++
-		flips += int(a[3*i+2])
+		tops[many[3*i]]++
+		lefts[many[3*i+1]]++
+		flips += int(many[3*i+2])
 	}
 	if slices.Min(tops[:]) < 25 || slices.Min(lefts[:]) < 25 || flips < 200 || flips > 300 {
 		t.Errorf("windows %v, %v, %d flips of 500", tops, lefts, flips)
 	}
-	job.Options.Augment = false
-	if job.draws(4, 1) != nil {
-		t.Error("draws without augmentation")
-	}
 }
 
-// A batch is the crops its draws say, as pixels in [0, 1]; what is padded is 0 before the network normalises.
+// A batch is the crops that were drawn for its step, of images that are padded with black; without augmentation it is the
+// images.
 func TestImages(t *testing.T) {
-	job := newJob(t, 8, recipe())
+	set := newSet(8)
+	job := newJobOn(t, set, recipe())
 	torch.Scope(func() {
-		batch := []int{5, 0, 7}
-		x, y := job.images(batch, 3, data.PixelTable(3))
-		if !x.IsContiguous(torch.ChannelsLast) {
-			t.Error("the batch is not in the job's memory format")
-		}
-		draw, got := job.draws(3, 3), torch.ToSlice[float32](x.Contiguous(torch.Contiguous))
-		for i, sample := range batch {
-			want := make([]uint8, 3*8*8)
-			crop(want, job.Set.Image(sample), 3, 8, 8, int(draw[3*i]), int(draw[3*i+1]), draw[3*i+2] == 1)
-			for p, v := range want {
-				if got[i*192+p] != float32(v)/255 {
-					t.Fatalf("image %d, pixel %d: %g, want %g", i, p, got[i*192+p], float32(v)/255)
+		batch, none := []int{5, 0, 7}, []int64{padding, padding, 0}
+		for _, augment := range []bool{true, false} {
+			job.Options.Augment = augment
+			crops := slices.Repeat(none, len(batch))
+			if augment {
+				crops = torch.ToSlice[int64](job.crops(len(batch), 3))
+			}
+			x, y := job.images(batch, 3)
+			if !x.IsContiguous(torch.ChannelsLast) {
+				t.Error("the batch is not in the memory format of the resident set")
+			}
+			var want []float32
+			for i, sample := range batch {
+				top, left, flip := int(crops[3*i]), int(crops[3*i+1]), crops[3*i+2] == 1
+				for at, image := 0, set.Image(sample); at < len(image); at++ {
+					plane, h, w := at/64, at/8%8+top-padding, at%8
+					if flip {
+						w = 7 - w
+					}
+					w += left - padding
+					value := float32(0)
+					if h >= 0 && h < 8 && w >= 0 && w < 8 {
+						value = float32(image[64*plane+8*h+w]) / 255
+					}
+					want = append(want, value)
 				}
 			}
-		}
-		if labels := torch.ToSlice[int64](y); !slices.Equal(labels, []int64{0, 0, 1}) {
-			t.Errorf("labels %v", labels)
+			if !slices.Equal(torch.ToSlice[float32](x), want) {
+				t.Errorf("augment %t: other images than the crops %v", augment, crops)
+			}
+			if labels := torch.ToSlice[int64](y); !slices.Equal(labels, []int64{0, 0, 1}) {
+				t.Errorf("labels %v", labels)
+			}
 		}
 	})
+}
+
+// A batch of CIFAR's size.
+func BenchmarkImages(b *testing.B) {
+	const n = 1024
+	set := &data.Set{C: 3, H: 32, W: 32, Pixels: make([]byte, n*3*32*32), Labels: make([]int, n)}
+	images := data.NewResident(set, torch.CPU, torch.ChannelsLast)
+	defer images.Free()
+	batch := make([]int, 128)
+	for i := range batch {
+		batch[i] = i * 7
+	}
+	for _, augment := range []bool{false, true} {
+		b.Run(fmt.Sprintf("augment=%t", augment), func(b *testing.B) {
+			job := &Job{Images: images, Options: Options{Augment: augment}}
+			for b.Loop() {
+				torch.Scope(func() { job.images(batch, 3) })
+			}
+		})
+	}
 }
 
 // Cosine holds its rate for an epoch; one cycle moves with every step.
@@ -344,11 +363,12 @@ func TestTrainsOnItsIndicesAlone(t *testing.T) {
 	o := recipe()
 	o.Augment = false
 	run := func(spoil int) torch.Tensor {
-		job := newJob(t, 10, o)
-		job.Indices = []int{8, 1, 2, 3, 9, 6}
+		set := newSet(10)
 		for i := range 192 {
-			job.Set.Pixels[spoil*192+i] = 255
+			set.Pixels[spoil*192+i] = 255
 		}
+		job := newJobOn(t, set, o)
+		job.Indices = []int{8, 1, 2, 3, 9, 6}
 		if err := job.Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
