@@ -523,9 +523,7 @@ func TestResume(t *testing.T) {
 		for _, method := range []string{"neggrad", "adv-imp", "oracle"} {
 			whole := newTry(t, g, method)
 			whole.o.LR = 0.001
-			var last []byte
-			whole.task.Save = func(s *unlearn.State, _ bool) error { last = pack(t, s); return nil }
-			want := whole.run()
+			want := whole.finish()
 			for stop := range want.Steps {
 				torch.Scope(func() {
 					r, state := newTry(t, g, method), unlearn.State{}
@@ -554,20 +552,7 @@ func TestResume(t *testing.T) {
 					if state.Tensors, err = nn.Unpack(file); err != nil {
 						t.Fatal(err)
 					}
-					again.task.Resume = &state
-					var end []byte
-					again.task.Save = func(s *unlearn.State, _ bool) error { end = pack(t, s); return nil }
-					got := again.run()
-					got.Seconds, want.Seconds = 0, 0
-					if diff := cmp.Diff(want, got); diff != "" {
-						t.Errorf("%s stopped after step %d: result (-want +got):\n%s", method, stop, diff)
-					}
-					if diff := cmp.Diff(whole.log, append(r.log, again.log...)); diff != "" {
-						t.Errorf("%s stopped after step %d: log (-want +got):\n%s", method, stop, diff)
-					}
-					if !torch.Equal(smallnet.State(whole.task.Net), smallnet.State(again.task.Net)) || end != nil && !slices.Equal(last, end) {
-						t.Errorf("%s stopped after step %d: other weights, statistics or momenta", method, stop)
-					}
+					again.goOn(&state, r, want, fmt.Sprintf("%s stopped after step %d", method, stop))
 				})
 			}
 		}
@@ -579,10 +564,7 @@ func TestResume(t *testing.T) {
 func TestResumeUnderAnotherCap(t *testing.T) {
 	onTiny(t, func(g *smallnet.Golden) {
 		for _, method := range []string{"neggrad", "adv-imp", "oracle"} {
-			whole := newTry(t, g, method)
-			var last []byte
-			whole.task.Save = func(s *unlearn.State, _ bool) error { last = pack(t, s); return nil }
-			want := whole.run()
+			want := newTry(t, g, method).finish()
 			for reason, limit := range map[string]func(o *unlearn.Options){
 				"--max-steps 1":       func(o *unlearn.Options) { o.MaxSteps = 1 },
 				"--max-steps 3":       func(o *unlearn.Options) { o.MaxSteps = 3 },
@@ -607,21 +589,7 @@ func TestResumeUnderAnotherCap(t *testing.T) {
 					t.Errorf("%s, %s: %+v, saved at %+v", method, reason, capped, state)
 				}
 
-				again := newTry(t, g, method)
-				again.task.Resume = &state
-				var end []byte
-				again.task.Save = func(s *unlearn.State, _ bool) error { end = pack(t, s); return nil }
-				got := again.run()
-				got.Seconds, want.Seconds = 0, 0
-				if diff := cmp.Diff(want, got); diff != "" {
-					t.Errorf("%s after %s: result (-want +got):\n%s", method, reason, diff)
-				}
-				if diff := cmp.Diff(whole.log, append(r.log, again.log...)); diff != "" {
-					t.Errorf("%s after %s: log (-want +got):\n%s", method, reason, diff)
-				}
-				if !slices.Equal(last, end) {
-					t.Errorf("%s after %s: another state", method, reason)
-				}
+				newTry(t, g, method).goOn(&state, r, want, fmt.Sprintf("%s after %s", method, reason))
 
 				lower := newTry(t, g, method)
 				lower.task.Resume, lower.o.MaxSteps = &state, 1
@@ -631,6 +599,37 @@ func TestResumeUnderAnotherCap(t *testing.T) {
 			}
 		}
 	})
+}
+
+// finished is a run that nothing stopped.
+type finished struct {
+	*unlearn.Result
+	try  *try
+	last []byte // state that it offered
+}
+
+func (r *try) finish() *finished {
+	f := &finished{try: r}
+	r.task.Save = func(s *unlearn.State, _ bool) error { f.last = pack(r.T, s); return nil }
+	f.Result = r.run()
+	f.Seconds = 0
+	return f
+}
+
+// goOn runs r from the state that the run first left, and holds the two together against a run that nothing stopped.
+func (r *try) goOn(state *unlearn.State, first *try, want *finished, what string) {
+	r.Helper()
+	r.task.Resume = state
+	got := r.finish()
+	if diff := cmp.Diff(want.Result, got.Result); diff != "" {
+		r.Errorf("%s: result (-want +got):\n%s", what, diff)
+	}
+	if diff := cmp.Diff(want.try.log, append(first.log, r.log...)); diff != "" {
+		r.Errorf("%s: log (-want +got):\n%s", what, diff)
+	}
+	if !torch.Equal(smallnet.State(want.try.task.Net), smallnet.State(r.task.Net)) || got.last != nil && !slices.Equal(want.last, got.last) {
+		r.Errorf("%s: other weights, statistics or momenta", what)
+	}
 }
 
 // pack is everything in a state, as bytes.
