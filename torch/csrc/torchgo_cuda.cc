@@ -76,7 +76,7 @@ std::vector<int64_t> memory(int64_t device) {
 }
 
 // Capture takes what the current stream is given into the graph, which shares the memory of `like` unless that is 0.
-// Calls of other threads neither enter it nor spoil it.
+// Calls of other threads do not spoil it, and enter it only where they go to its stream, as those of autograd's do.
 void graph_begin(int64_t graph, int64_t like) {
   const at::cuda::MempoolId_t pool = like == 0 ? at::cuda::MempoolId_t{0, 0} : at_address<CUDAGraph>(like).pool();
   at_address<CUDAGraph>(graph).capture_begin(pool, cudaStreamCaptureModeThreadLocal);

@@ -3,8 +3,9 @@ package cuda
 import "l2ul/torch"
 
 // Graph is a sequence of operations on a device, captured once and replayed with one call. It reads and writes the same
-// memory each time: give it new inputs by copying into the tensors it was captured with. It must be free of autograd
-// and of anything that waits for the device, and random draws in it come from the device's default generator.
+// memory each time: give it new inputs by copying into the tensors it was captured with. Nothing in it may wait for the
+// device, and random draws in it come from the device's default generator. A backward pass can be in it, together with its
+// forward pass: autograd's thread for the device then works on the stream that is captured.
 type Graph struct{ address int64 }
 
 var (
@@ -17,15 +18,15 @@ var (
 
 // Capture records what fn does on the device, without doing it. Run fn once before, so that libraries have set
 // themselves up. The tensors that fn reads must live as long as the graph; those that it makes lie in the graph's
-// memory, and Keep or Own decides how long their handles last. With `like`, not nil, the graph shares the memory of
-// that one: right if they are replayed in the order of their capture and no result is needed across. The caller frees
-// the graph.
+// memory, and Keep or Own decides how long their handles last. With `like`, not nil and perhaps freed, the graph shares the
+// memory of that one: right if what either makes is not needed once the other is replayed. The caller frees the graph.
 func Capture(dev torch.Device, like *Graph, fn func()) *Graph {
 	g := &Graph{opGraphNew.Call()[0].(int64)}
 	shared := int64(0)
 	if like != nil {
 		shared = like.address
 	}
+	EmptyCache()                                      // while it captures, libtorch cannot take back what it keeps for other tensors
 	outer, side := CurrentStream(dev), NewStream(dev) // the default stream cannot be captured
 	done := false
 	defer func() {
