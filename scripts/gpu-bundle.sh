@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 limit=60 # MiB; the archive travels by hand
-packages=(torch torch/cuda unlearn/kernels unlearn/engine)
+packages=(torch torch/cuda unlearn/kernels unlearn/engine unlearn)
 out=build/gpu-bundle
 rm -rf "$out" "$out.tar.gz"
 mkdir -p "$out"/{bin,lib,scripts,third_party}
@@ -19,6 +19,7 @@ for package in "${packages[@]}"; do
 done
 cp unlearn/kernels/ops_test.py "$out/unlearn/kernels/"
 cp -R scripts/golden "$out/scripts/"
+cp go.mod "$out/" # by which tests find it
 mkdir "$out/scripts/bench" && cp scripts/bench/*.py "$out/scripts/bench/"
 go build -trimpath -ldflags '-s -w' -o "$out/bin/ours" ./scripts/bench/ours
 cp scripts/gpu-check.sh scripts/gpu_check.py "$out/scripts/"

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"l2ul/torch"
+	"l2ul/torch/cuda"
 	"l2ul/torch/nn"
 	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
@@ -40,6 +41,8 @@ type Task struct {
 	// Witness lets one image of D_f stand for all in a stop test that it settles, where D_f is larger than a forget slice.
 	// Runs end at the same step, with the same weights; hits are then counted at fewer steps.
 	Witness bool
+	// Graphs makes CUDA graphs of the steps, with the same bits. It is nil where they go operator by operator.
+	Graphs cuda.Recorder
 
 	// Observe is told every step. It may be nil.
 	Observe func(Record)
@@ -87,6 +90,7 @@ type Result struct {
 	Seconds  float64 // in the loop
 	Penalty  float64 // λR at the end; 0 without one
 	Distance float64 // ‖θ - θ⁰‖ over the trained parameters
+	NoGraph  string  // why CUDA graphs that the task asked for were not made; else empty
 }
 
 // Forget runs a method on a task until the goal holds, a cap is met, the run diverges or ctx ends.
@@ -98,6 +102,7 @@ func Forget(ctx context.Context, m *Method, task *Task, o *Options) (res *Result
 	torch.Scope(func() {
 		var l *loop
 		if l, err = newLoop(m, task, o); err == nil {
+			defer l.free()
 			res, err = l.run(ctx)
 		}
 	})
@@ -118,6 +123,11 @@ type loop struct {
 	momenta   []torch.Tensor
 	live      []torch.Tensor // all parameters and buffers,
 	good      []torch.Tensor // and what they were when last known to be good
+
+	driver, forget slot                 // the images of a step
+	told           torch.Tensor         // Double [5]: what the step tells
+	steps          map[sizes]*cuda.Loop // all but the first
+	noGraph        string               // why steps are not captured
 }
 
 func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
@@ -128,12 +138,13 @@ func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
 	if err := o.Check(m, task.Net, task.Forget.X, task.Forget.Len(), driving); err != nil {
 		return nil, err
 	}
-	l := &loop{method: m, task: task, o: o, names: Trainable(task.Net, o.BN)}
+	l := &loop{method: m, task: task, o: o, names: Trainable(task.Net, o.BN), steps: map[sizes]*cuda.Loop{}}
 	for _, p := range l.names {
 		l.params = append(l.params, p.Tensor)
 		l.reference = append(l.reference, p.Tensor.Detach().Clone())
 		l.momenta = append(l.momenta, p.Tensor.Detach().ZerosLike())
 	}
+	l.told = l.params[0].Detach().NewZeros([]int64{5}, torch.Double)
 	for _, t := range task.Net.Root().StateDict() {
 		l.live = append(l.live, t.Tensor)
 		l.good = append(l.good, t.Tensor.Detach().Clone())
@@ -250,56 +261,6 @@ func (l *loop) step() (outcome Outcome, reason string, err error) {
 	return "", "", nil
 }
 
-// update is the arithmetic of a step. It reports whether loss and parameters are finite.
-func (l *loop) update(rec *Record) (finite bool, err error) {
-	step := Step{Weights: l.o.LossWeights}
-	if l.task.Driver != nil {
-		from, to := slice(l.state.Slice, l.o.driverBatch(l.method), l.task.Driver.Len())
-		x, y, err := l.task.Driver.Batch(from, to)
-		if err != nil {
-			return false, err
-		}
-		setMode(l.task.Net, l.o.driverBN())
-		logits := l.task.Net.Forward(x)
-		step.Driver, step.NDriver = metrics.CrossEntropy(logits, y), to-from
-		if l.o.StopOnDrop {
-			l.state.Right += metrics.Hits(logits.Detach(), y)
-			l.state.Seen += int64(to - from)
-		}
-	}
-	forgetSlices := count(l.task.Forget.Len(), l.o.ForgetBatch)
-	from, to := slice(l.state.Step%forgetSlices, l.o.ForgetBatch, l.task.Forget.Len())
-	x, y, err := l.task.Forget.Batch(from, to)
-	if err != nil {
-		return false, err
-	}
-	setMode(l.task.Net, l.o.BN)
-	step.Forget, step.NForget = metrics.CrossEntropy(l.task.Net.Forward(x), y), to-from
-	if l.o.Goal == Misclassify {
-		step.Forget = step.Forget.Neg()
-	}
-	loss := l.method.Loss(step)
-	grads := torch.Grad([]torch.Tensor{loss}, l.params)
-	rec.Loss, rec.ForgetLoss, rec.NForget, rec.NDriver = loss.Item(), step.Forget.Item(), step.NForget, step.NDriver
-	if step.Driver.Defined() {
-		rec.DriverLoss = step.Driver.Item()
-	}
-	if math.IsNaN(rec.Loss) || math.IsInf(rec.Loss, 0) {
-		return false, nil
-	}
-	for i, g := range grads {
-		if !g.Defined() {
-			grads[i] = l.params[i].Detach().ZerosLike()
-		}
-	}
-	torch.NoGrad(func() {
-		ok := kernels.AnchoredSGD(l.params, grads, l.momenta, l.task.Anchors, l.anchorReference(),
-			l.o.LR, l.o.Momentum, l.o.WeightDecay, l.o.Lambda, l.state.Step == 0)
-		finite = ok.ItemInt() != 0
-	})
-	return finite, nil
-}
-
 // anchorReference is θ⁰ where there is a penalty.
 func (l *loop) anchorReference() []torch.Tensor {
 	if l.task.Anchors == nil {
@@ -333,6 +294,7 @@ func (l *loop) finish(outcome Outcome, reason string) *Result {
 	l.task.Net.Root().Eval()
 	res := &Result{
 		Outcome: outcome, Reason: reason, Steps: l.state.Step, Passes: l.state.Pass, Hits: l.state.Hits, Seconds: time.Since(l.began).Seconds(),
+		NoGraph: l.noGraph,
 	}
 	if l.state.Slice > 0 {
 		res.Passes++

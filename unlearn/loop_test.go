@@ -16,6 +16,7 @@ import (
 	"l2ul/internal/smallnet"
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
+	"l2ul/torch/cuda"
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
 	"l2ul/unlearn/chunk"
@@ -23,7 +24,13 @@ import (
 	_ "l2ul/unlearn/methods"
 )
 
-func TestMain(m *testing.M) { reference.TestMain(m) }
+// noCUDA is why there is no device, nil on a machine with a GPU.
+var noCUDA error
+
+func TestMain(m *testing.M) {
+	noCUDA = cuda.Open() // before any test makes a tensor
+	reference.TestMain(m)
+}
 
 // try is a run on the reference's plain network, made to be changed before it starts: 6 images to forget in slices of 4, 24
 // adversarial ones in slices of 10.

@@ -75,11 +75,34 @@ std::vector<int64_t> memory(int64_t device) {
           static_cast<int64_t>(total)};
 }
 
+// A graph and the memory of what it makes.
+struct Graph {
+  CUDAGraph graph;
+  at::cuda::MempoolId_t pool{};
+  c10::DeviceIndex device = 0;
+};
+
 // Capture takes what the current stream is given into the graph, which shares the memory of `like` unless that is 0.
-// Calls of other threads neither enter it nor spoil it.
+// Calls of other threads do not spoil it, and enter it only where they go to its stream, as those of autograd's do.
 void graph_begin(int64_t graph, int64_t like) {
-  const at::cuda::MempoolId_t pool = like == 0 ? at::cuda::MempoolId_t{0, 0} : at_address<CUDAGraph>(like).pool();
-  at_address<CUDAGraph>(graph).capture_begin(pool, cudaStreamCaptureModeThreadLocal);
+  Graph& g = at_address<Graph>(graph);
+  g.pool = like == 0 ? at::cuda::graph_pool_handle() : at_address<Graph>(like).pool;
+  g.device = c10::cuda::current_device();
+  g.graph.capture_begin(g.pool, cudaStreamCaptureModeThreadLocal);
+}
+
+void graph_end(int64_t graph) {
+  Graph& g = at_address<Graph>(graph);
+  try {
+    g.graph.capture_end();
+  } catch (...) {
+    try {  // libtorch's allocator would capture for ever, and take back nothing that it keeps
+      allocator::endAllocateToPool(g.device, g.pool);
+      allocator::releasePool(g.device, g.pool);
+    } catch (const c10::Error&) {  // it no longer did
+    }
+    throw;
+  }
 }
 
 TORCH_LIBRARY(torchgo_cuda, m) {
@@ -129,11 +152,11 @@ TORCH_LIBRARY(torchgo_cuda, m) {
   });
   m.def("event_free(int event) -> ()", [](int64_t event) { delete &at_address<c10::Event>(event); });
 
-  m.def("graph_new() -> int", []() -> int64_t { return address_of(new CUDAGraph); });
+  m.def("graph_new() -> int", []() -> int64_t { return address_of(new Graph); });
   m.def("graph_begin(int graph, int like) -> ()", graph_begin);
-  m.def("graph_end(int graph) -> ()", [](int64_t graph) { at_address<CUDAGraph>(graph).capture_end(); });
-  m.def("graph_replay(int graph) -> ()", [](int64_t graph) { at_address<CUDAGraph>(graph).replay(); });
-  m.def("graph_free(int graph) -> ()", [](int64_t graph) { delete &at_address<CUDAGraph>(graph); });
+  m.def("graph_end(int graph) -> ()", graph_end);
+  m.def("graph_replay(int graph) -> ()", [](int64_t graph) { at_address<Graph>(graph).graph.replay(); });
+  m.def("graph_free(int graph) -> ()", [](int64_t graph) { delete &at_address<Graph>(graph); });
 }
 
 }  // namespace

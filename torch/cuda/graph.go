@@ -3,9 +3,13 @@ package cuda
 import "l2ul/torch"
 
 // Graph is a sequence of operations on a device, captured once and replayed with one call. It reads and writes the same
-// memory each time: give it new inputs by copying into the tensors it was captured with. It must be free of autograd
-// and of anything that waits for the device, and random draws in it come from the device's default generator.
-type Graph struct{ address int64 }
+// memory each time: give it new inputs by copying into the tensors it was captured with. Nothing in it may wait for the
+// device, and random draws in it come from the device's default generator. A backward pass can be in it, together with its
+// forward pass: autograd's thread for the device then works on the stream that is captured.
+type Graph struct {
+	address int64
+	side    Stream // that it was captured on
+}
 
 var (
 	opGraphNew    = torch.Define("torchgo_cuda::graph_new() -> int")
@@ -17,24 +21,26 @@ var (
 
 // Capture records what fn does on the device, without doing it. Run fn once before, so that libraries have set
 // themselves up. The tensors that fn reads must live as long as the graph; those that it makes lie in the graph's
-// memory, and Keep or Own decides how long their handles last. With `like`, not nil, the graph shares the memory of
-// that one: right if they are replayed in the order of their capture and no result is needed across. The caller frees
+// memory, and Keep or Own decides how long their handles last. With `like`, not nil and perhaps freed, the graph shares the
+// memory and the stream of that one: right if what either makes is not needed once the other is replayed. The caller frees
 // the graph.
 func Capture(dev torch.Device, like *Graph, fn func()) *Graph {
-	g := &Graph{opGraphNew.Call()[0].(int64)}
-	shared := int64(0)
+	g, shared := &Graph{address: opGraphNew.Call()[0].(int64)}, int64(0)
 	if like != nil {
-		shared = like.address
+		g.side, shared = like.side, like.address // libtorch keeps workspaces for each stream that it has ever used
+	} else {
+		g.side = NewStream(dev) // the default stream cannot be captured
 	}
-	outer, side := CurrentStream(dev), NewStream(dev) // the default stream cannot be captured
+	EmptyCache() // while it captures, libtorch cannot take back what it keeps for other tensors
+	outer := CurrentStream(dev)
 	done := false
 	defer func() {
 		if !done {
 			g.Free()
 		}
 	}()
-	order(outer, side)
-	side.On(func() {
+	order(outer, g.side)
+	g.side.On(func() {
 		opGraphBegin.Do(g.address, shared)
 		defer func() {
 			if done {
@@ -47,7 +53,7 @@ func Capture(dev torch.Device, like *Graph, fn func()) *Graph {
 		opGraphEnd.Do(g.address)
 		done = true
 	})
-	order(side, outer)
+	order(g.side, outer)
 	return g
 }
 

@@ -1,17 +1,16 @@
 package engine
 
-import "l2ul/torch"
+import (
+	"l2ul/internal/tape"
+	"l2ul/torch"
+)
 
-// TapeGraphs makes the plan for images like x by libtorch, as on CUDA, and, if asked, gives it graphs that note in events
-// what they do.
-func TapeGraphs(n *Network, x torch.Tensor, graphs bool) (events *[]string) {
-	n.library, events = true, new([]string)
-	p := n.planFor(x, true)
+// TapeGraphs makes the plan for images like x by libtorch, as on CUDA, and, if asked, gives it graphs that are taped.
+func TapeGraphs(n *Network, x torch.Tensor, graphs bool) *tape.Tape {
+	n.library = true
+	p, tapes := n.planFor(x, true), &tape.Tape{}
 	if graphs {
-		p.capture = func(work func()) graph {
-			*events = append(*events, "capture")
-			return &tape{work, events}
-		}
+		p.record = tapes.Record
 	}
-	return events
+	return tapes
 }

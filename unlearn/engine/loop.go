@@ -11,56 +11,35 @@ import (
 // into a graph where a plan is used: a plan has neither autograd nor waiting in it, and the device then takes its hundreds
 // of small steps as one.
 type Loop struct {
-	net   *Network
-	work  func()
-	met   bool // work has been done since the graph, if any, was lost
-	graph graph
-	plan  *plan // whose buffers the graph uses
-	freed int   // by that plan when it was captured
-}
-
-// graph is a [cuda.Graph].
-type graph interface {
-	Replay()
-	Free()
+	net    *Network
+	work   func()
+	rounds *cuda.Loop
+	plan   *plan // whose buffers the graph uses
+	freed  int   // by that plan when it was captured
 }
 
 // Loop returns the work as a loop. What work reads and writes must stay where it is as long as the loop lives: give it new
 // values by copying into its tensors. The caller frees the loop.
-func (n *Network) Loop(work func()) *Loop { return &Loop{net: n, work: work} }
-
-// capturer returns what captures work on a device, nil where there are no graphs.
-func capturer(device torch.Device) func(work func()) graph {
-	if device.Type != torch.CUDAType {
-		return nil
-	}
-	return func(work func()) graph { return cuda.Capture(device, nil, work) }
+func (n *Network) Loop(work func()) *Loop {
+	return &Loop{net: n, work: work, rounds: cuda.NewLoop(work)}
 }
 
 // Next does the work once. On CUDA it may only have been queued when Next returns.
 func (l *Loop) Next() {
-	if l.graph != nil && (l.plan != l.net.climb || l.freed != l.plan.freed) { // buffers of the graph may be gone
+	if l.rounds.Recorded() && (l.plan != l.net.climb || l.freed != l.plan.freed) { // buffers of the graph may be gone
 		l.Free()
 	}
-	if l.graph == nil && l.met {
-		l.record()
-	}
-	if l.graph != nil {
-		l.graph.Replay()
-		return
-	}
-	l.work()
-	l.met = true
+	l.rounds.Next(l.record)
 }
 
-// record captures the work, which has been done before, so that all that it meets for the first time is behind it.
-func (l *Loop) record() {
+// record captures the work where there is a plan for it and nothing has failed before.
+func (l *Loop) record(work func()) (graph cuda.Recording) {
 	n := l.net
-	if n.climb == nil || n.climb.capture == nil || n.back != accepted || n.noGraph != "" {
-		return
+	if n.climb == nil || n.climb.record == nil || n.back != accepted || n.noGraph != "" {
+		return nil
 	}
 	n.climb.recording = true
-	err := torch.Try(func() { l.graph = n.climb.capture(l.work) })
+	err := torch.Try(func() { graph = n.climb.record(work) })
 	n.climb.recording = false
 	if failed := (*torch.Error)(nil); errors.As(err, &failed) && failed.Code == torch.OutOfMemory {
 		n.climb.vacate()
@@ -68,17 +47,16 @@ func (l *Loop) record() {
 	}
 	if err != nil {
 		n.noGraph = err.Error()
-		return
+		return nil
 	}
 	l.plan, l.freed = n.climb, n.climb.freed
+	return graph
 }
 
-// Free gives the graph back.
+// Free gives the graph back. Work that goes on begins by itself again, since it may find other buffers.
 func (l *Loop) Free() {
-	if l.graph != nil {
-		l.graph.Free()
-	}
-	l.graph, l.plan, l.met = nil, nil, false
+	l.rounds.Free()
+	l.rounds, l.plan = cuda.NewLoop(l.work), nil
 }
 
 // NoGraph says why, on CUDA, loops with a plan are not captured. It is empty where they are, and elsewhere.

@@ -5,17 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	"l2ul/internal/tape"
 	"l2ul/torch"
+	"l2ul/torch/cuda"
 )
-
-// tape stands in for a CUDA graph: what is captured is not done before it is replayed.
-type tape struct {
-	work   func()
-	events *[]string
-}
-
-func (t *tape) Replay() { t.work(); *t.events = append(*t.events, "replay") }
-func (t *tape) Free()   { *t.events = append(*t.events, "free") }
 
 // The first round is done by itself, the second captured; buffers that are gone end a graph.
 func TestLoop(t *testing.T) {
@@ -26,10 +19,10 @@ func TestLoop(t *testing.T) {
 		images := func(n int64) torch.Tensor {
 			return torch.Rand([]int64{n, 3, 20, 20}, false).Contiguous(torch.ChannelsLast)
 		}
-		var events []string
+		tapes := &tape.Tape{}
 		x, inside := images(3), func() {}
 		work := func() {
-			events = append(events, "work")
+			tapes.Note("work")
 			torch.Scope(func() {
 				net.InputGrad(net.Input(x), func(logits torch.Tensor) torch.Tensor { inside(); return gradient(logits) })
 			})
@@ -37,20 +30,16 @@ func TestLoop(t *testing.T) {
 		loop := net.Loop(work)
 		rounds := func(n int, want ...string) {
 			t.Helper()
-			events = nil
+			tapes.Events = nil
 			for range n {
 				loop.Next()
 			}
-			if !slices.Equal(events, want) {
-				t.Errorf("%d rounds: %v, want %v", n, events, want)
+			if !slices.Equal(tapes.Events, want) {
+				t.Errorf("%d rounds: %v, want %v", n, tapes.Events, want)
 			}
 		}
 		rounds(3, "work", "work", "work") // the CPU has no graphs
-		capture := func(work func()) graph {
-			events = append(events, "capture")
-			return &tape{work, &events}
-		}
-		net.plan.capture = capture
+		net.plan.record = tapes.Record
 		rounds(1, "capture", "work", "replay")
 		rounds(2, "work", "replay", "work", "replay")
 		for n := range int64(maxRuns) { // other sizes take the memory
@@ -61,7 +50,7 @@ func TestLoop(t *testing.T) {
 		net.drop() // another plan
 		rounds(1, "free", "work")
 		forbidden := false
-		net.plan.capture = func(work func()) graph {
+		net.plan.record = func(work func()) cuda.Recording {
 			forbidden = true
 			defer func() { forbidden = false }()
 			work()
@@ -73,7 +62,7 @@ func TestLoop(t *testing.T) {
 			}
 		}
 		rounds(2, "work", "work", "work") // the first of them in vain
-		net.plan.capture = capture
+		net.plan.record = tapes.Record
 		rounds(1, "work") // a failure is not tried again
 		if why := net.NoGraph(); !strings.Contains(why, "not permitted") {
 			t.Errorf("NoGraph says %q", why)
@@ -93,8 +82,8 @@ func TestLoopWithoutAPlan(t *testing.T) {
 		for range 3 {
 			loop.Next()
 		}
-		if loop.graph != nil || done != 3 || net.NoGraph() != "" {
-			t.Errorf("done %d times, graph %v", done, loop.graph)
+		if loop.rounds.Recorded() || done != 3 || net.NoGraph() != "" {
+			t.Errorf("done %d times, recorded %t", done, loop.rounds.Recorded())
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"l2ul/torch"
+	"l2ul/torch/cuda"
 	"l2ul/torch/nn"
 	"l2ul/unlearn/kernels"
 )
@@ -23,7 +24,7 @@ type node struct {
 // convolves; otherwise our own kernels do, on the CPU. dtype is Float or BFloat16: of the values between images and logits, or,
 // by our own kernels, which keep those in float32, of what convolutions multiply. The error names the operator that stands in the way.
 func lower(net nn.Module, x torch.Tensor, library bool, dtype torch.Dtype) (*plan, error) {
-	l := &lowering{values: map[torch.Tensor]*node{}, plan: &plan{device: x.Device(), dtype: dtype, capture: capturer(x.Device())}}
+	l := &lowering{values: map[torch.Tensor]*node{}, plan: &plan{device: x.Device(), dtype: dtype, record: cuda.NewRecorder(x.Device())}}
 	var out torch.Tensor
 	x = x.Clone() // a handle of its own, so that no constant is taken for the images
 	calls := torch.Trace(func() { out = net.Forward(x) })

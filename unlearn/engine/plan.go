@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"l2ul/torch"
+	"l2ul/torch/cuda"
 )
 
 // plan is a network lowered: its layers in order, and the buffers of the batches that it has met.
@@ -15,9 +16,9 @@ type plan struct {
 	nodes         []*node
 	kept          []torch.Tensor // packed weights and the like
 	runs          []*run         // the one used last comes last
-	capture       func(work func()) graph
-	freed         int  // runs whose buffers were given back to make room
-	recording     bool // a graph is being captured; if that fails, the work goes on in the same buffers
+	record        cuda.Recorder  // nil where there are no graphs
+	freed         int            // runs whose buffers were given back to make room
+	recording     bool           // a graph is being captured; if that fails, the work goes on in the same buffers
 }
 
 // keep makes a tensor last as long as the plan.

@@ -115,7 +115,7 @@ func TestAttackByGraphs(t *testing.T) {
 			if err := job.Run(t.Context(), set, nil); err != nil {
 				t.Error(err)
 			}
-			return set.X.Clone(), *tapes
+			return set.X.Clone(), tapes.Events
 		}
 		for _, norm := range []string{"l2", "linf"} {
 			want, _ := craft(false, norm)

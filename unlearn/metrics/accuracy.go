@@ -73,9 +73,10 @@ func Evaluate(ctx context.Context, classifier func(x torch.Tensor) (logits torch
 const ignoreNone = -100
 
 // Hits counts the rows of logits [n, C] whose largest element is at the label's place, y Long [n].
-func Hits(logits, y torch.Tensor) int64 {
-	return logits.ArgMax(1, false).Eq(y).Sum().ItemInt()
-}
+func Hits(logits, y torch.Tensor) int64 { return CountHits(logits, y).ItemInt() }
+
+// CountHits is [Hits] as a Long tensor without dimensions, for which nobody waits.
+func CountHits(logits, y torch.Tensor) torch.Tensor { return logits.ArgMax(1, false).Eq(y).Sum() }
 
 // CrossEntropy is the mean cross-entropy of logits [n, C] at labels y [n], with a gradient.
 func CrossEntropy(logits, y torch.Tensor) torch.Tensor {

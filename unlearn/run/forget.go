@@ -10,6 +10,7 @@ import (
 
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
+	"l2ul/torch/cuda"
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
@@ -314,7 +315,9 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 	}
 	task := &unlearn.Task{
 		Net: f.net, Classes: len(f.train.Classes), Forget: f.wanted, Meter: f.meter, EvalBatch: f.batch(), Resume: f.state.Loop,
-		Witness: f.mode != engine.Reference, // whose log is compared step by step
+	}
+	if f.mode != engine.Reference { // which goes operator by operator, and whose log is compared step by step
+		task.Witness, task.Graphs = true, cuda.NewRecorder(f.device)
 	}
 	if f.state.Loop != nil {
 		f.state.Loop.Tensors = saved
@@ -506,6 +509,9 @@ func (f *forgetting) unlearn(ctx context.Context, task *unlearn.Task) (*unlearn.
 		return nil, err
 	}
 	f.state.Seconds.Unlearn = res.Seconds
+	if res.NoGraph != "" {
+		f.Console.Log().Info().Str("reason", res.NoGraph).Msg("unlearning steps are queued operator by operator, without a CUDA graph: same bits, but slower")
+	}
 	if res.Outcome == unlearn.Interrupted {
 		return nil, context.Cause(ctx)
 	}
