@@ -9,7 +9,7 @@ type Options struct {
 	Momentum    float64     `flag:"momentum" default:"0.9" min:"0" max:"1" group:"unlearning" help:"momentum of SGD"`
 	WeightDecay float64     `flag:"weight-decay" default:"0.0001" min:"0" group:"unlearning" help:"weight decay of SGD, on all parameters"`
 	Lambda      float64     `flag:"reg-lambda,reg-lamb" default:"1" min:"0" group:"unlearning" help:"weight of the penalty that holds important parameters"`
-	ForgetBatch int         `flag:"forget-batch" default:"32" min:"1" group:"unlearning" help:"images to forget in each step"`
+	ForgetBatch int         `flag:"forget-batch" default:"32" min:"1" group:"unlearning" help:"images to forget in each step, and whose gradient --importance mas-batch takes at once"`
 	AdvBatch    int         `flag:"adv-batch" default:"256" min:"1" group:"unlearning" help:"adversarial examples in each step"`
 	RetainBatch int         `flag:"retain-batch" default:"256" min:"1" group:"unlearning" help:"retained images in each step, for methods that read them"`
 	LossWeights LossWeights `flag:"loss-weights" default:"sample" oneof:"sample|sum" group:"unlearning" help:"weigh two loss terms by their numbers of images, or not at all"`

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/urfave/cli/v2"
@@ -14,7 +15,7 @@ func (p *program) eval() *cli.Command {
 		"Reads only; nothing is changed.",
 		func(ctx context.Context, inv run.Invocation) error {
 			result, err := run.Evaluate(ctx, inv)
-			if err != nil || result == nil || inv.Console.JSON() {
+			if result == nil || inv.Console.JSON() {
 				return err
 			}
 			t := newTable("", "accuracy", "right", "of", "loss")
@@ -26,6 +27,6 @@ func (p *program) eval() *cli.Command {
 					t.AppendRow([]any{row.name, percent(s), s.Hits, s.N, fmt.Sprintf("%.5f", float64(*s.Loss))})
 				}
 			}
-			return printLines(p.stdout, t.Render())
+			return errors.Join(printLines(p.stdout, t.Render()), err) // scores that --output has no room for are still scores
 		})
 }

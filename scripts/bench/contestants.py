@@ -133,8 +133,6 @@ def main():
         timed(run), timed(run)
     else:
         variant, run, seconds, failed = fastest(variants)
-    print(json.dumps({"variant": variant, "variants": seconds, "failed": failed}), file=sys.stderr, flush=True)
-
     print("ready", flush=True)
     for line in sys.stdin:
         if line.strip() != "run":
@@ -142,7 +140,7 @@ def main():
         elapsed, check = timed(run)
         if a.save:
             save_file({"x_adv": run.result.contiguous()}, a.save)
-        answer = {"seconds": elapsed, "check": check, "variant": variant, "variants": seconds}
+        answer = {"seconds": elapsed, "check": check, "variant": variant, "variants": seconds, "failed": failed}
         print(json.dumps(answer), flush=True)
 
 

@@ -187,6 +187,8 @@ def summarise(row, answers, peaks):
     median = {n: statistics.median(x["seconds"] for x in v) for n, v in answers.items()}
     spread = {n: [min(x["seconds"] for x in v), max(x["seconds"] for x in v)] for n, v in answers.items()}
     checks = {n: v[-1]["check"] for n, v in answers.items()}
+    tried, failed = (answers["P"][-1].get(key, {}) for key in ("variants", "failed"))
+    answers = {n: [{k: x for k, x in a.items() if k not in ("variants", "failed")} for a in v] for n, v in answers.items()}
     physical = None
     if gflop:
         physical = gflop / median["U"] / peaks["gemm"]
@@ -195,7 +197,7 @@ def summarise(row, answers, peaks):
     return {
         "row": row, "what": what, "median": median, "spread": spread, "check": checks, "variant": {n: v[-1].get("variant") for n, v in answers.items()},
         "U/O": median["O"] / median["U"] if "O" in median else None, "U/P": median["P"] / median["U"], "goal U/O": goal_o, "goal U/P": goal_p,
-        "physical": physical, "seconds": answers,
+        "physical": physical, "tried": tried, "failed": failed, "seconds": answers,
     }  # fmt: skip
 
 
@@ -220,10 +222,12 @@ def markdown(report):
         ratios = [f"{r[k]:.2f} ({r['goal ' + k] or '-'})" if r[k] else "-" for k in ("U/O", "U/P")]
         physical = f"{100 * r['physical']:.0f} %" if r["physical"] else "-"
         lines.append("| " + " | ".join([r["row"], r["what"], *(cell(r, n) for n in "OPU"), *ratios, physical]) + " |")
-    tried = {r["row"]: r["seconds"]["P"][-1].get("variants", {}) for r in report["rows"]}
-    if any(tried.values()):
+    tried = [r for r in report["rows"] if r["tried"] or r["failed"]]
+    if tried:
         lines += ["", "What P chose from, each the best of three trials before the repeats, in seconds:", ""]
-        lines += [f"- {row}: " + ", ".join(f"{name} {s:.3g}" for name, s in sorted(v.items(), key=lambda x: x[1])) for row, v in tried.items() if v]
+    for r in tried:
+        trials = [f"{name} {s:.3g}" for name, s in sorted(r["tried"].items(), key=lambda x: x[1])]
+        lines.append(f"- {r['row']}: " + ", ".join(trials + [f"{name} does not work here ({why})" for name, why in r["failed"].items()]))
     for row, reason in report.get("left out", {}).items():
         lines += ["", f"{row} is left out: {reason}."]
     if "parity" in report:

@@ -2,8 +2,8 @@
 
     python compare.py RUN_FOLDER...
 
-Each folder is a run with `-c preset:l2ul/cifar10-resnet18 --mode reference --threads 1 -b 500 --limit 0.1` on the shared
-weights and images; eval.json in it, if any, is `unlearn eval --splits test -b 500` of its model (its result, or the
+Each folder is a run with `-c preset:l2ul/cifar10-resnet18 --mode reference --threads 1 -b 500 --limit 0.1`, and the
+record's `max_steps` as `--max-steps`, on the shared weights and images; eval.json in it, if any, is `unlearn eval --splits test -b 500` of its model (its result, or the
 last line of --json). Prints a Markdown table, then every
 difference; exits 1 if there is one. Bits can only agree on the instruction set the reference was made on.
 """

@@ -188,6 +188,8 @@ def main():
 
     for method in methods:
         if method in record:
+            if record[method].get("max_steps", 0) != a.max_steps and record[method]["outcome"] == "cap":
+                sys.exit(f"{out} has {method} under another cap of steps; move it away first")
             continue
         model, began = fresh(), time.monotonic()
         keep = a.scratch / f"{method}-{identity}.pt"
@@ -203,7 +205,7 @@ def main():
             "after": measure(model), "distance": distance**0.5, "penalty": r if "imp" in method else None,
             "parameters_sha256": l2ul.sha256(*model.parameters()),
             "state_sha256": l2ul.sha256(*model.net.state_dict().values()),
-            "hits": out_of.hits, "loss": out_of.loss, "loss_adversarial": out_of.loss_driver,
+            "max_steps": a.max_steps, "hits": out_of.hits, "loss": out_of.loss, "loss_adversarial": out_of.loss_driver,
             "loss_forget": out_of.loss_forget,
         }  # fmt: skip
         log(method, {key: value for key, value in record[method].items() if not isinstance(value, list)})

@@ -196,7 +196,7 @@ func findNames(file, content string, set *Set) ([]int, error) {
 		}
 	}
 	var indices []int
-	number := 0
+	number, seen := 0, map[int]int{} // by sample, the line that names it
 	for line := range strings.Lines(content) {
 		number++
 		name := strings.TrimSpace(line)
@@ -210,7 +210,10 @@ func findNames(file, content string, set *Set) ([]int, error) {
 				number, set.Split, name, set.Names[0])
 		case i == ambiguous:
 			return nil, inputf(file, "line %d: several samples are named %q; write the class folder too", number, name)
+		case seen[i] != 0:
+			return nil, inputf(file, "line %d: the sample %q is that of line %d already", number, name, seen[i])
 		}
+		seen[i] = number
 		indices = append(indices, i)
 	}
 	if len(indices) == 0 {

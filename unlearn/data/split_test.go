@@ -119,7 +119,7 @@ func TestResolveErrors(t *testing.T) {
 		{"@" + writeFile(t, "# nothing\n"), set, false, "no file names"},
 		{"@" + writeFile(t, "bee/0.png\n0.png\n"), set, false, "line 2: several samples"},
 		{"@" + writeFile(t, "bee/99.png\n"), set, false, "line 1"},
-		{"@" + writeFile(t, "bee/0.png\ntrain/bee/0.png"), set, false, "index 1 stands in it twice"},
+		{"@" + writeFile(t, "bee/0.png\ntrain/bee/0.png"), set, false, `line 2: the sample "train/bee/0.png" is that of line 1`},
 		{"@" + writeFile(t, "bee/0.png\n"), unnamed, false, "no file names"},
 	} {
 		_, err := resolve(t, tc.spec, tc.set, 0)

@@ -70,7 +70,7 @@ func GatherLUT(pixels, index, table torch.Tensor) torch.Tensor {
 	return ready(opGatherLUT).One(pixels, index, table)
 }
 
-// GatherCrops makes a batch of augmented images, in the one pass of [GatherLUT]:
+// GatherCrops makes a batch of augmented images, as [GatherLUT] does of whole ones:
 //
 //	out[i,c,h,w] = table[c, P[index[i],c,topᵢ+h,leftᵢ+w']]    w' = W-1-w where flipᵢ is 1, else w
 //

@@ -23,17 +23,17 @@ import (
 	"l2ul/unlearn/engine"
 )
 
-// How many pairs are attacked at once: enough to fill the device, few enough that the activations of a small network stay
-// in its cache. It is no option, because the last bits depend on it.
+// How many pairs are attacked at once: enough to fill the device and, on the CPU, few enough that what the layers of a small
+// network make stays in the cache. It is no option, because the last bits depend on it.
 const (
-	attackChunk    = 64 // on the CPU
+	attackChunk    = 64
 	gpuAttackChunk = 512
 )
 
 const adversarialSchema = "unlearn.adversarial/1"
 
-// attackJob sets up the attack on a forget set.
-func (d *desk) attackJob(o attack.Options, forget *data.ForgetSet, x torch.Tensor) *attack.Job {
+// attackJob sets up the attack on a forget set. before is how many pairs were attacked at once before an interruption, or 0.
+func (d *desk) attackJob(o attack.Options, forget *data.ForgetSet, x torch.Tensor, before int) *attack.Job {
 	job := &attack.Job{
 		Net: d.frozen(), X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Fast: d.mode == engine.Fast, Seed: d.compute.Seed,
 	}
@@ -45,6 +45,7 @@ func (d *desk) attackJob(o attack.Options, forget *data.ForgetSet, x torch.Tenso
 	if d.device.Type == torch.CUDAType {
 		usual = gpuAttackChunk
 	}
+	usual = cmp.Or(before, usual)
 	job.Chunk = d.shrinking(min(usual, chunk.Fit(all, memory, math.MaxInt64)))
 	if n := job.Chunk.N(); n < usual {
 		d.Console.Log().Info().Int("pairs", n).Int64("bytes", memory).Msg("memory holds fewer pairs at once than usual, which may change the last bits")

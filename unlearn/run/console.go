@@ -48,7 +48,7 @@ func NewConsole(o TerminalOptions, stdout, stderr io.Writer) *Console {
 	}
 	if c.mode == "auto" || c.mode == "" {
 		c.mode = "plain"
-		if terminal {
+		if terminal && columns(stderr) > 0 { // some hosts of containers give a terminal no size, and bars would not show
 			c.mode = "bar"
 		}
 	}
@@ -60,14 +60,19 @@ func NewConsole(o TerminalOptions, stdout, stderr io.Writer) *Console {
 	return c
 }
 
-// isTerminal reports whether w is a terminal that has a size; bars cannot be drawn on one of no columns.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
-	if !ok {
-		return false
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// columns is the width of a terminal, 0 where there is none.
+func columns(w io.Writer) int {
+	if f, ok := w.(*os.File); ok {
+		if n, _, err := term.GetSize(int(f.Fd())); err == nil {
+			return n
+		}
 	}
-	columns, _, err := term.GetSize(int(f.Fd()))
-	return err == nil && columns > 0
+	return 0
 }
 
 // Log returns the logger. All of it goes to log.jsonl, what --quiet and --verbose leave to stderr.

@@ -37,7 +37,7 @@ func lines(t *testing.T, text string) []map[string]any {
 	return all
 }
 
-// A terminal without a size, as some hosts of containers give, gets lines: bars would not show on it.
+// A terminal without a size gets lines, for people.
 func TestTerminalWithoutSize(t *testing.T) {
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
@@ -63,8 +63,9 @@ func TestTerminalWithoutSize(t *testing.T) {
 		if err := unix.IoctlSetWinsize(int(terminal.Fd()), unix.TIOCSWINSZ, &c.size); err != nil {
 			t.Fatal(err)
 		}
-		if got := NewConsole(TerminalOptions{Progress: "auto"}, io.Discard, terminal).mode; got != c.mode {
-			t.Errorf("%d columns: %s, want %s", c.size.Col, got, c.mode)
+		got := NewConsole(TerminalOptions{Progress: "auto", LogFormat: "auto"}, io.Discard, terminal)
+		if got.mode != c.mode || got.pretty == nil {
+			t.Errorf("%d columns: %s, want %s; log for people: %t", c.size.Col, got.mode, c.mode, got.pretty != nil)
 		}
 	}
 }

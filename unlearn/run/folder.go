@@ -99,50 +99,62 @@ func OpenFolder(o Opening) (*Folder, *Checkpoint, error) {
 
 func (f *Folder) busy() error { return fmt.Errorf("another process is working in %s", f.path) }
 
-// PreviewFolder is OpenFolder for a run that does not take place: it says where the run would live and what it would go on
-// from, or fails as OpenFolder would, and leaves everything as it is.
-func PreviewFolder(o Opening) (path string, checkpoint *Checkpoint, err error) {
-	if path, err = o.place(); err != nil {
-		return "", nil, err
+// Preview is what OpenFolder would find.
+type Preview struct {
+	Path       string
+	Checkpoint *Checkpoint // to go on from, or nil
+	Replaces   bool        // what a run left there would be cleared away
+}
+
+// PreviewFolder is OpenFolder for a run that does not take place. It fails as OpenFolder would, as far as that can be seen
+// without writing.
+func PreviewFolder(o Opening) (p Preview, err error) {
+	if p.Path, err = o.place(); err != nil {
+		return p, err
 	}
-	if _, err := os.Stat(path); err != nil {
-		return path, nil, creatable(path)
+	if _, err := os.Lstat(p.Path); err != nil {
+		return p, creatable(p.Path)
 	}
-	f := folderAt(path, o.Config)
+	f := folderAt(p.Path, o.Config)
 	if _, err := os.Stat(f.Path(lockName)); err == nil {
 		f.lock = flock.New(f.Path(lockName))
 		locked, err := f.lock.TryLock()
-		switch {
-		case err != nil:
-			return "", nil, fmt.Errorf("cannot lock the run folder: %w", err)
-		case !locked:
-			return "", nil, f.busy()
+		if err != nil {
+			return p, fmt.Errorf("cannot lock the run folder: %w", err)
 		}
-		defer f.Close()
+		if !locked {
+			return p, f.busy()
+		}
+		if err := f.Close(); err != nil { // at once: a run may be about to begin
+			return p, err
+		}
 	}
-	if checkpoint, _, err = f.examine(o); err != nil {
-		return "", nil, err
+	if p.Checkpoint, p.Replaces, err = f.examine(o); err != nil {
+		return p, err
 	}
-	if err := unix.Access(path, unix.W_OK|unix.X_OK); err != nil {
-		return "", nil, fmt.Errorf("cannot write into the run folder: %s: %w", path, err)
+	if err := unix.Access(p.Path, unix.W_OK|unix.X_OK); err != nil {
+		return p, fmt.Errorf("cannot write into the run folder: %s: %w", p.Path, err)
 	}
-	return path, checkpoint, nil
+	return p, nil
 }
 
-// creatable fails where os.MkdirAll would.
+// creatable fails where os.MkdirAll would: the folder above all that is missing must be one to write into.
 func creatable(path string) error {
-	parent := filepath.Dir(path)
+	missing, parent := path, filepath.Dir(path)
 	info, err := os.Stat(parent)
-	for ; err != nil; info, err = os.Stat(parent) {
-		parent = filepath.Dir(parent) // in the end the root or the working folder
+	for errors.Is(err, fs.ErrNotExist) {
+		missing, parent = parent, filepath.Dir(parent)
+		info, err = os.Stat(parent)
 	}
-	if !info.IsDir() {
-		err = unix.ENOTDIR
-	} else {
+	switch {
+	case err != nil:
+	case !info.IsDir():
+		missing, err = parent, unix.ENOTDIR
+	default:
 		err = unix.Access(parent, unix.W_OK|unix.X_OK)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot make the run folder: %w", &fs.PathError{Op: "mkdir", Path: parent, Err: err})
+		return fmt.Errorf("cannot make the run folder: %w", &fs.PathError{Op: "mkdir", Path: missing, Err: reason(err)})
 	}
 	return nil
 }
@@ -250,15 +262,15 @@ func (f *Folder) examine(o Opening) (checkpoint *Checkpoint, stale bool, err err
 		return nil, false, err
 	}
 	// Only what a run began is a run's to clear away: names such as model.safetensors may be somebody's own.
-	if _, err := os.Stat(f.Path(runMark)); errors.Is(err, fs.ErrNotExist) {
-		for _, n := range names {
-			if n.Name() != lockName {
-				return nil, false, Usagef("%s is not a run folder (it holds %s); choose another --output", f.path, n.Name())
-			}
+	_, err = os.Stat(f.Path(runMark))
+	begun := !errors.Is(err, fs.ErrNotExist)
+	for _, n := range names {
+		if !begun && n.Name() != lockName {
+			return nil, false, Usagef("%s is not a run folder (it holds %s); choose another --output", f.path, n.Name())
 		}
 	}
 	if o.Options.Force && o.Options.Resume == "" {
-		return nil, true, nil
+		return nil, begun, nil
 	}
 	end, err := f.end()
 	if err != nil {
@@ -282,7 +294,7 @@ func (f *Folder) examine(o Opening) (checkpoint *Checkpoint, stale bool, err err
 	case checkpoint == nil && (finished || o.Options.Resume != "" && o.Options.Resume != "auto"):
 		return nil, false, Inputf("--resume %s: no valid checkpoint in %s", o.Options.Resume, f.path)
 	case checkpoint == nil:
-		return nil, true, nil // it ended before its first checkpoint: begin again
+		return nil, begun, nil // it ended before its first checkpoint: begin again
 	case o.Options.Resume == "":
 		return nil, false, Usagef("%s holds an unfinished run (step %d); go on with `%s`, or replace it with --force",
 			f.path, checkpoint.Step, ResumeLine(o.Argv, f.path))

@@ -53,21 +53,21 @@ func flags(pairs ...string) map[string][]string {
 
 func mustOpen(t *testing.T, o Opening) (*Folder, *Checkpoint) {
 	t.Helper()
-	path, previewed, previewErr := PreviewFolder(o)
+	preview, previewErr := PreviewFolder(o)
 	f, c, err := OpenFolder(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	if d := cmp.Diff(c, previewed, cmpopts.IgnoreUnexported(Checkpoint{})); previewErr != nil || path != f.Path() || d != "" {
-		t.Errorf("preview: %s, want %s; %v; checkpoint (-want +got):\n%s", path, f.Path(), previewErr, d)
+	if d := cmp.Diff(c, preview.Checkpoint, cmpopts.IgnoreUnexported(Checkpoint{})); previewErr != nil || preview.Path != f.Path() || d != "" {
+		t.Errorf("preview: %s, want %s; %v; checkpoint (-want +got):\n%s", preview.Path, f.Path(), previewErr, d)
 	}
 	return f, c
 }
 
 func refuse(t *testing.T, o Opening, code int, words ...string) {
 	t.Helper()
-	_, _, previewErr := PreviewFolder(o)
+	_, previewErr := PreviewFolder(o)
 	_, _, err := OpenFolder(o)
 	if fmt.Sprint(previewErr) != fmt.Sprint(err) && !errors.Is(err, syscall.ENOSPC) { // which shows in writing alone
 		t.Errorf("preview: %v, want: %v", previewErr, err)

@@ -33,7 +33,8 @@ type forgetState struct {
 	Tested  bool            `json:"tested"`          // the goal has been tested on θ⁰, and does not hold
 	Read    bool            `json:"read"`            // the attack has read D_f
 	Pairs   []attack.Pair   `json:"pairs,omitempty"` // of an unfinished attack,
-	Made    int             `json:"made,omitempty"`  // whose first so many are in the tensor file
+	Made    int             `json:"made,omitempty"`  // whose first so many are in the tensor file,
+	AtOnce  int             `json:"at_once"`         // made so many at a time
 	Loop    *unlearn.State  `json:"loop,omitempty"`
 	Train   *train.State    `json:"train,omitempty"`
 	Ended   *unlearn.Result `json:"ended,omitempty"` // the loop has ended; only scoring is left
@@ -211,7 +212,7 @@ func (f *forgetting) tellPlan() error {
 			steps += fmt.Sprintf(", and at most %d steps", f.loop.MaxSteps)
 		}
 	}
-	return f.planRun(f.o.FolderOptions, append(rows,
+	return f.planRun(f.o.FolderOptions, f.inputs(f.set), append(rows,
 		[2]string{"forget", fmt.Sprintf("%d images, goal %s", k, f.loop.Goal)},
 		[2]string{"steps", steps},
 		[2]string{"scores", fmt.Sprintf("%d images to forget, %d retained, %d test images, before and after",
@@ -368,11 +369,12 @@ func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.N
 			f.state.Read, f.state.Reads = true, f.meter.Reads()
 		}
 		c := &crafting{
-			desk: &f.desk, job: f.attackJob(f.attack, f.set, f.images.X), forget: f.set, folder: f.folder,
+			desk: &f.desk, job: f.attackJob(f.attack, f.set, f.images.X, f.state.AtOnce), forget: f.set, folder: f.folder,
 			unfinished: f.unfinished(saved), seconds: f.state.Seconds.Attack,
 		}
 		c.saved = func(set *attack.Set) error {
-			f.state.Pairs, f.state.Made, f.state.Seconds.Attack, f.state.Reads = set.Pairs, set.Done, c.seconds, f.meter.Reads()
+			f.state.Pairs, f.state.Made, f.state.AtOnce = set.Pairs, set.Done, c.job.Chunk.N()
+			f.state.Seconds.Attack, f.state.Reads = c.seconds, f.meter.Reads()
 			// A cadence in steps counts each chunk as one.
 			return f.saver.save(0, ctx.Err() != nil || f.saver.cadence.Steps > 0, madeTensors(set), &f.state)
 		}

@@ -53,7 +53,7 @@ type desk struct {
 	still       *engine.Network // the network while it is frozen, nil before and after
 	fallback    string          // how it ran in place of the mode that was asked for, and why
 	scoring     *chunk.Size     // images at once when scoring; nil before the first
-	memory      int64           // of the machine, when it was first asked: what a phase gives back stays with the process and looks used
+	memory      int64           // that the device has to offer, as it was when the data had been read
 	ungraphed   bool            // it has been said that there are no CUDA graphs
 	weights     *ckpt.File      // as read; nil for a fresh network
 	pairs       *importedPairs
@@ -133,6 +133,7 @@ func (d *desk) openData(ctx context.Context) error {
 		return err
 	}
 	d.train, d.test = sets[0], sets[1]
+	d.memory = d.unused()
 	return nil
 }
 
@@ -242,15 +243,22 @@ func (d *desk) shrinking(n int) *chunk.Size {
 // gpuCache is less than the second-level caches of GPUs with much memory.
 const gpuCache = 32 << 20
 
-// room is what memory and cache the device has to offer, in bytes.
+// room is what memory and cache the device has to offer, in bytes. Of memory it is what there was before anything was
+// computed: what a phase gives back stays with the process and looks used, and which phases a run has depends on the cache.
 func (d *desk) room() (memory, cache int64) {
 	if d.device.Type == torch.CUDAType {
-		m := cuda.MemoryOf(d.device)
-		return m.Free + m.Reserved - m.Allocated, gpuCache
+		return d.memory, gpuCache
 	}
-	root := os.DirFS("/")
-	d.memory = cmp.Or(d.memory, chunk.Memory(root))
-	return d.memory, chunk.Cache(root)
+	return d.memory, chunk.Cache(os.DirFS("/"))
+}
+
+// unused is the memory that the device has to offer now.
+func (d *desk) unused() int64 {
+	if d.device.Type == torch.CUDAType {
+		m := cuda.MemoryOf(d.device)
+		return m.Free + m.Reserved - m.Allocated
+	}
+	return chunk.Memory(os.DirFS("/"))
 }
 
 // thaw ends that; it comes before any change of the weights.
@@ -510,16 +518,24 @@ func (d *desk) plan(rows ...[2]string) {
 	d.Console.Plan(d.Config.Spec.Verb, append(all, rows...))
 }
 
-// planRun is plan for a job that has a run folder, which it could not do its work in where this fails.
-func (d *desk) planRun(o FolderOptions, rows ...[2]string) error {
-	preview := d.opening(o)
-	preview.Now = time.Time{} // the run will have another
-	folder, checkpoint, err := PreviewFolder(preview)
+// planRun is plan for a job with a run folder. It fails where the run would refuse the folder, or its inputs beside those of
+// the checkpoint that it would go on from.
+func (d *desk) planRun(o FolderOptions, inputs map[string]string, rows ...[2]string) error {
+	opening := d.opening(o)
+	opening.Now = time.Time{} // the run will have another
+	found, err := PreviewFolder(opening)
 	if err != nil {
 		return err
 	}
-	if checkpoint != nil {
-		folder += fmt.Sprintf(", going on from step %d", checkpoint.Step)
+	folder := found.Path
+	switch {
+	case found.Checkpoint != nil:
+		if err := found.Checkpoint.CheckInputs(inputs); err != nil {
+			return err
+		}
+		folder += fmt.Sprintf(", going on from step %d", found.Checkpoint.Step)
+	case found.Replaces:
+		folder += ", replacing the run that is there"
 	}
 	d.plan(append(rows, [2]string{"folder", folder})...)
 	return nil

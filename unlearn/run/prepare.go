@@ -27,6 +27,7 @@ type AttackResult struct {
 type attackState struct {
 	Pairs   []attack.Pair `json:"pairs"`
 	Made    int           `json:"made"`
+	AtOnce  int           `json:"at_once"` // pairs that were attacked at once
 	Seconds float64       `json:"seconds"` // spent on the attack, by all processes
 }
 
@@ -59,7 +60,7 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 			if err != nil {
 				return err
 			}
-			return d.planRun(o.FolderOptions, [2]string{"attack", fmt.Sprintf("%d pairs of %d images, %d iterations each", n, len(forget.Indices), settings.Iters)})
+			return d.planRun(o.FolderOptions, d.inputs(forget), [2]string{"attack", fmt.Sprintf("%d pairs of %d images, %d iterations each", n, len(forget.Indices), settings.Iters)})
 		}
 		result, err = d.attackRun(ctx, o, settings, forget)
 		return err
@@ -145,12 +146,13 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 		return nil, err
 	}
 	x, _ := d.resident(d.train).Gather(forget.Indices)
-	c := &crafting{desk: d, job: d.attackJob(settings, forget, x), forget: forget, folder: folder}
+	c := &crafting{desk: d, forget: forget, folder: folder}
 	c.saved = func(set *attack.Set) error {
-		return saver.save(int64(set.Done), ctx.Err() != nil, madeTensors(set), attackState{set.Pairs, set.Done, c.seconds})
+		state := attackState{set.Pairs, set.Done, c.job.Chunk.N(), c.seconds}
+		return saver.save(int64(set.Done), ctx.Err() != nil, madeTensors(set), state)
 	}
+	var state attackState
 	if checkpoint != nil {
-		var state attackState
 		if err := checkpoint.CheckInputs(inputs); err != nil {
 			return nil, err
 		}
@@ -166,6 +168,7 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 		}
 		c.seconds, began = state.Seconds, earlier(began, state.Seconds)
 	}
+	c.job = d.attackJob(settings, forget, x, state.AtOnce)
 	d.enter(data.PhaseAttack)
 	set, err := c.run(ctx)
 	if err != nil {
@@ -214,7 +217,7 @@ func Importance(ctx context.Context, inv Invocation) (result *ImportanceResult, 
 			return err
 		}
 		if o.DryRun {
-			return d.planRun(o.FolderOptions, [2]string{"importance", fmt.Sprintf("%s over %d images", settings.Kind, len(forget.Indices))})
+			return d.planRun(o.FolderOptions, nil, [2]string{"importance", fmt.Sprintf("%s over %d images", settings.Kind, len(forget.Indices))})
 		}
 		result, err = d.importanceRun(ctx, o, settings, forget)
 		return err

@@ -60,7 +60,7 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 			return err
 		}
 		if o.DryRun {
-			return d.planRun(o.FolderOptions, [2]string{"steps", planned(job)})
+			return d.planRun(o.FolderOptions, d.trainInputs(), [2]string{"steps", planned(job)})
 		}
 		result, err = d.trainRun(ctx, o, job)
 		return err
@@ -84,6 +84,15 @@ func (d *desk) fresh() (err error) {
 	return err
 }
 
+// trainInputs are the hashes that a resumed training must find again.
+func (d *desk) trainInputs() map[string]string {
+	inputs := map[string]string{"data": d.train.Fingerprint()}
+	if d.weights != nil {
+		inputs["weights"] = d.weights.Hash()
+	}
+	return inputs
+}
+
 func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*TrainResult, error) {
 	began := time.Now()
 	folder, checkpoint, err := d.open(o.FolderOptions)
@@ -91,10 +100,7 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*T
 		return nil, err
 	}
 	defer folder.Close()
-	inputs := map[string]string{"data": d.train.Fingerprint()}
-	if d.weights != nil {
-		inputs["weights"] = d.weights.Hash()
-	}
+	inputs := d.trainInputs()
 	saver, err := d.newSaver(ctx, folder, o.FolderOptions, inputs, checkpoint)
 	if err != nil {
 		return nil, err
