@@ -1,21 +1,27 @@
 """What gpu-check.sh runs: python gpu_check.py ROOT RESULT.json [--rows G1,G6,…] [--device cuda|cpu] [--tiny] [--list]
 
-ROOT is an unpacked bundle whose lib/libtorch leads to this Python's packages. Tests first, then rows. The rows G… are those of
-`make bench` in other sizes, with the same contestants, each a process: the algorithm as published (O), what an expert in
-PyTorch would write, its fastest variant (P), and the engine (U). The others compare single operators with P in this
-process. Ratios are of medians of alternating runs; a rate is what must be moved or computed at least, over U's median.
-With --device cpu --tiny the rows run in small, without compiling, and no tests: that tests this script and measures nothing.
+ROOT is an unpacked bundle whose lib/libtorch leads to this Python's packages. Tests first, then rows, the most important ones
+first, and none that would not end in time: --list says how long each takes, and --rows asks for the others. The rows G… are those
+of `make bench` in other sizes, with the same contestants, each a process: the algorithm as published (O), what an expert in
+PyTorch would write, its fastest variant (P), and the engine (U). G12… hold U's examples in one precision against those in
+another. The others compare single operators with P in this process. Ratios are of medians of alternating runs; a rate is
+what must be moved or computed at least, over U's median. Where memory or time would not do, a row has the shape of its work
+and fewer images; what it says is what it did. With --device cpu --tiny the rows run in small, without compiling, and no tests:
+that tests this script and measures nothing.
 """
 
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -26,61 +32,111 @@ parser.add_argument("--rows", help="only these, separated by commas; none of the
 parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
 parser.add_argument("--tiny", action="store_true")
 parser.add_argument("--list", action="store_true", help="print the rows and end")
-parser.add_argument("--ours", type=Path, help="U of the rows G…; bin/ours of the bundle")
+parser.add_argument("--bin", type=Path, help="the folder with unlearn and ours; bin/ of the bundle")
 ARGS = parser.parse_args()
 ROOT, RESULT, DEVICE = ARGS.root.resolve(), ARGS.result, ARGS.device
-CUDA = DEVICE == "cuda"
+CUDA, BIN = DEVICE == "cuda", ARGS.bin or ROOT / "bin"
+sys.path[:0] = [str(ROOT / "scripts/bench"), str(ROOT / "scripts/golden")]
 REPEATS = 2 if ARGS.tiny else 20
 
-# Of each row of contestants: the row of `make bench` it is, what it does, the work, the GFLOP of that (forward and
-# backward; none where bytes count), and P's variant that needs no compiler.
-CONTESTS = {
-    "G1": ("C1", "PGD, ResNet-18, 16 images x 20 targets x 100 iterations", {"prepared": 320, "pairs": 320, "iterations": 100}, 320 * 100 * 0.56, "eager"),
-    "G2": ("C1", "PGD, ResNet-18, 256 images x 2 targets x 40 iterations", {"images": 256, "prepared": 512, "pairs": 512, "iterations": 40}, 512 * 40 * 0.56, "eager"),
-    "G3": (
-        "C1", "PGD, ResNet-50 of CIFAR-100, 16 images x 12 targets x 20 iterations",
-        {"network": "cifar-resnet50", "prepared": 192, "pairs": 192, "iterations": 20}, 192 * 20 * 5.19, "eager",
-    ),
-    "G1-bf16": ("C1-bf16", "G1 with the network in bfloat16", {"prepared": 320, "pairs": 320, "iterations": 100}, 320 * 100 * 0.56, "bf16"),
-    "G3-bf16": (
-        "C1-bf16", "G3 with the network in bfloat16",
-        {"network": "cifar-resnet50", "prepared": 192, "pairs": 192, "iterations": 20}, 192 * 20 * 5.19, "bf16",
-    ),
-    "G6": ("C2", "scores of 50,000 images, ResNet-18", {"tests": 50000, "pixels": 50000, "eval_batch": 5000}, 50000 * 0.28, "eager-64"),
-    "G8": ("C3", "unlearning step, ResNet-50 of CIFAR-100, 128 + 16 images", {"network": "cifar-resnet50", "adversarial": 128}, 144 * 7.79 + 16 * 2.6, "eager-foreach"),
-    "G9": ("C6", "penalty, weight decay and momentum, ResNet-50", {"network": "resnet50"}, None, "foreach"),
-}  # fmt: skip
-TINY = {"images": 2, "prepared": 4, "pairs": 4, "iterations": 2, "tests": 8, "pixels": 8, "eval_batch": 4, "adversarial": 4}
-# The repeats of a row end after ROW seconds, and no row begins after ALL, so that the whole stays below ten minutes.
-ROW, ALL = 40, 480
+# The repeats of a row end after ROW seconds, and no row begins that would end after ALL, so that the whole stays below ten minutes.
+ROW, ALL = 20, 560
 BEGAN = time.monotonic()
 
+TINY = {"images": 4, "prepared": 4, "pairs": 4, "iterations": 2, "tests": 8, "pixels": 8, "eval_batch": 4, "adversarial": 4}
 
-def contest(name):
-    """O, P and U take turns."""
-    sys.path[:0] = [str(ROOT / "scripts/bench"), str(ROOT / "scripts/golden")]
-    import run as bench
 
-    row, what, work, gflop, plain = CONTESTS[name]
-    with tempfile.TemporaryDirectory() as folder:
-        work = work | (TINY if ARGS.tiny else {}) | {"device": DEVICE}
-        subprocess.run([sys.executable, str(ROOT / "scripts/bench/prepare.py"), folder, json.dumps(work)], check=True)
-        a = argparse.Namespace(
-            inputs=folder, ours=ARGS.ours or ROOT / "bin/ours", threads=torch.get_num_threads(), repeats=1 if ARGS.tiny else 5,
-            seconds=ROW, variant=plain if ARGS.tiny else None,
-        )  # fmt: skip
-        answers = bench.alternate(row, a)
-    if isinstance(answers, str):
-        return {"what": what, "left out": answers}
-    median = {n: statistics.median(x["seconds"] for x in v) for n, v in answers.items()}
+def tiny(work):
+    """The work in small: of everything a little, and of the network its smallest sister."""
+    small = work | TINY | {"network": work.get("network", "l2ul-resnet18").replace("50", "18"), "size": min(work.get("size", 32), 64)}
+    if "job" in work:
+        small["job"] = work["job"] | {"num_adv": 2, "iterations": 2, "max_steps": 2, "eval_batch": 4, "limit": 8}
+    return small
+
+
+def prepare(folder, work):
+    """Makes what contestants read; a second call changes how they compute. Returns their arguments."""
+    work = (tiny(work) if ARGS.tiny else work) | {"device": DEVICE}
+    subprocess.run([sys.executable, str(ROOT / "scripts/bench/prepare.py"), folder, json.dumps(work)], check=True)
+    return argparse.Namespace(
+        inputs=Path(folder), ours=BIN / "ours", program=BIN / "unlearn", threads=torch.get_num_threads(), repeats=1 if ARGS.tiny else 5,
+        seconds=ROW, published=2, variant=None, work=work,
+    )  # fmt: skip
+
+
+def ratios(answers, key="seconds"):
+    median = {n: statistics.median(x[key] for x in v) for n, v in answers.items()}
+    return {"U/O": median["O"] / median["U"] if "O" in median else None, "U/P": median["P"] / median["U"]}
+
+
+def agreement(answers, bound):
+    """The contestants' checks, and what is wrong with them."""
     check = {n: v[-1]["check"] for n, v in answers.items()}
     apart = max(abs(c - check["P"]) / abs(check["P"]) for c in check.values())
-    disagree = {"failed": f"the contestants' checks differ by {apart:.2g}"} if not apart < (1e-2 if "bf16" in row else 1e-3) else {}
+    return {"check": check} | ({} if apart < bound else {"failed": f"the contestants' checks differ by {apart:.2g}"})
+
+
+def contest(row, work, plain, gflop=None):
+    """A row of `make bench`: O, P and U take turns. plain is P's variant that needs no compiler; gflop is what is computed at
+    least, forward and backward, none where bytes count."""
+    import run as bench
+
+    with tempfile.TemporaryDirectory() as folder:
+        a = prepare(folder, work)
+        a.variant = plain if ARGS.tiny else None
+        answers = bench.alternate(row, a)
+    if isinstance(answers, str):
+        return {"left out": answers}
+    rate = gflop and not ARGS.tiny and gflop / 1e3 / statistics.median(x["seconds"] for x in answers["U"])
+    exact = "bf16" not in row and not work.get("tf32")
     return {
-        "what": what, "work": work, "seconds": {n: [x["seconds"] for x in v] for n, v in answers.items()}, "P": answers["P"][-1]["variant"],
-        "U/O": median["O"] / median["U"] if "O" in median else None, "U/P": median["P"] / median["U"], "TFLOP/s": None if ARGS.tiny or gflop is None else gflop / 1e3 / median["U"],
-        "check": check, **disagree,
+        "work": a.work, "seconds": {n: [x["seconds"] for x in v] for n, v in answers.items()}, "P": answers["P"][-1]["variant"],
+        **ratios(answers), "TFLOP/s": rate or None, **agreement(answers, 1e-3 if exact else 1e-2),
     }  # fmt: skip
+
+
+def whole(work):
+    """C7: whole processes, the first of each with nothing in memory, and of these the job, without start and reading."""
+    import run as bench
+
+    with tempfile.TemporaryDirectory() as folder:
+        a = prepare(folder, work)
+        a.published, a.repeats = 1, min(a.repeats, 3)
+        answers = bench.whole(a)
+    return {
+        "work": a.work, "seconds": {n: [x["seconds"] for x in v] for n, v in answers.items()}, **ratios(answers),
+        "job": {n: [x["job"] for x in v] for n, v in answers.items()} | ratios(answers, "job"), **agreement(answers, 1e-3),
+    }  # fmt: skip
+
+
+def ladder(work):
+    """U's attack in each precision: its time, and its examples beside those in float32. What rounding alone does shows in the rung
+    reference, which is float32 by the operators of P."""
+    import expert
+    import run as bench
+    from contestants import Data
+    from safetensors.torch import load_file
+
+    rungs = {"fp32": "C1", "reference": "C1-reference", "tf32": "C1", "bf16": "C1-bf16"}
+    result, made = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, row in rungs.items():
+            a = prepare(folder, work | {"tf32": name == "tf32"})
+            u = bench.Contestant("U", bench.command("U", row, a, f"{folder}/made.safetensors"))
+            u.ready()
+            for _ in range(a.repeats):
+                u.run()
+            u.end()
+            result[name] = {"seconds": [x["seconds"] for x in u.answers]}
+            made[name] = load_file(f"{folder}/made.safetensors", device=DEVICE)["x_adv"]
+        data = Data(Path(folder))
+    model, n = expert.frozen_of(data), a.work["pairs"]
+    images = expert.pixels(data["forget.pixels"])
+    x = images.repeat(-(-n // len(images)), 1, 1, 1)[:n]
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # what examples reach is float32's
+    for name, x_adv in made.items():
+        result[name] |= bench.apart(x, made["fp32"], x_adv) | bench.attained(model, x_adv, data["pair.target"][:n])
+    return {"work": a.work, "rungs": result}
 
 
 def command(argv, cwd, seconds):
@@ -181,41 +237,79 @@ def gather():
     return row(5 * index.numel() * 3 * 32 * 32, ours, {"eager": convert, "compile": lambda: compiled(pixels, index)})
 
 
-SINGLE = {
-    "step-32": ("step of the L2 attack alone, 3 x 32 x 32", lambda: attack_step(5120 if CUDA else 8, 32)),
-    "step-224": ("step of the L2 attack alone, 3 x 224 x 224", lambda: attack_step(512 if CUDA else 2, 224)),
-    "gather": ("a batch of 12,500 from resident bytes, 3 x 32 x 32", gather),
-}
+def single(measure):
+    torch.ops.load_library(str(ROOT / "lib/libl2ul.so"))
+    if CUDA:
+        torch.ops.load_library(str(ROOT / "lib/libl2ul_cuda.so"))
+    return measure()
 
 
-ABOUT = {n: c[1] for n, c in CONTESTS.items()} | {n: c[0] for n, c in SINGLE.items()}
+RN18 = {"prepared": 320, "pairs": 320, "iterations": 100}
+C100 = {"network": "cifar-resnet50"}
+RN50 = C100 | {"prepared": 192, "pairs": 192, "iterations": 20}
+IMAGENET = {"network": "resnet50", "size": 224, "pixels": 16, "adversarial": 16}
+PGD224 = IMAGENET | {"prepared": 192, "pairs": 192, "iterations": 10}
+EVAL224 = IMAGENET | {"prepared": 16, "tests": 2048, "pixels": 2048, "eval_batch": 256}
+K256 = {"images": 256, "prepared": 256}
+CIFAR = {"job": {"dataset": "cifar10", "num_adv": 20, "iterations": 100, "eval_batch": 1000}}
+# A trained network and real images, where there are any: rounding goes further on an untrained one.
+SHARED = os.environ.get("L2UL_SHARED")
+TRAINED = {"trained": SHARED} if SHARED and not ARGS.tiny else {}
+
+
+class Row(NamedTuple):
+    seconds: int  # about what it takes on an H100: half of it and more are the contestants' starts, and P's compiler
+    what: str
+    measure: Callable[[], dict]
+
+
+# The most important first.
+ROWS = {
+    "G1": Row(75, "PGD, ResNet-18, 16 images x 20 targets x 100 iterations", lambda: contest("C1", RN18, "eager", 320 * 100 * 0.56)),
+    "G1-bf16": Row(50, "G1 with the network in bfloat16", lambda: contest("C1-bf16", RN18, "bf16", 320 * 100 * 0.56)),
+    "G3": Row(80, "PGD, ResNet-50 of CIFAR-100, 16 images x 12 targets x 20 iterations", lambda: contest("C1", RN50, "eager", 192 * 20 * 5.19)),
+    "G3-bf16": Row(65, "G3 with the network in bfloat16", lambda: contest("C1-bf16", RN50, "bf16", 192 * 20 * 5.19)),
+    "G8": Row(70, "unlearning step, ResNet-50 of CIFAR-100, 128 + 16 images", lambda: contest("C3", C100 | {"adversarial": 128}, "eager-foreach", 144 * 7.79 + 16 * 2.6)),
+    "G6": Row(65, "scores of 50,000 images, ResNet-18", lambda: contest("C2", {"tests": 50000, "pixels": 50000, "eval_batch": 5000}, "eager-64", 50000 * 0.28)),
+    "G12": Row(40, "precisions of G1: time, and examples beside those in float32", lambda: ladder(RN18 | TRAINED)),
+    "G11": Row(90, "end to end, 50,000 + 10,000 images of CIFAR-10's shape, k = 16, N = 20, 100 iterations, 8 steps", lambda: whole(CIFAR)),
+    "G4": Row(95, "PGD, ResNet-50, 224 x 224, 16 images x 12 targets x 10 iterations", lambda: contest("C1", PGD224, "eager", 192 * 10 * 16.36)),
+    "G4-bf16": Row(75, "G4 with the network in bfloat16", lambda: contest("C1-bf16", PGD224, "bf16", 192 * 10 * 16.36)),
+    "G7": Row(85, "scores of 2,048 images, ResNet-50, 224 x 224", lambda: contest("C2", EVAL224, "eager-64", 2048 * 8.18)),
+    "G10": Row(35, "importance of batches (published), ResNet-18, 256 images", lambda: contest("mas-batch", K256, "eager", 256 * 0.84)),
+    "G10-50": Row(55, "importance of batches (published), ResNet-50 of CIFAR-100, 256 images", lambda: contest("mas-batch", K256 | C100, "eager", 256 * 7.79)),
+    "G10-each": Row(40, "importance image by image, ResNet-18, 256 images", lambda: contest("mas", K256, "vmap-4", 256 * 0.84)),
+    "G10-50-each": Row(60, "importance image by image, ResNet-50 of CIFAR-100, 64 images", lambda: contest("mas", {"images": 64} | C100, "vmap-4", 64 * 7.79)),
+    "G9": Row(45, "penalty, weight decay and momentum, ResNet-50", lambda: contest("C6", {"network": "resnet50"}, "foreach")),
+    "step-32": Row(12, "step of the L2 attack alone, 3 x 32 x 32", lambda: single(lambda: attack_step(5120 if CUDA else 8, 32))),
+    "step-224": Row(12, "step of the L2 attack alone, 3 x 224 x 224", lambda: single(lambda: attack_step(512 if CUDA else 2, 224))),
+    "gather": Row(12, "a batch of 12,500 from resident bytes, 3 x 32 x 32", lambda: single(gather)),
+    "G3-tf32": Row(80, "G3, where everybody may use TF32", lambda: contest("C1", RN50 | {"tf32": True}, "eager", 192 * 20 * 5.19)),
+    "G7-tf32": Row(85, "G7, where everybody may use TF32", lambda: contest("C2", EVAL224 | {"tf32": True}, "eager-64", 2048 * 8.18)),
+    "G12-50": Row(45, "precisions of G3: time, and examples beside those in float32", lambda: ladder(RN50)),
+    "G2": Row(80, "PGD, ResNet-18, 256 images x 2 targets x 40 iterations", lambda: contest("C1", K256 | {"prepared": 512, "pairs": 512, "iterations": 40}, "eager", 512 * 40 * 0.56)),
+}  # fmt: skip
 
 
 def rows(names):
     """Measures row after row. One that fails says so, and the next is measured: the machine may be had only once."""
     for name in names:
-        if time.monotonic() - BEGAN > ALL:
-            yield name, {"left out": f"{ALL} seconds were over; ask for it with --rows"}
+        seconds, what, measure = ROWS[name]
+        if not ARGS.tiny and time.monotonic() - BEGAN + seconds > ALL:
+            yield name, {"what": what, "left out": f"it takes about {seconds} of {ALL} seconds, and there are fewer left; ask for it with --rows"}
             continue
         try:
-            yield name, contest(name) if name in CONTESTS else {"what": SINGLE[name][0]} | single(name)
+            yield name, {"what": what} | measure()
         except (Exception, SystemExit) as e:  # a contestant that does not start ends with the latter
-            yield name, {"what": ABOUT[name], "failed": f"{type(e).__name__}: {e}"}
-
-
-def single(name):
-    torch.ops.load_library(str(ROOT / "lib/libl2ul.so"))
-    if CUDA:
-        torch.ops.load_library(str(ROOT / "lib/libl2ul_cuda.so"))
-    return SINGLE[name][1]()
+            yield name, {"what": what, "failed": f"{type(e).__name__}: {e}"}
 
 
 def main():
     if ARGS.list:
-        print("\n".join(f"{n:10}{what}" for n, what in ABOUT.items()))
+        print("\n".join(f"{n:12}{row.seconds:3} s  {row.what}" for n, row in ROWS.items()))
         return
-    names = ARGS.rows.split(",") if ARGS.rows else list(ABOUT)
-    if unknown := set(names) - set(ABOUT):
+    names = ARGS.rows.split(",") if ARGS.rows else list(ROWS)
+    if unknown := set(names) - set(ROWS):
         parser.error(f"no rows are called {', '.join(sorted(unknown))}; --list names them")
     measured = {}
     result = {

@@ -4,6 +4,7 @@ import (
 	"math"
 
 	"l2ul/torch"
+	"l2ul/torch/cuda"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/metrics"
 )
@@ -74,7 +75,8 @@ func (l *loop) look(from, to int) (hits int64, against []float32, err error) {
 			return
 		}
 		torch.NoGrad(func() {
-			logits := l.task.Net.Forward(x)
+			var logits torch.Tensor
+			cuda.Float32(func() { logits = l.task.Net.Forward(x) }) // hits are float32's, however a step rounds
 			hits = metrics.Hits(logits, y)
 			values, classes := torch.ToSlice[float32](logits), int(logits.Size(1))
 			for i, label := range torch.ToSlice[int64](y) {

@@ -2,7 +2,7 @@
 
     python contestants.py O|P ROW --inputs DIR [--threads N] [--variant NAME|auto] [--save FILE]
 
-Rows: C1 C1-bf16 C2 C3 C4 C6 C7 C8, and P's `gemm` and `memory`. Sets up, warms up, prints `ready`; then every line `run` on stdin is
+Rows: C1 C1-bf16 C2 C3 C4 C6 C7 C8, mas-batch, P's mas, gemm and memory. Sets up, warms up, prints `ready`; then every line `run` on stdin is
 answered by one JSON line. C7 runs its job at once, prints one JSON line and ends: the caller times the process.
 """
 
@@ -84,21 +84,50 @@ def memory():
     return peak(lambda: a.add_(b), 3 * 4 * 40_000_000)
 
 
+def anchored(anchors):
+    """How much of all parameters is free to move: the check of the rows of importance."""
+    return sum((1 - a.double()).sum().item() for a in anchors)
+
+
 def job(folder):
-    """The job of C7: settings, weights, sorted file lists."""
-    folder = folder / "c7"
+    """The job of C7: settings, weights, and of each split the sorted list of files and labels, or pixels and labels."""
+    settings, folder = settings_of(folder), folder / "c7"
 
     def files(split):
         classes = sorted(p.name for p in (folder / split).iterdir())
         return [(str(path), i) for i, c in enumerate(classes) for path in sorted((folder / split / c).iterdir())]
 
-    return json.loads((folder / "job.json").read_text()), load_file(folder / "weights.safetensors"), files("train"), files("test")
+    def binary(split):
+        names = sorted((folder / "cifar-10-batches-bin").glob({"train": "data_batch_*.bin", "test": "test_batch.bin"}[split]))
+        rows = torch.cat([torch.from_file(str(n), size=n.stat().st_size, dtype=torch.uint8).view(-1, 3073) for n in names])
+        return rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].long()
+
+    read = files if settings["dataset"] == "imagefolder" else binary
+    return settings, load_file(folder / "weights.safetensors"), read("train"), read("test")
+
+
+def settings_of(folder):
+    """The settings of C7's job."""
+    work = json.loads((folder / "work.json").read_text())
+    return json.loads((folder / "c7/job.json").read_text()) | work["job"] | {"device": work["device"]}
+
+
+def retained(job, n):
+    """The positions of n training images that are not to be forgotten."""
+    gone = set(job["forget"])
+    return [i for i in range(n) if i not in gone]
+
+
+def spaced(job, indices):
+    """What the job's limit leaves of the images to score."""
+    n, limit = len(indices), job["limit"] or len(indices)
+    return [indices[i * n // limit] for i in range(limit)]
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("contestant", choices=("O", "P"))
-    p.add_argument("row", choices=("C1", "C1-bf16", "C2", "C3", "C4", "C6", "C7", "C8", "gemm", "memory"))
+    p.add_argument("row", choices=("C1", "C1-bf16", "C2", "C3", "C4", "C6", "C7", "C8", "mas", "mas-batch", "gemm", "memory"))
     p.add_argument("--inputs", type=Path, required=True)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--variant", default="auto")
@@ -114,17 +143,19 @@ def main():
     else:
         import expert as rows
 
+    # float32 means float32 on a GPU too, for every contestant, unless the work says otherwise.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = work["tf32"]
     if a.row == "C7":
         print(json.dumps(rows.c7(*job(a.inputs))), flush=True)
         return
+    # P lets cuDNN try its algorithms, which pays where a shape comes again and again; the published code does not.
+    torch.backends.cudnn.benchmark = a.contestant == "P"
 
     if a.row in ("gemm", "memory"):
         variants = {"gemm": gemm, "memory": memory}[a.row]()
     else:
-        data, name = Data(a.inputs, a.contestant == "P"), a.row.lower()
-        # float32 means float32 on a GPU too, for every contestant.
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        variants = rows.c1(data, name == "c1-bf16") if name.startswith("c1") else getattr(rows, name)(data)
+        data, name = Data(a.inputs, a.contestant == "P"), a.row.lower().replace("-", "_")
+        variants = rows.c1(data, name == "c1_bf16") if name.startswith("c1") else getattr(rows, name)(data)
     if callable(variants):
         run, variant, seconds, failed = variants, "published", {}, {}
         timed(run)

@@ -5,12 +5,15 @@ as uint8, inference mode, foreach updates. Every row offers its plausible varian
 fastest on the machine at hand is the contestant.
 """
 
+import time
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 import l2ul
 import nets
+from contestants import anchored, retained, spaced
 
 LAST = torch.channels_last
 
@@ -44,12 +47,16 @@ def pgd_step(delta, grad, x, alpha, eps):
     return delta.mul_((norms(delta).reciprocal_() * eps).clamp_(max=1))
 
 
+def pgd_iteration(loss_of, delta, x, target, eps, alpha):
+    delta = delta.detach().requires_grad_()
+    (grad,) = torch.autograd.grad(loss_of(x + delta, target), delta)
+    return pgd_step(delta.detach(), grad, x, alpha, eps)
+
+
 def pgd(loss_of, x, start, target, eps, alpha, iterations):
     delta = l2ul.pgd_start(x, start, eps)
     for _ in range(iterations):
-        delta.requires_grad_()
-        (grad,) = torch.autograd.grad(loss_of(x + delta, target), delta)
-        delta = pgd_step(delta.detach(), grad, x, alpha, eps)
+        delta = pgd_iteration(loss_of, delta, x, target, eps, alpha)
     return (x + delta).clamp_(0, 1)
 
 
@@ -59,6 +66,20 @@ def attack_loss(model):
 
 def compiled(function):
     return torch.compile(function, dynamic=False)  # every shape gets kernels of its own
+
+
+def captured(work):
+    """Replays work, all of whose tensors stay where they are, as a CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph.replay
 
 
 def laid_out(data, prefix, names):
@@ -78,47 +99,32 @@ def c1(data, bf16):
     def variant(loss_of):
         def run():
             x_adv = pgd(loss_of, x, start, target, 4.0, 0.1, iterations)
-            return lambda: x_adv.double().sum().item()
+            return lambda: x_adv.double().square().sum().item()
 
         return run
 
     def graph(loss_of):
         """An iteration captured once, and replayed."""
-        delta = torch.empty_like(x)
-
-        def iteration():
-            leaf = delta.detach().requires_grad_()
-            (grad,) = torch.autograd.grad(loss_of(x + leaf, target), leaf)
-            delta.copy_(pgd_step(leaf.detach(), grad, x, 4.0, 0.1))
-
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            delta.copy_(l2ul.pgd_start(x, start, 4.0))
-            for _ in range(3):
-                iteration()
-        torch.cuda.current_stream().wait_stream(side)
-        captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(captured):
-            iteration()
+        delta = l2ul.pgd_start(x, start, 4.0)
+        iteration = captured(lambda: delta.copy_(pgd_iteration(loss_of, delta, x, target, 4.0, 0.1)))
 
         def run():
             delta.copy_(l2ul.pgd_start(x, start, 4.0))
             for _ in range(iterations):
-                captured.replay()
+                iteration()
             x_adv = (x + delta).clamp_(0, 1)
-            return lambda: x_adv.double().sum().item()
+            return lambda: x_adv.double().square().sum().item()
 
         return run
 
+    # On a GPU a graph is never slower than what it was captured from, and compiling takes most of the time of a row.
     if not bf16:
-        variants = {
-            "eager": lambda: variant(attack_loss(frozen_of(data))),
-            "compile": lambda: variant(compiled(attack_loss(frozen_of(data)))),
-        }
+        variants = {"eager": lambda: variant(attack_loss(frozen_of(data)))}
         if data.device.type == "cuda":
             variants["graph"] = lambda: graph(attack_loss(frozen_of(data)))
             variants["compile-graph"] = lambda: graph(compiled(attack_loss(frozen_of(data))))
+        else:
+            variants["compile"] = lambda: variant(compiled(attack_loss(frozen_of(data))))
         return variants
 
     def autocast():
@@ -141,14 +147,12 @@ def c1(data, bf16):
 
         return loss_of
 
-    variants = {
-        "autocast": lambda: variant(autocast()),
-        "bf16": lambda: variant(half()),
-        "bf16-compile": lambda: variant(compiled(half())),
-    }
+    variants = {"autocast": lambda: variant(autocast()), "bf16": lambda: variant(half())}
     if data.device.type == "cuda":
         variants["bf16-graph"] = lambda: graph(half())
         variants["bf16-compile-graph"] = lambda: graph(compiled(half()))
+    else:
+        variants["bf16-compile"] = lambda: variant(compiled(half()))
     return variants
 
 
@@ -176,12 +180,12 @@ def c2(data):
         return compiled(frozen_of(data))
 
     def traced(size):
-        example = torch.rand(size, 3, 32, 32, device=data.device).contiguous(memory_format=LAST)
+        example = pixels(images[:size])
         with torch.no_grad():
             return torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(frozen_of(data), example)))
 
     variants = {}
-    for size in (64, 256) if data.device.type == "cpu" else (1000, 5000):
+    for size in (64, 256) if data.device.type == "cpu" else (data.work["eval_batch"],):
         variants[f"eager-{size}"] = lambda size=size: variant(frozen_of(data), size)
         variants[f"jit-{size}"] = lambda size=size: variant(traced(size), size)
         variants[f"freezing-{size}"] = lambda size=size: variant(folded(), size)
@@ -303,59 +307,160 @@ def c6(data):
     }
 
 
+def anchors(omega):
+    """As l2ul.anchors, without waiting for each tensor."""
+    out = []
+    for o in omega:
+        low, high = torch.aminmax(o)
+        out.append(torch.where(high > low, 1 - (o - low) / (high - low), 1))
+    return out
+
+
+def mas_batch(data):
+    images, k = data["forget.pixels"], data.work["images"]
+    size = min(32, k)
+    assert k % size == 0, f"{k} images are no slices of {size}"
+
+    def variant(change, repeat):
+        model = network(data.weights, data.work["network"], data.device)
+        l2ul.set_bn(model, "frozen-stats")  # as in training, but the running statistics stay
+        params, forward = list(model.parameters()), change(model)
+        omega, total = [torch.zeros_like(p) for p in params], [torch.zeros_like(p) for p in params]
+        x = pixels(images[:size])
+
+        def part():
+            grads = torch.autograd.grad(forward(x).norm(dim=1).mean(), params)
+            torch._foreach_add_(total, grads)
+            torch._foreach_add_(omega, torch._foreach_abs(total), alpha=size / ((k // 32 + 1) * 32))
+
+        add = repeat(part)
+
+        def run():
+            torch._foreach_zero_(omega)
+            torch._foreach_zero_(total)
+            for i in range(0, k, size):
+                x.copy_(pixels(images[i : i + size]))
+                add()
+            anchor = anchors(omega)
+            return lambda: anchored(anchor)
+
+        return run
+
+    same = lambda f: f  # noqa: E731
+    variants = {"eager": lambda: variant(same, same)}
+    if data.device.type == "cuda":
+        variants["graph"] = lambda: variant(same, captured)
+        variants["compile-graph"] = lambda: variant(compiled, captured)
+    return variants
+
+
+def mas(data):
+    images, k = data["forget.pixels"], data.work["images"]
+
+    def vectorised(size):
+        """Gradients of size images at once, each its own."""
+        model = frozen_of(data)
+        params, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+        omega = [torch.zeros_like(p) for p in params.values()]
+
+        def total(params, image):
+            return torch.func.functional_call(model, (params, buffers), (image[None],)).square().sum()
+
+        gradients = torch.func.vmap(torch.func.grad(total), (None, 0))
+
+        def run():
+            torch._foreach_zero_(omega)
+            for i in range(0, k, size):
+                for o, g in zip(omega, gradients(params, pixels(images[i : i + size])).values()):
+                    o.add_(g.abs_().sum(0), alpha=1 / k)
+            anchor = anchors(omega)
+            return lambda: anchored(anchor)
+
+        return run
+
+    def one_by_one(repeat):
+        model = network(data.weights, data.work["network"], data.device).eval()
+        params = list(model.parameters())
+        omega, x = [torch.zeros_like(p) for p in params], pixels(images[:1])
+
+        def part():
+            grads = torch.autograd.grad(model(x).square().sum(), params)
+            torch._foreach_add_(omega, torch._foreach_abs(grads), alpha=1 / k)
+
+        add = repeat(part)
+
+        def run():
+            torch._foreach_zero_(omega)
+            for i in range(k):
+                x.copy_(pixels(images[i : i + 1]))
+                add()
+            anchor = anchors(omega)
+            return lambda: anchored(anchor)
+
+        return run
+
+    if data.device.type == "cpu":
+        return {"vmap-4": lambda: vectorised(4), "each": lambda: one_by_one(lambda f: f)}
+    return {"vmap-16": lambda: vectorised(16), "vmap-64": lambda: vectorised(64), "graph": lambda: one_by_one(captured)}
+
+
 def c7(job, weights, train, tests):
     """The whole job; the process is timed from outside, so compiling would not pay."""
     import numpy as np
     from PIL import Image
 
     def load(rows):
-        images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path, _ in rows])
-        return torch.from_numpy(images).permute(0, 3, 1, 2), torch.tensor([label for _, label in rows])
+        if isinstance(rows, list):
+            images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path, _ in rows])
+            rows = torch.from_numpy(images).permute(0, 3, 1, 2), torch.tensor([label for _, label in rows])
+        return [t.to(job["device"]) for t in rows]
 
-    x, y = load(train)
-    kept = torch.ones(len(y), dtype=torch.bool)
-    kept[job["forget"]] = False
+    (x, y), (xt, yt), size = load(train), load(tests), job["eval_batch"]
+    model = network(weights, device=job["device"])
+    began = time.perf_counter()
+    kept, tested = spaced(job, retained(job, len(y))), spaced(job, range(len(yt)))
     xf, yf = pixels(x[job["forget"]]), y[job["forget"]]
-    splits = [(pixels(x[kept]), y[kept]), (xf, yf), (lambda t: (pixels(t[0]), t[1]))(load(tests))]
-    model = network(weights)
+    splits = [(x[kept], y[kept]), (x[job["forget"]], yf), (xt[tested], yt[tested])]
 
     def measure():
         model.eval()
         out = []
         with torch.inference_mode():
             for images, labels in splits:
-                logits = torch.cat([model(images[i : i + 256]) for i in range(0, len(images), 256)])
+                logits = torch.cat([model(pixels(images[i : i + size])) for i in range(0, len(images), size)])
                 out.append(((logits.argmax(1) == labels).sum().item(), F.cross_entropy(logits, labels).item()))
         return out
 
     measure()
-    pairs = l2ul.draw_pairs(yf, (3, 32, 32), 10, job["num_adv"], job["seed"], job["forget_batch"])
+    pairs = l2ul.draw_pairs(yf.cpu(), (3, 32, 32), 10, job["num_adv"], job["seed"], job["forget_batch"])
+    target = pairs.target.to(job["device"])
     model.requires_grad_(False)
-    source = xf[pairs.source].contiguous(memory_format=LAST)
-    start = pairs.start.contiguous(memory_format=LAST)
-    x_adv = pgd(attack_loss(model), source, start, pairs.target, job["eps"], job["alpha"], job["iterations"])
+    source = xf[pairs.source.to(job["device"])].contiguous(memory_format=LAST)
+    start = pairs.start.to(job["device"]).contiguous(memory_format=LAST)
+    x_adv = pgd(attack_loss(model), source, start, target, job["eps"], job["alpha"], job["iterations"])
     model.requires_grad_(True)
 
     params = list(model.parameters())
-    anchors = l2ul.anchors(l2ul.importance_batch(model, xf, job["forget_batch"]))
+    anchor = anchors(l2ul.importance_batch(model, xf, job["forget_batch"]))
     reference = [p.detach().clone(memory_format=torch.preserve_format) for p in params]
     momenta = [torch.zeros_like(p) for p in params]
+    step = update_each if job["device"] == "cpu" else update
     batches = [slice(i, i + job["adv_batch"]) for i in range(0, len(x_adv), job["adv_batch"])]
     steps = 0
     while steps < job["max_steps"]:
-        xa, ya = x_adv[batches[steps % len(batches)]], pairs.target[batches[steps % len(batches)]]
+        xa, ya = x_adv[batches[steps % len(batches)]], target[batches[steps % len(batches)]]
         l2ul.set_bn(model, job["bn"])
         n = len(xa) + len(xf)
         loss = F.cross_entropy(model(xa), ya) * (len(xa) / n) - F.cross_entropy(model(xf), yf) * (len(xf) / n)
         grads = torch.autograd.grad(loss, params)
-        update_each(params, grads, momenta, anchors, reference, job["lr"], 0.9, 1e-4, job["reg_lambda"])
+        step(params, grads, momenta, anchor, reference, job["lr"], 0.9, 1e-4, job["reg_lambda"])
         l2ul.eval_mode(model)
         steps += 1
         with torch.inference_mode():
             if not (model(xf).argmax(1) == yf).any():
                 break
     after = measure()
-    return {"steps": steps, "check": after[2][1], "hits": [a[0] for a in after]}
+    return {"steps": steps, "check": after[2][1], "hits": [a[0] for a in after], "job": time.perf_counter() - began}
 
 
 def c8(data):
@@ -369,7 +474,7 @@ def c8(data):
             # The reference's own step: this row compares bits, not speed.
             delta = l2ul.pgd(model, x, start, target, 4.0, 0.1, 100)
             run.result = x.add(delta).clamp(0, 1)
-            return lambda: run.result.double().sum().item()
+            return lambda: run.result.double().square().sum().item()
 
         return run
 

@@ -6,15 +6,18 @@ input, the penalty through autograd, a test of the whole forget set with one `.i
 is added to slow it down. Norms are float32(sqrt(sum of float64 squares)), as in every contestant.
 """
 
+import time
+
 import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision.transforms import ToTensor
 
 import l2ul
 import nets
+from contestants import anchored, retained, spaced
 
 
 class NormalizeLayer(nn.Module):
@@ -34,7 +37,8 @@ class PixelSet(Dataset):
     """What torchvision's CIFAR10 with ToTensor does: an image at a time through PIL."""
 
     def __init__(self, pixels, labels):
-        self.data, self.targets, self.transform = pixels.permute(0, 2, 3, 1).contiguous().numpy(), labels.tolist(), ToTensor()
+        self.data, self.targets = pixels.permute(0, 2, 3, 1).contiguous().numpy(), labels.tolist()
+        self.transform = ToTensor()
 
     def __len__(self):
         return len(self.data)
@@ -47,7 +51,7 @@ class FileSet(Dataset):
     """torchvision's ImageFolder with ToTensor."""
 
     def __init__(self, rows):
-        self.rows, self.transform = rows, ToTensor()
+        self.rows, self.targets, self.transform = rows, [label for _, label in rows], ToTensor()
 
     def __len__(self):
         return len(self.rows)
@@ -98,9 +102,11 @@ def test(model, loader):
 def importance(model, loader, b_f):
     """The published MAS: train mode, gradients of the mean norm of a batch, never cleared."""
     omega = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
+    device = next(model.parameters()).device
+    model.train()
     model.zero_grad()
     for x, _ in loader:
-        model(x).norm(dim=1).mean().backward()
+        model(x.to(device)).norm(dim=1).mean().backward()
         for n, p in model.named_parameters():
             omega[n] += p.grad.abs() * len(x)
     for n, o in omega.items():
@@ -153,7 +159,7 @@ def c1(data, bf16):
                 at += len(x)
                 if at >= data.work["pairs"]:
                     break
-        return lambda: sum(torch.from_numpy(x).double().sum().item() for x in images)
+        return lambda: sum(torch.from_numpy(x).double().square().sum().item() for x in images)
 
     return run
 
@@ -228,30 +234,42 @@ def c6(data):
     return run
 
 
+def mas_batch(data):
+    model = network_of(data)
+    forget = DataLoader(PixelSet(data["forget.pixels"], data["forget.labels"]), batch_size=32)
+
+    def run():
+        anchor = importance(model, forget, 32)
+        return lambda: anchored(anchor.values())
+
+    return run
+
+
 def c7(job, weights, train, tests):
     """The whole job; the process is timed from outside."""
-    chosen = set(job["forget"])
-    forget = DataLoader(FileSet([train[i] for i in job["forget"]]), batch_size=job["forget_batch"])
-    retain = DataLoader(FileSet([row for i, row in enumerate(train) if i not in chosen]), batch_size=1024)
-    rest = DataLoader(FileSet(tests), batch_size=1024)
-    model = network(weights)
+    train, tests = (FileSet(rows) if isinstance(rows, list) else PixelSet(*rows) for rows in (train, tests))
+    model, device = network(weights, device=job["device"]), job["device"]
+    began = time.perf_counter()
+    forget = DataLoader(Subset(train, job["forget"]), batch_size=job["forget_batch"])
+    retain = DataLoader(Subset(train, spaced(job, retained(job, len(train)))), batch_size=1024)
+    rest = DataLoader(Subset(tests, spaced(job, range(len(tests)))), batch_size=1024)
     for loader in (retain, forget, rest):
         test(model, loader)
 
-    labels = torch.tensor([train[i][1] for i in job["forget"]])
+    labels = torch.tensor([train.targets[i] for i in job["forget"]])
     pairs = l2ul.draw_pairs(labels, (3, 32, 32), 10, job["num_adv"], job["seed"], job["forget_batch"])
     images, at = [], 0
     for _ in range(job["num_adv"]):
         for x, _ in forget:
             part = slice(at, at + len(x))
-            x_adv = perturb(model, x, pairs.target[part], pairs.start[part], job["eps"], job["alpha"], job["iterations"])
+            target, start = pairs.target[part].to(device), pairs.start[part].to(device)
+            x_adv = perturb(model, x.to(device), target, start, job["eps"], job["alpha"], job["iterations"])
             images += list(x_adv.cpu().numpy())
             at += len(x)
     adversarial = DataLoader(
         TensorDataset(torch.stack([torch.from_numpy(x) for x in images]), pairs.target), batch_size=job["adv_batch"]
     )
-    copy = network(weights).train()
-    anchor = importance(copy, forget, job["forget_batch"])
+    anchor = importance(network(weights, device=device), forget, job["forget_batch"])
 
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     optimizer, steps = sgd(model, job["lr"]), 0
@@ -264,6 +282,7 @@ def c7(job, weights, train, tests):
                 slices = iter(forget)
                 own = next(slices)
             l2ul.set_bn(model, job["bn"])
+            batch, own = ([t.to(device) for t in part] for part in (batch, own))
             step(model, optimizer, batch, own, before, anchor, job["reg_lambda"])
             l2ul.eval_mode(model)
             steps += 1
@@ -273,7 +292,7 @@ def c7(job, weights, train, tests):
             continue
         break
     after = [test(model, loader) for loader in (retain, forget, rest)]
-    return {"steps": steps, "check": after[2][1], "hits": [a[0] for a in after]}
+    return {"steps": steps, "check": after[2][1], "hits": [a[0] for a in after], "job": time.perf_counter() - began}
 
 
 def c8(data):
@@ -286,6 +305,6 @@ def c8(data):
             for i in range(12)
         ]
         run.result = torch.cat(images)
-        return lambda: run.result.double().sum().item()
+        return lambda: run.result.double().square().sum().item()
 
     return run

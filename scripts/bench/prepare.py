@@ -2,8 +2,9 @@
 
     python prepare.py DIR ['{"network": …}']
 
-DIR/inputs.safetensors, DIR/work.json: see README.md; the second argument changes entries of the latter, and leaves C7 out.
-DIR/c7/: weights.safetensors, train/<class>/*.png, test/<class>/*.png, job.json.
+DIR/inputs.safetensors, DIR/work.json: see README.md; the second argument changes entries of the latter, and leaves C7 out
+unless it changes its job.
+DIR/c7/: weights.safetensors, job.json, and train/<class>/*.png, test/<class>/*.png or CIFAR-10 in its binary form.
 Everything comes from seeds; a folder that is complete (inputs.safetensors is written last) is left alone.
 """
 
@@ -23,9 +24,18 @@ import nets
 from real import decode
 
 CLASSES = 10  # of C7
+JOB = {
+    "dataset": "imagefolder",  # or cifar10: 50,000 + 10,000 images
+    "method": "adv-imp", "importance": "mas-batch", "num_adv": 4, "eps": 4.0, "alpha": 0.1, "iterations": 20,
+    "lr": 1e-6, "reg_lambda": 1.0, "bn": "frozen-stats", "forget_batch": 32, "adv_batch": 256, "max_steps": 8, "seed": 0,
+    "eval_batch": 256,  # of P and U
+    "limit": None,  # how many images of D_r and D_test are scored, evenly spaced
+}  # fmt: skip
 # The work of the rows, read by all contestants: what, where, and how much of it.
 WORK = {
     "network": "l2ul-resnet18", "device": "cpu",
+    "size": 32,  # of images, height and width
+    "tf32": False,  # float32 on a GPU may multiply TF32
     "images": 16,  # the forget set
     "pairs": 32, "iterations": 5,  # attacked by P and U in one batch, by O in calls of one target and 32 images
     "prepared": 64,  # pairs in the file, images * repeats
@@ -33,22 +43,23 @@ WORK = {
     "pixels": 6144,  # of C4
     "trained": None,  # a folder with weights/ and data/: its network and images, in place of an untrained one and of noise
     "adversarial": 256,  # the slice of C3
+    "job": JOB,
 }  # fmt: skip
 
 
 def main(folder, changes):
-    work = WORK | changes
+    work = WORK | changes | {"job": JOB | changes.get("job", {})}
     (folder / "work.json").write_text(json.dumps(work, indent=1) + "\n")
     done = folder / "inputs.safetensors"
     if done.exists():
         return
     torch.manual_seed(0)
     model = nets.new(work["network"]).eval()
-    k, classes_of = work["images"], nets.NETWORKS[work["network"]][1]
+    k, side, classes_of = work["images"], work["size"], nets.NETWORKS[work["network"]][1]
     g = torch.Generator().manual_seed(1)
 
     def pixels(n):
-        return torch.randint(0, 256, (n, 3, 32, 32), generator=g, dtype=torch.uint8)
+        return torch.randint(0, 256, (n, 3, side, side), generator=g, dtype=torch.uint8)
 
     def classes(n):
         return torch.randint(0, classes_of, (n,), generator=g)
@@ -70,23 +81,43 @@ def main(folder, changes):
         t["forget.labels"] = model(t["forget.pixels"].float().div(255)).argmax(1)
     pairs, slice_of = work["prepared"], work["adversarial"]
     t["pair.target"] = (t["forget.labels"].repeat(pairs // k) + torch.randint(1, classes_of, (pairs,), generator=g)) % classes_of
-    t["pair.start"] = torch.rand(pairs, 3, 32, 32, generator=g)
-    t["adv.images"], t["adv.labels"] = torch.rand(slice_of, 3, 32, 32, generator=g), classes(slice_of)
+    t["pair.start"] = torch.rand(pairs, 3, side, side, generator=g)
+    t["adv.images"], t["adv.labels"] = torch.rand(slice_of, 3, side, side, generator=g), classes(slice_of)
     for name, p in model.net.named_parameters():
         t[f"moved.{name}"] = p.detach() + torch.randn(p.shape, generator=g) * 0.01
         t[f"grad.{name}"] = torch.randn(p.shape, generator=g) * 0.001
         t[f"momentum.{name}"] = torch.randn(p.shape, generator=g) * 0.001
         t[f"anchor.{name}"] = torch.rand(p.shape, generator=g)
 
-    if not changes:
-        job(folder / "c7", model, t, pixels)
+    if not changes or "job" in changes:
+        job(folder / "c7", work["job"]["dataset"], model, t, pixels)
     temporary = folder / "inputs.tmp"
     save_file({name: value.detach().contiguous() for name, value in t.items()}, temporary)
     temporary.replace(done)
 
 
-def job(c7, model, t, pixels):
-    """C7's images, weights and settings."""
+def job(c7, dataset, model, t, pixels):
+    """C7's images and weights, and which images are to be forgotten."""
+    c7.mkdir(exist_ok=True)
+    forget = image_files(c7, t, pixels) if dataset == "imagefolder" else cifar_files(c7 / "cifar-10-batches-bin", t, pixels)
+    (c7 / "job.json").write_text(json.dumps({"forget": forget}) + "\n")
+    save_file({name: value.contiguous() for name, value in model.net.state_dict().items()}, c7 / "weights.safetensors")
+
+
+def cifar_files(folder, t, pixels):
+    """Writes CIFAR-10 of noise, the forget set in front; returns its positions."""
+    folder.mkdir(exist_ok=True)
+    (folder / "batches.meta.txt").write_text("".join(f"c{i}\n" for i in range(CLASSES)))
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        x, y = pixels(10000), torch.arange(10000) % CLASSES
+        if name == "data_batch_1.bin":
+            x[: len(t["forget.pixels"])], y[: len(t["forget.pixels"])] = t["forget.pixels"], t["forget.labels"]
+        (folder / name).write_bytes(torch.cat([y.byte()[:, None], x.flatten(1)], 1).numpy().tobytes())
+    return list(range(len(t["forget.pixels"])))
+
+
+def image_files(c7, t, pixels):
+    """Writes 512 images, the forget set and 256 test images as PNG; returns the positions of the forget set."""
     rows = [(int(y), f"forget-{i:03}", x) for i, (x, y) in enumerate(zip(t["forget.pixels"], t["forget.labels"]))]
     rows += [(i % CLASSES, f"image-{i:03}", x) for i, x in enumerate(pixels(512))]
     tests = [(i % CLASSES, f"image-{i:03}", x) for i, x in enumerate(pixels(256))]
@@ -96,14 +127,7 @@ def job(c7, model, t, pixels):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(x.permute(1, 2, 0).numpy()).save(path)
     order = sorted((label, name) for label, name, _ in rows)
-    job = {
-        "forget": [order.index((label, name)) for label, name, _ in rows[:16]],
-        "method": "adv-imp", "importance": "mas-batch", "num_adv": 4, "eps": 4.0, "alpha": 0.1, "iterations": 20,
-        "lr": 1e-6, "reg_lambda": 1.0, "bn": "frozen-stats", "forget_batch": 32, "adv_batch": 256, "max_steps": 8,
-        "seed": 0, "splits": ["forget", "retain", "test"],
-    }  # fmt: skip
-    (c7 / "job.json").write_text(json.dumps(job, indent=1) + "\n")
-    save_file({name: value.contiguous() for name, value in model.net.state_dict().items()}, c7 / "weights.safetensors")
+    return [order.index((label, name)) for label, name, _ in rows[: len(t["forget.labels"])]]
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ import time
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "golden"))
 
 import expert
-from contestants import Data
+from contestants import Data, settings_of
 
 ROOT = HERE.parents[1]
 WORK = ROOT / "build" / "bench"
@@ -83,8 +84,8 @@ def alternate(row, a):
     """Starts the contestants one after the other, so that none sets up beside another, and lets them take turns."""
     contestants = []
     for name in ("O", "P", "U"):
-        if row == "C1-bf16" and name == "O":
-            continue  # what was published has no bf16
+        if row in ("C1-bf16", "mas") and name == "O":
+            continue  # what was published has no bf16, and no importance image by image
         contestants.append(Contestant(name, command(name, row, a)))
         if reason := contestants[-1].ready():
             for c in contestants:
@@ -95,7 +96,8 @@ def alternate(row, a):
         if i > 0 and time.monotonic() - began > a.seconds:
             break
         for c in contestants:
-            c.run()
+            if c.name != "O" or i < a.published:
+                c.run()
     for c in contestants:
         c.end()
     return {c.name: c.answers for c in contestants}
@@ -113,12 +115,12 @@ def rate(row, a):
 
 def job(a):
     """C7 of U: the program itself, from start to finish."""
-    c7 = WORK / "inputs" / "c7"
-    j = json.loads((c7 / "job.json").read_text())
+    c7, j = a.inputs / "c7", settings_of(a.inputs)
     with tempfile.TemporaryDirectory() as out:
         argv = [
-            ROOT / "bin/unlearn", "forget", "-m", "l2ul-resnet18", "--weights", c7 / "weights.safetensors", "--dataset", "imagefolder",
-            "--data-dir", c7, "--forget", "ids:" + ",".join(map(str, j["forget"])), "--method", j["method"], "--importance", j["importance"],
+            a.program, "forget", "-m", "l2ul-resnet18", "--weights", c7 / "weights.safetensors", "--dataset", j["dataset"],
+            "--data-dir", c7, "--device", j["device"], "--batch-size", j["eval_batch"], "--limit", j["limit"] or "1.0",
+            "--forget", "ids:" + ",".join(map(str, j["forget"])), "--method", j["method"], "--importance", j["importance"],
             "--num-adv", j["num_adv"], "--eps", j["eps"], "--step", j["alpha"], "--iters", j["iterations"], "--lr", f"{j['lr']:f}",
             "--reg-lambda", j["reg_lambda"], "--bn", j["bn"], "--forget-batch", j["forget_batch"], "--adv-batch", j["adv_batch"],
             "--max-steps", j["max_steps"], "--seed", j["seed"], "--threads", a.threads, "-o", Path(out) / "run", "--progress", "none", "-q",
@@ -128,14 +130,17 @@ def job(a):
         if done.returncode not in (0, 3):
             sys.exit(f"unlearn forget: {done.stderr}")
         result = json.loads((Path(out) / "run" / "result.json").read_text())
-        return {"steps": result["steps"], "check": result["after"]["test"]["loss"]}
+        phases = ("attack", "importance", "unlearn", "eval")
+        return {"steps": result["steps"], "check": result["after"]["test"]["loss"], "job": sum(result["seconds"][p] for p in phases)}
 
 
 def whole(a):
     """C7: processes timed from outside."""
     answers = {"O": [], "P": [], "U": []}
-    for _ in range(a.repeats):
+    for i in range(a.repeats):
         for name in answers:
+            if name == "O" and i >= a.published:
+                continue
             began = time.perf_counter()
             if name == "U":
                 answer = job(a)
@@ -171,15 +176,24 @@ def likeness(a):
     data = Data(a.inputs)
     model, x, target = expert.frozen(data.weights), expert.pixels(data["forget.pixels"][:12]), data["pair.target"][:12]
     p = found.pop("P")
-    apart = {who: (p - u).flatten(1).norm(dim=1) for who, u in found.items()}
+    reached = attained(model, p, target)["reached"]
     return {
-        who: {
-            "equal": torch.equal(p, u), "median_l2": apart[who].median().item(), "max_l2": apart[who].max().item(),
-            "min_cosine": torch.cosine_similarity((p - x).flatten(1), (u - x).flatten(1)).min().item(),
-            "reached": (model(u).argmax(1) == target).sum().item(), "reached by P": (model(p).argmax(1) == target).sum().item(),
-        }
-        for who, u in found.items()
-    }  # fmt: skip
+        who: {"equal": torch.equal(p, u), "reached by P": reached} | apart(x, p, u) | attained(model, u, target) for who, u in found.items()
+    }
+
+
+def apart(x, p, u):
+    """How far examples u of images x are from examples p."""
+    distance = (p - u).flatten(1).norm(dim=1)
+    cosine = torch.cosine_similarity((p - x).flatten(1), (u - x).flatten(1))
+    return {"median_l2": distance.median().item(), "max_l2": distance.max().item(), "min_cosine": cosine.min().item()}
+
+
+def attained(model, x_adv, target):
+    """How many examples reach their targets, and the mean cross-entropy to them."""
+    with torch.no_grad():
+        logits = model(x_adv)
+    return {"reached": (logits.argmax(1) == target).sum().item(), "cross_entropy": F.cross_entropy(logits, target).item()}
 
 
 def summarise(row, answers, peaks):
@@ -249,7 +263,8 @@ def main():
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--name", default="cpu")
     a = p.parse_args()
-    a.inputs, a.ours, a.variant, a.seconds = WORK / "inputs", WORK / "ours", None, float("inf")
+    a.inputs, a.ours, a.program = WORK / "inputs", WORK / "ours", ROOT / "bin/unlearn"
+    a.variant, a.seconds, a.published = None, float("inf"), a.repeats
     # What U sets for itself, for all: waiting threads that sleep, and freed memory that stays with the process.
     os.environ |= {"OMP_WAIT_POLICY": "passive", "MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1), "MALLOC_ARENA_MAX": "1"}
     subprocess.run([sys.executable, str(HERE / "prepare.py"), str(WORK / "inputs")], check=True)

@@ -125,6 +125,24 @@ func Versions() (driver, runtime string) {
 	return name(v[0]), name(v[1])
 }
 
+// tf32 is what AllowTF32 was told last.
+var tf32 atomic.Bool
+
 // AllowTF32 says whether float32 matrix products and convolutions may round their inputs to the 10 bits of TF32, which
 // is several times faster. It holds for the process; libtorch's default allows it for convolutions alone.
-func AllowTF32(on bool) { opAllowTF32.Do(on) }
+func AllowTF32(on bool) {
+	opAllowTF32.Do(on)
+	tf32.Store(on)
+}
+
+// TF32 reports whether AllowTF32 allows it.
+func TF32() bool { return tf32.Load() }
+
+// Float32 does work without TF32, for the process, and allows it again if it was.
+func Float32(work func()) {
+	if TF32() {
+		AllowTF32(false)
+		defer AllowTF32(true)
+	}
+	work()
+}

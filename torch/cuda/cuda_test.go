@@ -88,6 +88,34 @@ func TestStreamsAndEvents(t *testing.T) {
 	})
 }
 
+func TestTF32(t *testing.T) {
+	if TF32() {
+		t.Error("TF32 is allowed before anybody asked")
+	}
+	calls := 0
+	Float32(func() { calls++ })
+	if calls != 1 || TF32() {
+		t.Errorf("%d calls, TF32 %t", calls, TF32())
+	}
+	onGPU(t, func(dev torch.Device) {
+		defer AllowTF32(false)
+		x := torch.Ones([]int64{1 << 10, 1 << 10}, false).MulScalar(1+1.0/(1<<12)).To(dev, torch.Float) // TF32 rounds it to 1
+		exact := func() bool { return torch.MM(x, x).Select(0, 0).Select(0, 0).Item() > 1<<10 }
+		AllowTF32(true)
+		if exact() || !TF32() {
+			t.Error("products are exact where TF32 is allowed")
+		}
+		Float32(func() {
+			if !exact() || TF32() {
+				t.Error("products round to TF32 in Float32")
+			}
+		})
+		if exact() || !TF32() {
+			t.Error("TF32 is no longer allowed after Float32")
+		}
+	})
+}
+
 func TestGraph(t *testing.T) {
 	onGPU(t, func(dev torch.Device) {
 		x := torch.Zeros([]int64{1000}, false).To(dev, torch.Float)

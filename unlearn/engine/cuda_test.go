@@ -91,3 +91,40 @@ func testOnDevice(t *testing.T, device torch.Device) {
 		})
 	}
 }
+
+// With TF32 a plan is accepted as it is without, rounds where it may, and no image changes its class.
+func TestTF32OnCUDA(t *testing.T) {
+	if noCUDA != nil {
+		t.Skip(noCUDA)
+	}
+	cuda.AllowTF32(true)
+	defer cuda.AllowTF32(false)
+	err := torch.Run(torch.CUDA(0), func() error {
+		torch.ManualSeed(8)
+		net := newNet(t, "cifar-resnet18")
+		net.Root().To(torch.CUDA(0))
+		x := torch.Rand([]int64{64, 3, 32, 32}, false).Contiguous(torch.ChannelsLast).To(torch.CUDA(0), torch.Float)
+		coarse, reference := Freeze(net, Exact), Freeze(net, Reference)
+		reference.coarse = false
+		defer coarse.Thaw()
+		defer reference.Thaw()
+		on := func(logits torch.Tensor) torch.Tensor {
+			return gradient(logits.To(torch.CPU, torch.Float)).To(torch.CUDA(0), torch.Float)
+		}
+		var want, climb torch.Tensor
+		cuda.Float32(func() { want, climb = reference.Logits(x), reference.InputGrad(x, on) })
+		if d := distance(coarse.Logits(x), want); !(d > 1e-5 && d < coarseMargin) || coarse.Fallback() != "" {
+			t.Errorf("logits differ by %g; %s", d, coarse.Fallback())
+		}
+		if right := coarse.Logits(x).ArgMax(1, false).Eq(want.ArgMax(1, false)).Sum().ItemInt(); right != 64 {
+			t.Errorf("%d of 64 images have the class that they have in float32", right)
+		}
+		if d := distance(coarse.InputGrad(x, on), climb); !(d < 0.2) {
+			t.Errorf("gradients differ by %g", d)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}

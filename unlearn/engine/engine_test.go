@@ -193,6 +193,39 @@ func TestCloseCallsAreTheReferences(t *testing.T) {
 	})
 }
 
+// Products that round to TF32 decide no class: where they might, libtorch does, in float32. Here two classes lead together on
+// all images, and the plan is made to exchange them.
+func TestCoarseProductsDecideNoClass(t *testing.T) {
+	job(t, func() {
+		torch.ManualSeed(6)
+		net := newNet(t, "resnet20")
+		params := net.Root().Parameters()
+		weight, bias := params[len(params)-2], params[len(params)-1]
+		x := torch.Rand([]int64{20, 3, 16, 16}, false).Contiguous(torch.ChannelsLast)
+		reference := Freeze(net, Reference)
+		defer reference.Thaw()
+		first := reference.Logits(x).ArgMax(1, false).Select(0, 0).ItemInt()
+		second := (first + 1) % 10
+		torch.NoGrad(func() {
+			weight.Select(0, second).CopyI(weight.Select(0, first))
+			bias.Select(0, first).FillI(0.01)
+			bias.Select(0, second).FillI(0)
+		})
+		largest := reference.Logits(x).Abs().Max().Item()
+		for _, coarse := range []bool{false, true} {
+			n := freeze(net, true)
+			n.coarse = coarse
+			defer n.Thaw()
+			n.Logits(x) // makes the plan
+			n.plan.nodes[len(n.plan.nodes)-1].op.(*linear).bias.Select(0, second).FillI(0.01 + largest*coarseMargin/4)
+			right := n.Logits(x).ArgMax(1, false).Eq(reference.Logits(x).ArgMax(1, false)).Sum().ItemInt()
+			if want := map[bool]int64{false: 0, true: 20}[coarse]; right != want {
+				t.Errorf("coarse %t: %d of 20 images have the class that they have in float32, want %d", coarse, right, want)
+			}
+		}
+	})
+}
+
 // What the network was allowed to learn before it was frozen, it is afterwards.
 func TestThawTracksAgain(t *testing.T) {
 	job(t, func() {

@@ -67,7 +67,7 @@ func (d *desk) key(parts map[string]any) string {
 	maps.DeleteFunc(env.Variables, func(name, _ string) bool { return strings.HasPrefix(name, "UNLEARN_") }) // known by their effect
 	all := map[string]any{
 		"weights": d.weights.Hash(), "model": d.model.Model, "mean": d.model.Mean, "std": d.model.Std,
-		"device": d.computer(), "mode": d.mode, "threads": d.compute.Threads, "channels_last": d.compute.ChannelsLast,
+		"device": d.computer(), "tf32": d.compute.TF32, "mode": d.mode, "threads": d.compute.Threads, "channels_last": d.compute.ChannelsLast,
 		"deterministic": d.compute.Deterministic, "cores": env.Cores, "processor": env.Processor, "kernels": env.Kernels, "operators": env.Operators,
 		"variables": env.Variables, "libtorch": env.Versions.Libtorch, "unlearn": env.Versions.Unlearn,
 	}

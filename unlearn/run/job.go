@@ -66,6 +66,9 @@ func (d *desk) onDevice(o ComputeOptions, fn func() error) error {
 		if d.device, err = findDevice(o.Device); err != nil {
 			return err
 		}
+		if err := d.allowTF32(o.TF32); err != nil {
+			return err
+		}
 		if o.Threads > 0 {
 			torch.SetNumThreads(o.Threads)
 		}
@@ -107,8 +110,29 @@ func findDevice(name string) (torch.Device, error) {
 	if device.Index >= len(devices) {
 		return device, Devicef("--device %s: there are %d GPUs, counted from 0", name, len(devices))
 	}
-	cuda.AllowTF32(false) // results say fp32
 	return device, nil
+}
+
+// allowTF32 decides whether the GPU's products round to TF32, which libtorch does for some unless it is told.
+func (d *desk) allowTF32(on bool) error {
+	if on && d.mode == engine.Reference {
+		return Usagef("--tf32 rounds, and --mode reference has the bits of float32: leave one of them out")
+	}
+	if d.device.Type == torch.CPUType {
+		if on {
+			return Usagef("--tf32 is arithmetic of GPUs, and this job runs on the CPU: leave it out")
+		}
+		return nil
+	}
+	devices, err := cuda.Devices()
+	if err != nil {
+		return Devicef("--device %s: %w", d.device, err)
+	}
+	if gpu := devices[d.device.Index]; on && gpu.Major < 8 {
+		return Usagef("--tf32: %s has compute capability %d.%d, and TF32 came with 8.0: leave it out", gpu.Name, gpu.Major, gpu.Minor)
+	}
+	cuda.AllowTF32(on)
+	return nil
 }
 
 func (d *desk) format() torch.MemoryFormat {
@@ -198,12 +222,16 @@ func (d *desk) noteFallback() string {
 	return d.fallback
 }
 
-// precision is that of the attack's products.
+// precision is that of products, of the attack's first.
 func (d *desk) precision() string {
+	var names []string
 	if d.mode == engine.BF16 && d.noteFallback() == "" {
-		return "bf16"
+		names = append(names, "bf16")
 	}
-	return "fp32"
+	if d.compute.TF32 {
+		names = append(names, "tf32")
+	}
+	return cmp.Or(strings.Join(names, "+"), "fp32")
 }
 
 // frozen is the network for many runs with the weights it has now.
@@ -546,7 +574,7 @@ func (d *desk) about(schema, outcome string, o FolderOptions, f *Folder, weights
 	return About{
 		Schema: schema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: outcome,
 		Hashes: Hashes{Weights: weights, Data: d.train.Fingerprint(), Config: f.ConfigHash()},
-		Device: d.device.String(), Mode: d.mode, Fallback: d.noteFallback(), Threads: d.compute.Threads, Seed: d.compute.Seed,
+		Device: d.device.String(), Precision: d.precision(), Mode: d.mode, Fallback: d.noteFallback(), Threads: d.compute.Threads, Seed: d.compute.Seed,
 		Versions: CurrentVersions(),
 	}
 }

@@ -24,6 +24,7 @@ import (
 	"l2ul/internal/tinyimages"
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
+	"l2ul/unlearn/engine"
 	"l2ul/unlearn/run/config"
 )
 
@@ -685,6 +686,27 @@ func TestBatchSizeAuto(t *testing.T) {
 		out := job{verb: "eval", flags: flags("batch-size", size)}.run(t.Context(), dir, nil)
 		if ExitCode(out.err) != ExitUsage || !strings.Contains(out.err.Error(), "auto") {
 			t.Errorf("--batch-size %q: %v", size, out.err)
+		}
+	}
+}
+
+func TestTF32IsForGPUs(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for mode, want := range map[string]string{"exact": "runs on the CPU: leave it out", "reference": "leave one of them out"} {
+		out := job{verb: "eval", flags: flags("tf32", "true", "device", "cpu", "mode", mode)}.run(t.Context(), dir, nil)
+		if ExitCode(out.err) != ExitUsage || !strings.Contains(out.err.Error(), want) {
+			t.Errorf("--tf32 --mode %s: %v", mode, out.err)
+		}
+	}
+	for want, d := range map[string]desk{
+		"fp32": {mode: engine.Fast}, "tf32": {compute: ComputeOptions{TF32: true}}, "bf16": {mode: engine.BF16},
+		"bf16+tf32": {mode: engine.BF16, compute: ComputeOptions{TF32: true}},
+	} {
+		if got := d.precision(); got != want {
+			t.Errorf("precision %s, want %s", got, want)
 		}
 	}
 }

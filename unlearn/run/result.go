@@ -79,19 +79,20 @@ type Versions struct {
 
 // About says what a result is of and what made it: the part that the results of train, attack and importance share.
 type About struct {
-	Schema   string      `json:"schema"`
-	Name     string      `json:"name,omitempty"`
-	Tags     []string    `json:"tags,omitempty"`
-	Model    string      `json:"model"`
-	Dataset  string      `json:"dataset"`
-	Outcome  string      `json:"outcome"` // one word; these verbs either finish or have no result
-	Hashes   Hashes      `json:"hashes"`
-	Device   string      `json:"device"`
-	Mode     engine.Mode `json:"mode,omitempty"`     // as in Result; importance has none
-	Fallback string      `json:"fallback,omitempty"` // as in Result
-	Threads  int         `json:"threads,omitempty"`
-	Seed     int64       `json:"seed"`
-	Versions Versions    `json:"versions"`
+	Schema    string      `json:"schema"`
+	Name      string      `json:"name,omitempty"`
+	Tags      []string    `json:"tags,omitempty"`
+	Model     string      `json:"model"`
+	Dataset   string      `json:"dataset"`
+	Outcome   string      `json:"outcome"` // one word; these verbs either finish or have no result
+	Hashes    Hashes      `json:"hashes"`
+	Device    string      `json:"device"`
+	Precision string      `json:"precision"`          // as in Result
+	Mode      engine.Mode `json:"mode,omitempty"`     // as in Result; importance has none
+	Fallback  string      `json:"fallback,omitempty"` // as in Result
+	Threads   int         `json:"threads,omitempty"`
+	Seed      int64       `json:"seed"`
+	Versions  Versions    `json:"versions"`
 }
 
 // ResultSchema is the schema name of Result.
@@ -124,7 +125,7 @@ type Result struct {
 	Distance   *Number         `json:"distance,omitempty" jsonschema:"oneof_type=number;null,description=Euclidean distance of the parameters from where they began"`
 	PeakMemory int64           `json:"peak_memory_bytes,omitempty" jsonschema:"minimum=0,description=largest resident size of the process"`
 	Device     string          `json:"device"`
-	Precision  string          `json:"precision" jsonschema:"enum=fp32,enum=bf16,description=bf16: of what the attack's convolutions multiply\\, all else is fp32"`
+	Precision  string          `json:"precision" jsonschema:"enum=fp32,enum=tf32,enum=bf16,enum=bf16+tf32,description=of what convolutions and matrix products multiply: bf16 in the attack alone\\, tf32 everywhere\\, bf16+tf32 in the attack and elsewhere; all else\\, and what decides the class of an image\\, is fp32"`
 	Mode       engine.Mode     `json:"mode,omitempty" jsonschema:"enum=exact,enum=bf16,enum=fast,enum=reference,description=arithmetic of attack\\, scores and training: exact is float32 in another order than PyTorch's\\, bf16 multiplies bfloat16 in the attack\\, fast ends the attack on a pair when its target is sure\\, reference has PyTorch's bits"`
 	Fallback   string          `json:"fallback,omitempty" jsonschema:"description=how attack and scores\\, or the attack's gradients\\, ran in place of what mode says\\, and why"`
 	Threads    int             `json:"threads,omitempty"`
@@ -143,20 +144,21 @@ const EvalSchema = "unlearn.eval/1"
 
 // EvalResult is what `unlearn eval` writes: a score for each split that was asked for.
 type EvalResult struct {
-	Schema   string      `json:"schema" jsonschema:"enum=unlearn.eval/1"`
-	Model    string      `json:"model,omitempty"`
-	Dataset  string      `json:"dataset,omitempty"`
-	Train    *Score      `json:"train,omitempty"`
-	Test     *Score      `json:"test,omitempty"`
-	Forget   *Score      `json:"forget,omitempty"`
-	Retain   *Score      `json:"retain,omitempty"`
-	Hashes   Hashes      `json:"hashes"`
-	Device   string      `json:"device"`
-	Mode     engine.Mode `json:"mode,omitempty" jsonschema:"enum=exact,enum=reference,description=as in unlearn.result/1"`
-	Fallback string      `json:"fallback,omitempty" jsonschema:"description=as in unlearn.result/1"`
-	Limited  bool        `json:"limited"`
-	Seconds  float64     `json:"seconds" jsonschema:"minimum=0"`
-	Versions Versions    `json:"versions"`
+	Schema    string      `json:"schema" jsonschema:"enum=unlearn.eval/1"`
+	Model     string      `json:"model,omitempty"`
+	Dataset   string      `json:"dataset,omitempty"`
+	Train     *Score      `json:"train,omitempty"`
+	Test      *Score      `json:"test,omitempty"`
+	Forget    *Score      `json:"forget,omitempty"`
+	Retain    *Score      `json:"retain,omitempty"`
+	Hashes    Hashes      `json:"hashes"`
+	Device    string      `json:"device"`
+	Precision string      `json:"precision,omitempty" jsonschema:"enum=fp32,enum=tf32,description=as in unlearn.result/1"`
+	Mode      engine.Mode `json:"mode,omitempty" jsonschema:"enum=exact,enum=reference,description=as in unlearn.result/1"`
+	Fallback  string      `json:"fallback,omitempty" jsonschema:"description=as in unlearn.result/1"`
+	Limited   bool        `json:"limited"`
+	Seconds   float64     `json:"seconds" jsonschema:"minimum=0"`
+	Versions  Versions    `json:"versions"`
 }
 
 //go:embed schema/result-1.json

@@ -52,6 +52,7 @@ type ComputeOptions struct {
 	Seed          int64  `flag:"seed" default:"0" group:"computing" help:"seed of everything random"`
 	Deterministic bool   `flag:"deterministic" default:"true" group:"computing" help:"only algorithms that repeat bit for bit"`
 	Profile       string `flag:"profile" config:"no" env:"-" arg:"FILE" group:"computing" help:"write a timeline of phases, steps and operators, for chrome://tracing or ui.perfetto.dev"`
+	TF32          bool   `flag:"tf32" group:"computing" help:"on a GPU, round what convolutions and matrix products multiply to TF32's 10 bits, several times as fast; which class an image gets is decided in float32 all the same"`
 	ChannelsLast  bool   `flag:"channels-last" default:"true" group:"computing" help:"keep images with the channels innermost; changes the last bits"`
 }
 

@@ -1,9 +1,9 @@
 // Command ours is contestant U of `make bench`: a row of scripts/bench/README.md, done with this project's engine.
 //
-//	ours ROW INPUTS_DIR [THREADS]
+//	ours ROW INPUTS_DIR [THREADS [SAVE]]
 //
-// It sets up, warms up, prints "ready", and answers every line "run" on stdin with a line of JSON. With ROW C8 a third
-// argument names the file that takes x_adv.
+// It sets up, warms up, prints "ready", and answers every line "run" on stdin with a line of JSON. In rows of the attack
+// another argument names the file that takes x_adv.
 package main
 
 import (
@@ -11,10 +11,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"l2ul/torch"
@@ -27,6 +29,7 @@ import (
 	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/engine"
+	"l2ul/unlearn/importance"
 	"l2ul/unlearn/kernels"
 	_ "l2ul/unlearn/methods"
 	"l2ul/unlearn/metrics"
@@ -43,17 +46,15 @@ func main() {
 type repeat func() (seconds, check float64)
 
 var rows = map[string]func(*inputs) repeat{
-	"C1":      func(in *inputs) repeat { return pgd(in, engine.Freeze(in.network(), engine.Exact)) },
-	"C1-bf16": func(in *inputs) repeat { return pgd(in, engine.Freeze(in.network(), engine.BF16)) },
-	"C2":      evaluation, "C3": step, "C4": batches, "C6": update,
-	"C8":       func(in *inputs) repeat { return parity(in, engine.Reference) },
-	"C8-exact": func(in *inputs) repeat { return parity(in, engine.Exact) },
-	"C8-bf16":  func(in *inputs) repeat { return parity(in, engine.BF16) },
+	"C1": attacked(engine.Exact), "C1-bf16": attacked(engine.BF16), "C1-reference": attacked(engine.Reference),
+	"C2": evaluation, "C3": step, "C4": batches, "C6": update,
+	"C8": parity(engine.Reference), "C8-exact": parity(engine.Exact), "C8-bf16": parity(engine.BF16),
+	"mas": estimate("mas"), "mas-batch": estimate("mas-batch"),
 }
 
 func run(args []string) error {
 	if len(args) < 2 || rows[args[0]] == nil {
-		return fmt.Errorf("usage: ours C1|C1-bf16|C2|C3|C4|C6|C8|C8-exact|C8-bf16 INPUTS_DIR [THREADS [SAVE]]")
+		return fmt.Errorf("usage: ours %s INPUTS_DIR [THREADS [SAVE]]", strings.Join(slices.Sorted(maps.Keys(rows)), "|"))
 	}
 	threads := 2
 	if len(args) > 2 {
@@ -101,6 +102,8 @@ type inputs struct {
 type work struct {
 	Network    string `json:"network"`
 	Device     string `json:"device"`
+	Size       int    `json:"size"`
+	TF32       bool   `json:"tf32"`
 	Pairs      int64  `json:"pairs"`
 	Iterations int    `json:"iterations"`
 	Tests      int    `json:"tests"`
@@ -127,7 +130,7 @@ func open(folder string) (*inputs, error) {
 			return nil, err
 		}
 		in.device.Index = max(in.device.Index, 0)
-		cuda.AllowTF32(false)
+		cuda.AllowTF32(in.work.TF32)
 	}
 	in.file, err = ckpt.Load(filepath.Join(folder, "inputs.safetensors"))
 	return in, err
@@ -177,7 +180,7 @@ func (in *inputs) reset(net nn.Module) {
 // set is the prepared images as a split in host memory.
 func (in *inputs) set(pixels string, labels []int64) *data.Set {
 	t, _ := in.file.Lookup(pixels)
-	set := &data.Set{Split: "train", Classes: make([]string, in.classes()), C: 3, H: 32, W: 32, Pixels: t.Data}
+	set := &data.Set{Split: "train", Classes: make([]string, in.classes()), C: 3, H: in.work.Size, W: in.work.Size, Pixels: t.Data}
 	for _, y := range labels {
 		set.Labels = append(set.Labels, int(y))
 	}
@@ -230,14 +233,29 @@ func (in *inputs) wait() {
 func sum(t torch.Tensor) float64 { return t.CastTo(torch.Double).Sum().Item() }
 
 // C1: the attack.
-func pgd(in *inputs, net *engine.Network) repeat {
-	x, start, y := in.pairs(in.work.Pairs)
-	o := &attack.Options{Eps: 4, Step: 0.1, Iters: in.work.Iterations, Norm: "l2", Targeted: true}
+func attacked(mode engine.Mode) func(*inputs) repeat {
+	return func(in *inputs) repeat { return pgd(in, mode, in.work.Pairs, in.work.Iterations) }
+}
+
+// C8: 100 iterations on 12 pairs; the examples go to a file, to be compared bit for bit.
+func parity(mode engine.Mode) func(*inputs) repeat {
+	return func(in *inputs) repeat { return pgd(in, mode, 12, 100) }
+}
+
+func pgd(in *inputs, mode engine.Mode, pairs int64, iterations int) repeat {
+	x, start, y := in.pairs(pairs)
+	net := engine.Freeze(in.network(), mode)
+	o := &attack.Options{Eps: 4, Step: 0.1, Iters: iterations, Norm: "l2", Targeted: true}
 	return func() (seconds, check float64) {
 		torch.Scope(func() {
 			var adv torch.Tensor
 			seconds = in.timed(func() { adv = x.Add(attack.Perturb(net, x, start, y, o), 1).Clamp(0, 1) })
-			check = sum(adv)
+			check = adv.CastTo(torch.Double).Square().Sum().Item()
+			if in.save != "" {
+				if err := ckpt.Save(in.save, nn.Pack([]nn.Named{{Name: "x_adv", Tensor: adv}})); err != nil {
+					panic(err)
+				}
+			}
 		})
 		return seconds, check
 	}
@@ -299,6 +317,9 @@ func step(in *inputs) repeat {
 		}
 		if _, err := unlearn.Forget(context.Background(), method, task, o); err != nil {
 			panic(err)
+		}
+		if seconds == 0 {
+			panic("the first step reached the goal, so there was no second to measure: prepare other inputs")
 		}
 		return seconds, check
 	}
@@ -362,22 +383,30 @@ func update(in *inputs) repeat {
 	}
 }
 
-// C8: 100 iterations on 12 pairs; the examples go to a file, to be compared bit for bit.
-func parity(in *inputs, mode engine.Mode) repeat {
-	x, start, y := in.pairs(12)
-	net := engine.Freeze(in.network(), mode)
-	o := &attack.Options{Eps: 4, Step: 0.1, Iters: 100, Norm: "l2", Targeted: true}
-	return func() (seconds, check float64) {
-		torch.Scope(func() {
-			var adv torch.Tensor
-			seconds = in.timed(func() { adv = x.Add(attack.Perturb(net, x, start, y, o), 1).Clamp(0, 1) })
-			check = sum(adv)
-			if in.save != "" {
-				if err := ckpt.Save(in.save, nn.Pack([]nn.Named{{Name: "x_adv", Tensor: adv}})); err != nil {
-					panic(err)
+// The importance of all parameters for the forget set, normalised.
+func estimate(kind string) func(*inputs) repeat {
+	return func(in *inputs) repeat {
+		net := in.network()
+		x, y := in.all(in.forget())
+		job := &importance.Job{
+			Net: net, Params: net.Root().Parameters(), Images: &unlearn.Examples{X: x, Y: y}, Slice: 32,
+			Options: importance.Options{Kind: kind, Accumulate: true},
+		}
+		return func() (seconds, check float64) {
+			torch.Scope(func() {
+				var anchors []torch.Tensor
+				seconds = in.timed(func() {
+					omega, err := job.Run(context.Background(), nil)
+					if err != nil {
+						panic(err)
+					}
+					anchors = importance.Anchors(omega)
+				})
+				for _, a := range anchors {
+					check += float64(a.Numel()) - sum(a)
 				}
-			}
-		})
-		return seconds, check
+			})
+			return seconds, check
+		}
 	}
 }
