@@ -25,6 +25,9 @@ type Set struct {
 	fingerprint string
 }
 
+// bytes is the size of the pixels, known before they are there.
+func (s *Set) bytes() int64 { return int64(s.Len()) * int64(s.C) * int64(s.H) * int64(s.W) }
+
 // Len returns the number of images.
 func (s *Set) Len() int { return len(s.Labels) }
 

@@ -66,7 +66,7 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) (*EvalResult, er
 		Hashes:   Hashes{Weights: d.weights.Hash(), Data: d.train.Fingerprint(), Config: d.Config.Hash()},
 		Versions: CurrentVersions(),
 	}
-	var training *data.Resident
+	var training *data.Loader
 	for _, split := range o.Splits {
 		set, indices, out := d.train, count(d.train.Len()), &result.Train
 		switch split {
@@ -84,14 +84,14 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) (*EvalResult, er
 			d.Console.Warn("nothing is retained: there is no score for it")
 			continue
 		}
-		resident := training
-		if set == d.test || resident == nil {
-			resident = d.resident(set)
+		loader := training
+		if set == d.test || loader == nil {
+			loader = d.loader(set)
 		}
 		if set == d.train {
-			training = resident
+			training = loader
 		}
-		score, err := d.score(ctx, split, resident.View("", indices, nil))
+		score, err := d.score(ctx, split, loader.View("", indices, nil))
 		if err != nil {
 			return nil, err
 		}

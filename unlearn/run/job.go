@@ -47,7 +47,7 @@ type desk struct {
 	cache       *cache.Cache
 	train, test *data.Set
 	device      torch.Device
-	residents   []*data.Resident
+	loaders     []*data.Loader
 	net         models.Classifier
 	mode        engine.Mode
 	still       *engine.Network // the network while it is frozen, nil before and after
@@ -164,17 +164,22 @@ func (d *desk) forgetSet(text string) (*data.ForgetSet, error) {
 	return spec.Resolve(d.train, d.compute.Seed)
 }
 
-// resident puts a split on the device; close gives it back.
-func (d *desk) resident(set *data.Set) *data.Resident {
-	r := data.NewResident(set, d.device, d.format())
-	d.residents = append(d.residents, r)
-	return r
+// loader brings a split to the device; close gives back what that took.
+func (d *desk) loader(set *data.Set) *data.Loader {
+	room := chunk.Memory(os.DirFS("/")) // which what goes to a GPU passes through
+	if d.device.Type == torch.CUDAType {
+		free, _ := d.room()
+		room = min(room, free)
+	}
+	l := data.NewLoader(set, d.device, d.format(), room)
+	d.loaders = append(d.loaders, l)
+	return l
 }
 
 // close gives back what no scope owns.
 func (d *desk) close() {
-	for _, r := range d.residents {
-		r.Free()
+	for _, l := range d.loaders {
+		l.Free()
 	}
 	d.thaw()
 	if d.net != nil {
