@@ -87,9 +87,6 @@ func (f *forgetting) decode() (err error) {
 	if err := cfg.Decode(&f.o); err != nil {
 		return err
 	}
-	if err := f.openCache(); err != nil {
-		return err
-	}
 	f.model, f.source, f.compute, f.eval = f.o.ModelOptions, f.o.DataOptions, f.o.ComputeOptions, f.o.EvalOptions
 	f.mode = engine.Mode(f.o.Mode)
 	if f.method, err = unlearn.FindMethod(f.o.Method); err != nil {

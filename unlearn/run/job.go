@@ -128,7 +128,15 @@ func (d *desk) openData(ctx context.Context) error {
 			return Inputf("--data-dir %s: no such file or directory", dir)
 		}
 	}
-	sets, err := data.Open(ctx, d.source.Dataset, data.Source{Dir: d.source.DataDir, Workers: d.source.Workers}, "train", "test")
+	if err := d.openCache(); err != nil {
+		return err
+	}
+	decoded, err := d.cache.Folder("decoded")
+	if err != nil {
+		d.Console.Warn("decoded images are not kept: " + err.Error())
+	}
+	source := data.Source{Dir: d.source.DataDir, Workers: d.source.Workers, Cache: decoded, Note: d.Console.Warn}
+	sets, err := data.Open(ctx, d.source.Dataset, source, "train", "test")
 	if err != nil {
 		return err
 	}

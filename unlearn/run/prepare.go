@@ -42,9 +42,6 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 	if err := inv.Config.Decode(&settings); err != nil {
 		return nil, err
 	}
-	if err := d.openCache(); err != nil {
-		return nil, err
-	}
 	d.model, d.source, d.compute, d.mode = o.ModelOptions, o.DataOptions, o.ComputeOptions, engine.Mode(o.Mode)
 	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
