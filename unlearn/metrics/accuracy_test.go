@@ -106,9 +106,15 @@ func TestOutOfMemory(t *testing.T) {
 		}
 		told := 0
 		size := chunk.Shrinking(12, func(int, int) { told++ })
-		got, err := metrics.Evaluate(t.Context(), crowded, newImages(logits, labels), size, nil)
-		if err != nil || got.Hits != want.Hits || got.N != want.N || math.Abs(got.Loss-want.Loss) > 1e-12 || told == 0 || size.N() > 6 {
-			t.Errorf("%+v, want %+v; %d at once in the end: %v", got, want, size.N(), err)
+		// Of two, the first has its batch done when the second has no memory for it.
+		scores, err := metrics.EvaluateAll(t.Context(), []metrics.Classifier{(&rows{}).Forward, crowded}, newImages(logits, labels), size, nil)
+		if err != nil || len(scores) != 2 || told == 0 || size.N() > 6 {
+			t.Fatalf("%d scores; %d at once in the end: %v", len(scores), size.N(), err)
+		}
+		for i, got := range scores {
+			if got.Hits != want.Hits || got.N != want.N || math.Abs(got.Loss-want.Loss) > 1e-12 {
+				t.Errorf("classifier %d: %+v, want %+v", i, got, want)
+			}
 		}
 	})
 }
