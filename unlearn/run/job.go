@@ -416,18 +416,31 @@ func (d *desk) checkNormalization(file *ckpt.File) error {
 
 // score evaluates the network on images, with progress under the name of a phase.
 func (d *desk) score(ctx context.Context, phase string, images metrics.Images) (Score, error) {
-	progress := d.Console.Progress(phase, "images", int64(images.Len()))
-	defer progress.Done()
-	s, err := metrics.Evaluate(ctx, d.frozen().Logits, images, d.batch(), func(done int) { progress.Set(int64(done)) })
+	scores, err := scoreAll(ctx, phase, images, d)
 	if err != nil {
 		return Score{}, err
 	}
-	return scoreOf(s), nil
+	return scores[0], nil
 }
 
-func scoreOf(s metrics.Score) Score {
-	loss := Number(s.Loss)
-	return Score{Accuracy: s.Accuracy(), Loss: &loss, Hits: s.Hits, N: s.N}
+// scoreAll evaluates the networks of several desks in one pass over the images.
+func scoreAll(ctx context.Context, phase string, images metrics.Images, desks ...*desk) ([]Score, error) {
+	progress := desks[0].Console.Progress(phase, "images", int64(images.Len()))
+	defer progress.Done()
+	classifiers := make([]metrics.Classifier, len(desks))
+	for i, d := range desks {
+		classifiers[i] = d.frozen().Logits
+	}
+	measured, err := metrics.EvaluateAll(ctx, classifiers, images, desks[0].batch(), func(done int) { progress.Set(int64(done)) })
+	if err != nil {
+		return nil, err
+	}
+	scores := make([]Score, len(desks))
+	for i, s := range measured {
+		loss := Number(s.Loss)
+		scores[i] = Score{Accuracy: s.Accuracy(), Loss: &loss, Hits: s.Hits, N: s.N}
+	}
+	return scores, nil
 }
 
 // limited cuts a list of samples as --limit says.
@@ -518,11 +531,16 @@ func (s *saver) save(step int64, force bool, tensors []nn.Named, state any) erro
 	return nil
 }
 
+// described names the weights that were read.
+func (d *desk) described() string {
+	return fmt.Sprintf("weights %s (sha256 %.12s)", d.model.Weights, d.weights.Hash())
+}
+
 // plan tells what a job would do, for --dry-run: data, network, and what the verb adds.
 func (d *desk) plan(rows ...[2]string) {
 	network := d.model.Model + ", fresh weights"
 	if d.weights != nil {
-		network = fmt.Sprintf("%s, weights %s (sha256 %.12s)", d.model.Model, d.model.Weights, d.weights.Hash())
+		network = d.model.Model + ", " + d.described()
 	}
 	all := [][2]string{
 		{"data", fmt.Sprintf("%s: %d training images of %d classes, %d test images", d.train.Dataset, d.train.Len(), len(d.train.Classes), d.test.Len())},
