@@ -9,9 +9,16 @@ import (
 
 	"l2ul/internal/reference"
 	"l2ul/torch"
+	"l2ul/torch/cuda"
 )
 
-func TestMain(m *testing.M) { reference.TestMain(m) }
+// noCUDA is why there is no device, nil on a machine with a GPU.
+var noCUDA error
+
+func TestMain(m *testing.M) {
+	noCUDA = cuda.Open() // before any test makes a tensor
+	reference.TestMain(m)
+}
 
 // byteSet has n images of 3 x 2 x 4 pixels that hold every byte value.
 func byteSet(n int) *Set {
@@ -137,11 +144,20 @@ func TestLoaderOutOfRange(t *testing.T) {
 
 // Batches of any sizes, in any order, asked for again or out of turn, have the same bits from a stream, in both memory
 // formats, and the stream holds no more than two batches.
-func TestStreamedIsHeld(t *testing.T) {
+func TestStreamedIsHeld(t *testing.T) { testStreamed(t, torch.CPU) }
+
+func TestStreamedIsHeldOnCUDA(t *testing.T) {
+	if noCUDA != nil {
+		t.Skip(noCUDA)
+	}
+	testStreamed(t, torch.CUDA(0))
+}
+
+func testStreamed(t *testing.T, device torch.Device) {
 	set := byteSet(1000)
 	for _, format := range []torch.MemoryFormat{torch.Contiguous, torch.ChannelsLast} {
-		err := torch.Run(torch.CPU, func() error {
-			held, streamed := NewLoader(set, torch.CPU, format, math.MaxInt64), NewLoader(set, torch.CPU, format, set.bytes())
+		err := torch.Run(device, func() error {
+			held, streamed := NewLoader(set, device, format, math.MaxInt64), NewLoader(set, device, format, set.bytes())
 			defer held.Free()
 			defer streamed.Free()
 			order := rand.New(rand.NewPCG(1, 2)).Perm(set.Len())
