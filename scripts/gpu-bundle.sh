@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 limit=60 # MiB; the archive travels by hand
-packages=(torch torch/cuda unlearn/kernels unlearn/engine unlearn)
+packages=(torch torch/cuda unlearn/kernels unlearn/engine unlearn/data unlearn)
 out=build/gpu-bundle
 rm -rf "$out" "$out.tar.gz"
 mkdir -p "$out"/{bin,lib,scripts,third_party}
@@ -18,6 +18,7 @@ for package in "${packages[@]}"; do
   go test -trimpath -ldflags '-s -w' -c -o "$out/bin/${package//\//-}.test" "./$package"
 done
 cp unlearn/kernels/ops_test.py "$out/unlearn/kernels/"
+mkdir "$out/unlearn/data/jpeg" && cp -R unlearn/data/jpeg/testdata "$out/unlearn/data/jpeg/"
 cp -R scripts/golden "$out/scripts/"
 cp go.mod "$out/" # by which tests find it
 mkdir "$out/scripts/bench" && cp scripts/bench/*.py "$out/scripts/bench/"

@@ -270,6 +270,13 @@ func (t Tensor) toHost(dst unsafe.Pointer, bytes int) {
 	t.noteRead()
 }
 
+func (t Tensor) memory() []byte {
+	var data unsafe.Pointer
+	var bytes C.int64_t
+	raise("Memory", C.tg_memory(t.handle(), &data, &bytes), t)
+	return unsafe.Slice((*byte)(data), int(bytes))
+}
+
 // meta is what libtorch knows of a tensor without looking at its elements.
 type meta struct{ c C.tg_meta }
 

@@ -164,6 +164,10 @@ func (t Tensor) Bytes() []byte {
 	return out
 }
 
+// Memory returns the memory of a contiguous tensor of the CPU: what is written there, the tensor holds. The caller sees to
+// it that nobody uses it after the tensor was freed, and that nobody computes with the tensor meanwhile.
+func (t Tensor) Memory() []byte { return t.memory() }
+
 // Item returns the value of a tensor with one element.
 func (t Tensor) Item() float64 {
 	switch v := t.item().(type) {

@@ -173,6 +173,24 @@ func TestBorrow(t *testing.T) {
 	})
 }
 
+func TestMemory(t *testing.T) {
+	inScope(t, func() {
+		x := FromSlice([]uint8{1, 2, 3, 4, 5, 6}, 2, 3)
+		m := x.Memory()
+		if !slices.Equal(m, []byte{1, 2, 3, 4, 5, 6}) {
+			t.Errorf("memory %v", m)
+		}
+		m[4] = 50
+		wantSlice(t, "what was written to its memory", x, uint8(1), 2, 3, 4, 50, 6)
+		wantSlice(t, "a part of it", FromBytes(Byte, x.Narrow(0, 1, 1).Memory(), 3), uint8(4), 50, 6)
+		if n := len(Zeros([]int64{0, 3}, false).Memory()); n != 0 {
+			t.Errorf("%d bytes of nothing", n)
+		}
+		wantError(t, Argument, "Memory", func() { x.Transpose(0, 1).Memory() }, "contiguous", "[1, 3]")
+		wantError(t, Handle, "Memory", func() { Tensor{}.Memory() })
+	})
+}
+
 func TestNames(t *testing.T) {
 	for d, want := range map[Dtype]string{Byte: "uint8", Half: "float16", BFloat16: "bfloat16", Bool: "bool", Long: "int64", 99: "dtype 99"} {
 		if d.String() != want {

@@ -785,6 +785,19 @@ tg_error* tg_to_host(tg_handle h, void* dst, int64_t bytes) {
   });
 }
 
+tg_error* tg_memory(tg_handle h, void** data, int64_t* bytes) {
+  return guarded([&] {
+    const at::Tensor& t = tensor(h);
+    if (!t.is_cpu() || !t.is_contiguous()) {
+      fail(TG_ERR_ARGUMENT,
+           c10::str("only a contiguous tensor of the CPU lies in memory as Go sees it; this one is on ", t.device(),
+                    " with strides ", t.strides()));
+    }
+    *data = t.mutable_data_ptr();
+    *bytes = static_cast<int64_t>(t.nbytes());
+  });
+}
+
 tg_error* tg_meta_of(tg_handle h, tg_meta* out) {
   return guarded([&] {
     const at::Tensor& t = tensor(h);

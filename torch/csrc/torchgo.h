@@ -106,6 +106,7 @@ void* tg_lend(tg_handle h);  // the at::Tensor behind a live handle, NULL for an
 tg_error* tg_from_host(const void* data, int64_t bytes, int32_t dtype, const int64_t* sizes, int32_t dim,
                        tg_handle* out);
 tg_error* tg_to_host(tg_handle h, void* dst, int64_t bytes);
+tg_error* tg_memory(tg_handle h, void** data, int64_t* bytes);  // of a contiguous tensor of the CPU, as it lies
 tg_error* tg_meta_of(tg_handle h, tg_meta* out);
 tg_error* tg_item(tg_handle h, tg_value* out);
 

@@ -338,23 +338,20 @@ func FuzzArchive(f *testing.F) {
 // So many workers work at the same time, and no more.
 func TestWorkers(t *testing.T) {
 	for _, workers := range []int{1, 3} {
-		group, _ := Source{Workers: workers}.pool(t.Context())
 		var busy, most atomic.Int64
 		together := make(chan struct{}) // closed when all are busy
-		for range 5 * workers {
-			group.Go(func() error {
-				n := busy.Add(1)
-				defer busy.Add(-1)
-				if n > int64(workers) {
-					most.Store(n)
-				} else if n == int64(workers) && most.CompareAndSwap(0, n) {
-					close(together)
-				}
-				<-together
-				return nil
-			})
-		}
-		if err := group.Wait(); err != nil || most.Load() != int64(workers) {
+		err := Source{Workers: workers}.each(t.Context(), 5*workers, func(int) error {
+			n := busy.Add(1)
+			defer busy.Add(-1)
+			if n > int64(workers) {
+				most.Store(n)
+			} else if n == int64(workers) && most.CompareAndSwap(0, n) {
+				close(together)
+			}
+			<-together
+			return nil
+		})
+		if err != nil || most.Load() != int64(workers) {
 			t.Errorf("%d at work together, %d allowed: %v", most.Load(), workers, err)
 		}
 	}

@@ -4,12 +4,17 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
 func init() {
@@ -25,6 +30,15 @@ func init() {
 type imageFile struct {
 	class, name string
 	content     []byte // of an archive's members; files of a folder are read when they are decoded
+}
+
+// imageSplit is a split whose images are still compressed.
+type imageSplit struct {
+	source  string // the folder or archive
+	name    string // as the user calls it
+	folder  string // its folder in there
+	classes []string
+	files   []imageFile
 }
 
 func (f imageFile) compare(g imageFile) int {
@@ -54,39 +68,39 @@ func openImageFolder(ctx context.Context, src Source, splits []string) ([]*Set, 
 	if err != nil {
 		return nil, unreadable(err)
 	}
-	var tree imageTree
-	if info.IsDir() {
-		tree, err = listFolder(src.Dir)
-	} else {
-		tree, err = readArchive(ctx, src.Dir, splits)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if len(tree["train"]) == 0 {
-		return nil, inputf(src.Dir, "no images under train/<class>/; the layout is train/<class>/*.jpg|png and test/<class>/… (or val/)")
-	}
-	classes := make([]string, 0, 16)
-	for split, files := range tree {
-		slices.SortFunc(files, imageFile.compare)
-		for i := 1; i < len(files); i++ {
-			if files[i].compare(files[i-1]) == 0 {
-				return nil, inputf(src.Dir, "%s stands in it twice", path.Join(split, files[i].class, files[i].name))
-			}
+	read := sync.OnceValues(func() (tree imageTree, err error) {
+		if info.IsDir() {
+			tree, err = listFolder(src.Dir)
+		} else {
+			tree, err = readArchive(ctx, src.Dir, splits)
 		}
-	}
-	for _, f := range tree["train"] {
-		if len(classes) == 0 || classes[len(classes)-1] != f.class {
-			classes = append(classes, f.class)
+		if err != nil {
+			return nil, err
 		}
-	}
+		return tree, tree.sort(src.Dir)
+	})
 	sets := make([]*Set, len(splits))
 	for i, split := range splits {
-		folder := split
-		if split == "test" && len(tree["test"]) == 0 {
-			folder = "val" // ImageNet has no labelled test split
+		open := func() (*imageSplit, error) {
+			tree, err := read()
+			if err != nil {
+				return nil, err
+			}
+			return tree.split(src.Dir, split)
 		}
-		if sets[i], err = decodeSplit(ctx, src, split, folder, classes, tree[folder]); err != nil {
+		key := func() (string, error) {
+			if !info.IsDir() { // an archive that was decoded before is not read again
+				k := newKey(split)
+				k.add("", info)
+				return k.String(), nil
+			}
+			s, err := open()
+			if err != nil {
+				return "", err
+			}
+			return s.key(ctx, src)
+		}
+		if sets[i], err = src.keep(ctx, split, key, open); err != nil {
 			return nil, err
 		}
 	}
@@ -101,6 +115,39 @@ func (t imageTree) add(source string, parts []string, content []byte) error {
 	split := parts[0]
 	t[split] = append(t[split], imageFile{class: parts[1], name: parts[2], content: content})
 	return nil
+}
+
+// sort puts the images in the order of samples, and refuses a tree without training images and names that stand twice.
+func (t imageTree) sort(source string) error {
+	if len(t["train"]) == 0 {
+		return inputf(source, "no images under train/<class>/; the layout is train/<class>/*.jpg|png and test/<class>/… (or val/)")
+	}
+	for split, files := range t {
+		slices.SortFunc(files, imageFile.compare)
+		for i := 1; i < len(files); i++ {
+			if files[i].compare(files[i-1]) == 0 {
+				return inputf(source, "%s stands in it twice", path.Join(split, files[i].class, files[i].name))
+			}
+		}
+	}
+	return nil
+}
+
+// split returns a split of a sorted tree.
+func (t imageTree) split(source, name string) (*imageSplit, error) {
+	s := &imageSplit{source: source, name: name, folder: name}
+	if name == "test" && len(t["test"]) == 0 {
+		s.folder = "val" // ImageNet has no labelled test split
+	}
+	if s.files = t[s.folder]; len(s.files) == 0 {
+		return nil, inputf(source, "no images under %s/<class>/", name)
+	}
+	for _, f := range t["train"] {
+		if n := len(s.classes); n == 0 || s.classes[n-1] != f.class {
+			s.classes = append(s.classes, f.class)
+		}
+	}
+	return s, nil
 }
 
 func isImageName(source string, parts []string) (bool, error) {
@@ -194,71 +241,97 @@ func readArchive(ctx context.Context, file string, splits []string) (imageTree, 
 	return tree, err
 }
 
-// decodeSplit decodes the files of a split in parallel. They must all have the size of the first.
-func decodeSplit(ctx context.Context, src Source, split, folder string, classes []string, files []imageFile) (*Set, error) {
-	if len(files) == 0 {
-		return nil, inputf(src.Dir, "no images under %s/<class>/", split)
+// path is where an image of the split lies, for people as well.
+func (s *imageSplit) path(f imageFile) string {
+	member := path.Join(s.folder, f.class, f.name)
+	if f.content != nil {
+		return s.source + ":" + member
 	}
-	where := func(f imageFile) string {
-		member := path.Join(folder, f.class, f.name)
-		if f.content != nil {
-			return src.Dir + ":" + member
+	return filepath.Join(s.source, filepath.FromSlash(member))
+}
+
+func (s *imageSplit) load(f imageFile) ([]byte, error) {
+	if f.content != nil {
+		return f.content, nil
+	}
+	return readFile(s.path(f))
+}
+
+// key identifies what the split is decoded from, by what the system tells of its files.
+func (s *imageSplit) key(ctx context.Context, src Source) (string, error) {
+	infos := make([]fs.FileInfo, len(s.files))
+	err := src.each(ctx, len(s.files), func(i int) (err error) {
+		if infos[i], err = os.Stat(s.path(s.files[i])); err != nil {
+			return unreadable(err)
 		}
-		return filepath.Join(src.Dir, filepath.FromSlash(member))
+		return nil
+	})
+	if err != nil {
+		return "", err
 	}
-	load := func(f imageFile) ([]byte, error) {
-		if f.content != nil {
-			return f.content, nil
-		}
-		return readFile(where(f))
+	k := newKey(s.name)
+	fmt.Fprintf(k.h, "%q\n", s.classes)
+	for i, f := range s.files {
+		k.add(path.Join(s.folder, f.class, f.name), infos[i])
 	}
-	first, err := load(files[0])
+	return k.String(), nil
+}
+
+// set is the split without its pixels. Its size is that of the first image, which all others must have.
+func (s *imageSplit) set() (*Set, error) {
+	first, err := s.load(s.files[0])
 	if err != nil {
 		return nil, err
 	}
-	width, height, err := imageSize(first)
-	if err != nil {
-		return nil, &InputError{Path: where(files[0]), Err: err}
+	set := &Set{
+		Dataset: "imagefolder", Split: s.name, Classes: s.classes, C: 3,
+		Labels: make([]int, len(s.files)), Names: make([]string, len(s.files)),
 	}
-	size := 3 * width * height
-	if size > maxSetBytes/len(files) {
-		return nil, inputf(src.Dir, "%d images of %d x %d pixels need more than %d bytes of memory; make them smaller first",
-			len(files), width, height, int64(maxSetBytes))
+	if set.W, set.H, err = imageSize(first); err != nil {
+		return nil, &InputError{Path: s.path(s.files[0]), Err: err}
 	}
-	s := &Set{
-		Dataset: "imagefolder", Split: split, Classes: classes, C: 3, H: height, W: width,
-		Pixels: make([]byte, size*len(files)), Labels: make([]int, len(files)), Names: make([]string, len(files)),
+	for i, f := range s.files {
+		label, known := slices.BinarySearch(s.classes, f.class)
+		if !known {
+			return nil, inputf(s.path(f), "class %q has no images under train/", f.class)
+		}
+		set.Labels[i], set.Names[i] = label, path.Join(s.folder, f.class, f.name)
 	}
-	const chunk = 64 // images a goroutine takes at a time
-	group, inner := src.pool(ctx)
-	for start := 0; start < len(files) && inner.Err() == nil; start += chunk {
-		group.Go(func() error {
-			for i := start; i < min(start+chunk, len(files)); i++ {
-				if err := inner.Err(); err != nil {
-					return err
-				}
-				f := files[i]
-				label, known := slices.BinarySearch(classes, f.class)
-				if !known {
-					return inputf(where(f), "class %q has no images under train/", f.class)
-				}
-				content, err := load(f)
-				if err != nil {
-					return err
-				}
-				if err := decodeImage(s.Image(i), content, width, height); err != nil {
-					return decodeError(where(f), where(files[0]), content, width, height, err)
-				}
-				s.Labels[i] = label
-				s.Names[i] = path.Join(folder, f.class, f.name)
+	return set, nil
+}
+
+// roundBytes are about what is decoded before it is handed on.
+const roundBytes = 64 << 20
+
+// decode hands the pixels of the images, which are those of set, to emit, in their order and many at a time. The next
+// ones are decoded meanwhile.
+func (s *imageSplit) decode(ctx context.Context, src Source, set *Set, emit func(pixels []byte) error) (err error) {
+	size := 3 * set.H * set.W
+	round := min(max(roundBytes/size, src.workers()), len(s.files))
+	ready, next := make([]byte, 0, round*size), make([]byte, 0, round*size)
+	var emitting errgroup.Group
+	defer func() { err = cmp.Or(err, emitting.Wait()) }()
+	for from := 0; from < len(s.files); from += round {
+		files := s.files[from:min(from+round, len(s.files))]
+		next = next[:len(files)*size]
+		err := src.each(ctx, len(files), func(i int) error {
+			content, err := s.load(files[i])
+			if err != nil {
+				return err
+			}
+			if err := decodeImage(next[i*size:(i+1)*size], content, set.W, set.H); err != nil {
+				return decodeError(s.path(files[i]), s.path(s.files[0]), content, set.W, set.H, err)
 			}
 			return nil
 		})
+		if err := cmp.Or(err, emitting.Wait()); err != nil {
+			return err
+		}
+		ready, next = next, ready
+		pixels := ready
+		emitting.Go(func() error { return emit(pixels) })
 	}
-	if err := cmp.Or(group.Wait(), ctx.Err()); err != nil {
-		return nil, err
-	}
-	return s, nil
+	return nil
 }
 
 // decodeError tells an image of another size from a broken one.

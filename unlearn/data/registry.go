@@ -13,16 +13,34 @@ import (
 
 // Source says where a dataset comes from. Each dataset uses what it needs of it.
 type Source struct {
-	Dir     string // folder or archive with the files
-	Seed    int64  // of generated datasets
-	Workers int    // goroutines that decode or draw images; 0 for one a core
+	Dir     string            // folder or archive with the files
+	Seed    int64             // of generated datasets
+	Workers int               // goroutines that decode or draw images; 0 for one a core
+	Cache   string            // folder where decoded images are kept for the next start; "" for none
+	Note    func(text string) // is told why images are not kept, or what is waited for; nil where nobody listens
 }
 
-// pool returns a group of the source's workers.
-func (s Source) pool(ctx context.Context) (*errgroup.Group, context.Context) {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(cmp.Or(s.Workers, runtime.GOMAXPROCS(0)))
-	return group, ctx
+func (s Source) workers() int { return cmp.Or(s.Workers, runtime.GOMAXPROCS(0)) }
+
+// each calls do with every number below n on the source's workers, and returns an error of theirs or of ctx.
+func (s Source) each(ctx context.Context, n int, do func(i int) error) error {
+	group, inner := errgroup.WithContext(ctx)
+	group.SetLimit(s.workers())
+	piece := max(1, min(64, n/(4*s.workers()))) // numbers that a goroutine takes at a time
+	for start := 0; start < n && inner.Err() == nil; start += piece {
+		group.Go(func() error {
+			for i := start; i < min(start+piece, n); i++ {
+				if err := inner.Err(); err != nil {
+					return err
+				}
+				if err := do(i); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return cmp.Or(group.Wait(), ctx.Err())
 }
 
 // Dataset is a kind of data that [Open] can read.

@@ -5,25 +5,27 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"hash"
 	"sync"
 )
 
-// maxSetBytes bounds the pixels of one split: a forgotten resize step would otherwise ask for all memory there is.
-const maxSetBytes = 1 << 36
-
-// Set is one split of a dataset in host memory. It is read-only once opened and safe for concurrent use.
+// Set is one split of a dataset as the host sees it. It is read-only once opened and safe for concurrent use. Where its
+// pixels lie in a file, that stays mapped as long as the process lives, so that no slice of them ever dangles.
 type Set struct {
 	Dataset string   // the registered name, e.g. "cifar10"
 	Split   string   // "train", "test" or "val"
 	Classes []string // class names; a label is an index into them
 	C, H, W int      // channels (red, green, blue), height, width of every image
-	Pixels  []byte   // n*C*H*W values, NCHW
+	Pixels  []byte   // n*C*H*W values, NCHW; perhaps a file of the cache, mapped: writing to them ends the process
 	Labels  []int    // n values in [0, len(Classes))
 	Names   []string // n file names relative to the split's parent, or nil where samples have none
 
 	once        sync.Once
 	fingerprint string
 }
+
+// bytes is the size of the pixels, known before they are there.
+func (s *Set) bytes() int64 { return int64(s.Len()) * int64(s.C) * int64(s.H) * int64(s.W) }
 
 // Len returns the number of images.
 func (s *Set) Len() int { return len(s.Labels) }
@@ -44,32 +46,55 @@ func (s *Set) Name(i int) string {
 
 // Fingerprint returns the hex sha256 over the shape, the pixels and the labels: what a network can see of the set.
 // Names and the container do not count, so the same images from a folder and from an archive agree. It is computed
-// once.
+// once; a set from the cache has the one that was computed when it was decoded.
 func (s *Set) Fingerprint() string {
 	s.once.Do(func() {
-		h := sha256.New()
-		fmt.Fprintf(h, "l2ul.data/1 n=%d c=%d h=%d w=%d classes=%d\n", s.Len(), s.C, s.H, s.W, len(s.Classes))
-		h.Write(s.Pixels)
-		labels := make([]byte, 0, 4*len(s.Labels))
-		for _, y := range s.Labels {
-			labels = binary.LittleEndian.AppendUint32(labels, uint32(y))
-		}
-		h.Write(labels)
-		s.fingerprint = hex.EncodeToString(h.Sum(nil))
+		d := s.newDigest()
+		d.Write(s.Pixels)
+		s.fingerprint = d.fingerprint()
 	})
 	return s.fingerprint
 }
 
+// digest computes a fingerprint from pixels that come piece by piece.
+type digest struct {
+	hash.Hash
+	set *Set
+}
+
+// newDigest begins with the shape; the set may be without pixels.
+func (s *Set) newDigest() digest {
+	d := digest{sha256.New(), s}
+	fmt.Fprintf(d, "l2ul.data/1 n=%d c=%d h=%d w=%d classes=%d\n", s.Len(), s.C, s.H, s.W, len(s.Classes))
+	return d
+}
+
+// fingerprint ends with the labels.
+func (d digest) fingerprint() string {
+	labels := make([]byte, 0, 4*d.set.Len())
+	for _, y := range d.set.Labels {
+		labels = binary.LittleEndian.AppendUint32(labels, uint32(y))
+	}
+	d.Write(labels)
+	return hex.EncodeToString(d.Sum(nil))
+}
+
 // check verifies what every reader must deliver.
 func (s *Set) check(path string) error {
+	if s.C <= 0 || s.H <= 0 || s.W <= 0 || int64(len(s.Pixels)) != s.bytes() {
+		return inputf(path, "split %q: %d bytes of pixels for %d images of %dx%dx%d", s.Split, len(s.Pixels), s.Len(), s.C, s.H, s.W)
+	}
+	return s.checkSamples(path)
+}
+
+// checkSamples is the part of check that needs no pixels.
+func (s *Set) checkSamples(path string) error {
 	n := s.Len()
 	switch {
 	case n == 0:
 		return inputf(path, "split %q holds no images", s.Split)
 	case n >= maxRandperm:
 		return inputf(path, "split %q holds %d images, more than the %d this program reads", s.Split, n, maxRandperm-1)
-	case s.C <= 0 || s.H <= 0 || s.W <= 0 || len(s.Pixels) != n*s.C*s.H*s.W:
-		return inputf(path, "split %q: %d bytes of pixels for %d images of %dx%dx%d", s.Split, len(s.Pixels), n, s.C, s.H, s.W)
 	case s.Names != nil && len(s.Names) != n:
 		return inputf(path, "split %q: %d names for %d images", s.Split, len(s.Names), n)
 	}

@@ -90,18 +90,12 @@ func drawShapes(ctx context.Context, src Source, split string, n int) (*Set, err
 	for _, f := range figures {
 		s.Classes = append(s.Classes, f.name)
 	}
-	const chunk = 100
-	group, ctx := src.pool(ctx)
-	for start := 0; start < n; start += chunk {
-		group.Go(func() error {
-			for i := start; i < min(start+chunk, n) && ctx.Err() == nil; i++ {
-				s.Labels[i] = figureOf(i)
-				draw(s.Image(i), s.Labels[i], newDice(seed.For(src.Seed, "shapes/"+split, i)))
-			}
-			return ctx.Err()
-		})
-	}
-	if err := group.Wait(); err != nil {
+	err := src.each(ctx, n, func(i int) error {
+		s.Labels[i] = figureOf(i)
+		draw(s.Image(i), s.Labels[i], newDice(seed.For(src.Seed, "shapes/"+split, i)))
+		return nil
+	})
+	if err != nil {
 		return nil, fmt.Errorf("drawing shapes: %w", err)
 	}
 	return s, nil

@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -41,10 +42,10 @@ func TestAttackOnRealImages(t *testing.T) {
 			return err
 		}
 		nn.ToMemoryFormat(net, torch.ChannelsLast)
-		resident := data.NewResident(sets[0], torch.CPU, torch.ChannelsLast)
-		defer resident.Free()
+		loader := data.NewLoader(sets[0], torch.CPU, torch.ChannelsLast, math.MaxInt64)
+		defer loader.Free()
 		indices := []int{0, 1100, 2200, 3300, 4400, 5500, 6600, 7700, 8800, 9900, 50, 1150}
-		x, y := resident.Gather(indices)
+		x, y := loader.Gather(indices)
 		torch.ManualSeed(1)
 		start := torch.Rand(x.Shape(), false).Contiguous(torch.ChannelsLast)
 		targets := make([]int64, len(indices))

@@ -3,7 +3,6 @@ package metrics
 
 import (
 	"context"
-	"math"
 
 	"l2ul/torch"
 	"l2ul/unlearn/chunk"
@@ -28,45 +27,61 @@ type Score struct {
 // Accuracy returns Hits / N, NaN for an empty set.
 func (s Score) Accuracy() float64 { return float64(s.Hits) / float64(s.N) }
 
-// Evaluate scores a classifier, given as the function from images to logits, on images, so many at once. progress, which
-// may be nil, is told the number of images done.
-func Evaluate(ctx context.Context, classifier func(x torch.Tensor) (logits torch.Tensor), images Images, atOnce *chunk.Size, progress func(done int)) (Score, error) {
-	score, sum := Score{N: int64(images.Len())}, 0.0
+// Classifier is a network as a function from images to logits.
+type Classifier func(x torch.Tensor) (logits torch.Tensor)
+
+// Evaluate scores a classifier on images, so many at once. progress, which may be nil, is told the number of images done.
+func Evaluate(ctx context.Context, classifier Classifier, images Images, atOnce *chunk.Size, progress func(done int)) (Score, error) {
+	scores, err := EvaluateAll(ctx, []Classifier{classifier}, images, atOnce, progress)
+	if err != nil {
+		return Score{}, err
+	}
+	return scores[0], nil
+}
+
+// EvaluateAll is Evaluate of several classifiers, in one pass over the images.
+func EvaluateAll(ctx context.Context, classifiers []Classifier, images Images, atOnce *chunk.Size, progress func(done int)) ([]Score, error) {
+	scores := make([]Score, len(classifiers)) // Loss is a sum until the end
 	for from := 0; from < images.Len(); {
 		if err := context.Cause(ctx); err != nil {
-			return Score{}, err
+			return nil, err
 		}
-		var hits int64
-		var loss float64
+		batch := make([]Score, len(classifiers)) // counts only once all of it is there: memory may run out before
 		done, err := atOnce.Do(images.Len()-from, func(n int) (err error) {
 			torch.Scope(func() {
 				var x, y torch.Tensor
 				if x, y, err = images.Batch(from, from+n); err != nil {
 					return
 				}
-				torch.NoGrad(func() {
-					logits := classifier(x)
-					hits = Hits(logits, y)
-					loss = logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceNone, ignoreNone).CastTo(torch.Double).Sum().Item()
-				})
+				for i, classifier := range classifiers {
+					torch.Scope(func() { // what one has computed makes room for the next
+						torch.NoGrad(func() {
+							logits := classifier(x)
+							batch[i].Hits = Hits(logits, y)
+							batch[i].Loss = logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceNone, ignoreNone).CastTo(torch.Double).Sum().Item()
+						})
+					})
+				}
 			})
 			return err
 		})
 		if err != nil {
-			return Score{}, err
+			return nil, err
 		}
 		from += done
-		score.Hits += hits
-		sum += loss
+		for i, b := range batch {
+			scores[i].Hits += b.Hits
+			scores[i].Loss += b.Loss
+		}
 		if progress != nil {
 			progress(from)
 		}
 	}
-	score.Loss = math.NaN()
-	if score.N > 0 {
-		score.Loss = sum / float64(score.N)
+	for i := range scores {
+		scores[i].N = int64(images.Len())
+		scores[i].Loss /= float64(scores[i].N) // 0/0 is NaN
 	}
-	return score, nil
+	return scores, nil
 }
 
 // ignoreNone is no label: libtorch skips samples with this one.

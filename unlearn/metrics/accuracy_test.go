@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 	"l2ul/torch"
 	"l2ul/torch/nn"
 	"l2ul/unlearn/chunk"
+	"l2ul/unlearn/data"
 	"l2ul/unlearn/metrics"
 )
 
@@ -104,9 +106,15 @@ func TestOutOfMemory(t *testing.T) {
 		}
 		told := 0
 		size := chunk.Shrinking(12, func(int, int) { told++ })
-		got, err := metrics.Evaluate(t.Context(), crowded, newImages(logits, labels), size, nil)
-		if err != nil || got.Hits != want.Hits || got.N != want.N || math.Abs(got.Loss-want.Loss) > 1e-12 || told == 0 || size.N() > 6 {
-			t.Errorf("%+v, want %+v; %d at once in the end: %v", got, want, size.N(), err)
+		// Of two, the first has its batch done when the second has no memory for it.
+		scores, err := metrics.EvaluateAll(t.Context(), []metrics.Classifier{(&rows{}).Forward, crowded}, newImages(logits, labels), size, nil)
+		if err != nil || len(scores) != 2 || told == 0 || size.N() > 6 {
+			t.Fatalf("%d scores; %d at once in the end: %v", len(scores), size.N(), err)
+		}
+		for i, got := range scores {
+			if got.Hits != want.Hits || got.N != want.N || math.Abs(got.Loss-want.Loss) > 1e-12 {
+				t.Errorf("classifier %d: %+v, want %+v", i, got, want)
+			}
 		}
 	})
 }
@@ -167,6 +175,46 @@ func TestCrossEntropy(t *testing.T) {
 			if math.Abs(float64(grad[i])-w) > 1e-6 {
 				t.Errorf("gradient %v", grad)
 			}
+		}
+	})
+}
+
+// A set that does not fit the device has the scores of one that does, also where memory runs out in between, and an
+// interrupted pass leaves nothing at work.
+func TestStreamed(t *testing.T) {
+	set := &data.Set{Dataset: "noise", Split: "test", Classes: []string{"a", "b", "c"}, C: 3, H: 1, W: 1, Pixels: make([]byte, 3*1001), Labels: make([]int, 1001)}
+	draw := rand.New(rand.NewPCG(1, 2))
+	for i := range set.Pixels {
+		set.Pixels[i] = byte(draw.IntN(256))
+	}
+	for i := range set.Labels {
+		set.Labels[i] = draw.IntN(3)
+	}
+	torch.Scope(func() {
+		var scores [2]metrics.Score
+		for i, room := range []int64{math.MaxInt64, 0} {
+			l := data.NewLoader(set, torch.CPU, torch.ChannelsLast, room)
+			defer l.Free()
+			calls := 0
+			classify := func(x torch.Tensor) torch.Tensor {
+				if calls++; calls%2 == 0 && x.Size(0) > 20 {
+					panic(&torch.Error{Op: "conv2d", Code: torch.OutOfMemory})
+				}
+				return x.Flatten(1, -1)
+			}
+			var err error
+			size := chunk.Shrinking(64, func(int, int) {})
+			if scores[i], err = metrics.Evaluate(t.Context(), classify, l.View(data.PartTest, nil, nil), size, nil); err != nil || size.N() > 20 {
+				t.Fatalf("%d images at once: %v", size.N(), err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			_, err = metrics.Evaluate(ctx, classify, l.View(data.PartTest, nil, nil), chunk.Fixed(9), func(int) { cancel() })
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("error %v", err)
+			}
+		}
+		if scores[0] != scores[1] || scores[0].Hits == 0 {
+			t.Errorf("held %+v, streamed %+v", scores[0], scores[1])
 		}
 	})
 }

@@ -140,7 +140,7 @@ func (d *demo) choose(ctx context.Context, out *DemoResult) (spec string, err er
 			return err
 		}
 		var right []bool
-		x, y := f.resident(f.train).Gather(set.Indices)
+		x, y := f.loader(f.train).Gather(set.Indices)
 		f.net.Root().Eval()
 		torch.NoGrad(func() { right = torch.ToSlice[bool](f.net.Forward(x).ArgMax(1, false).Eq(y)) })
 		for i, index := range set.Indices {

@@ -10,33 +10,39 @@ import (
 	"l2ul/unlearn/engine"
 )
 
-// Evaluate scores a network on the splits asked for. The result is nil for a dry run.
-func Evaluate(ctx context.Context, inv Invocation) (result *EvalResult, err error) {
+// Evaluate scores a network on the splits asked for, once for each of --weights and all of them in one pass. There are no
+// results of a dry run.
+func Evaluate(ctx context.Context, inv Invocation) (results []*EvalResult, err error) {
 	d := &desk{Invocation: inv}
 	var o EvaluateOptions
 	if err := inv.Config.Decode(&o); err != nil {
 		return nil, err
 	}
-	d.model, d.source, d.compute, d.eval = o.ModelOptions, o.DataOptions, o.ComputeOptions, o.EvalOptions
+	d.model.NetworkOptions, d.source, d.compute, d.eval = o.NetworkOptions, o.DataOptions, o.ComputeOptions, o.EvalOptions
 	d.mode = engine.Mode(o.Mode)
 	err = d.onDevice(o.ComputeOptions, func() error {
-		defer d.close()
-		result, err = d.evaluate(ctx, o)
+		results, err = d.evaluate(ctx, o)
 		return interrupted(ctx, "", err)
 	})
-	if err != nil || result == nil {
+	if err != nil || results == nil {
 		return nil, err
 	}
-	inv.Console.Emit(Summary{Result: result})
+	for _, r := range results {
+		inv.Console.Emit(Summary{Result: r})
+	}
 	if o.Output != "" {
-		if err := WriteJSON(o.Output, result); err != nil {
-			return result, fmt.Errorf("cannot write --output: %w", err)
+		var content any = results
+		if len(results) == 1 {
+			content = results[0]
+		}
+		if err := WriteJSON(o.Output, content); err != nil {
+			return results, fmt.Errorf("cannot write --output: %w", err)
 		}
 	}
-	return result, nil
+	return results, nil
 }
 
-func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) (*EvalResult, error) {
+func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) ([]*EvalResult, error) {
 	began := time.Now()
 	if err := d.openData(ctx); err != nil {
 		return nil, err
@@ -48,34 +54,54 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) (*EvalResult, er
 			return nil, err
 		}
 	}
-	if err := d.load(); err != nil {
-		return nil, err
+	if len(o.Weights) == 0 {
+		o.Weights = []string{""} // load knows what to say
 	}
+	var desks []*desk // one for each network; they share the data
+	for _, path := range o.Weights {
+		one := *d
+		one.model.Weights = path
+		defer one.close()
+		if err := one.load(); err != nil {
+			return nil, err
+		}
+		desks = append(desks, &one)
+	}
+	first := desks[0]
 	if o.DryRun {
 		rows := [][2]string{{"scores", strings.Join(o.Splits, ", ")}}
+		for _, other := range desks[1:] {
+			rows = append(rows, [2]string{"also", other.described()})
+		}
 		if o.Output != "" {
 			rows = append(rows, [2]string{"output", o.Output})
 		}
-		d.plan(rows...)
+		first.plan(rows...)
 		return nil, nil
 	}
 	d.enter("eval")
 	d.Console.Emit(Start{Verb: d.Config.Spec.Verb, ConfigHash: d.Config.Hash()})
-	result := &EvalResult{
-		Schema: EvalSchema, Model: d.model.Model, Dataset: d.train.Dataset, Device: d.device.String(), Precision: d.precision(), Mode: d.mode, Limited: o.Limit != "",
-		Hashes:   Hashes{Weights: d.weights.Hash(), Data: d.train.Fingerprint(), Config: d.Config.Hash()},
-		Versions: CurrentVersions(),
+	results := make([]*EvalResult, len(desks))
+	for i, one := range desks {
+		results[i] = &EvalResult{
+			Schema: EvalSchema, Model: d.model.Model, Dataset: d.train.Dataset, Device: d.device.String(), Precision: d.precision(), Mode: d.mode, Limited: o.Limit != "",
+			Hashes:   Hashes{Weights: one.weights.Hash(), Data: d.train.Fingerprint(), Config: d.Config.Hash()},
+			Versions: CurrentVersions(),
+		}
+		if len(desks) > 1 {
+			results[i].Weights = one.model.Weights
+		}
 	}
-	var training *data.Resident
+	var training *data.Loader
 	for _, split := range o.Splits {
-		set, indices, out := d.train, count(d.train.Len()), &result.Train
+		set, indices, out := d.train, count(d.train.Len()), func(r *EvalResult) **Score { return &r.Train }
 		switch split {
 		case "test":
-			set, indices, out = d.test, count(d.test.Len()), &result.Test
+			set, indices, out = d.test, count(d.test.Len()), func(r *EvalResult) **Score { return &r.Test }
 		case "forget":
-			indices, out = forget.Indices, &result.Forget
+			indices, out = forget.Indices, func(r *EvalResult) **Score { return &r.Forget }
 		case "retain":
-			indices, out = data.Complement(d.train.Len(), forget.Indices), &result.Retain
+			indices, out = data.Complement(d.train.Len(), forget.Indices), func(r *EvalResult) **Score { return &r.Retain }
 		}
 		if split != "forget" {
 			indices = d.limited(indices)
@@ -84,22 +110,26 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) (*EvalResult, er
 			d.Console.Warn("nothing is retained: there is no score for it")
 			continue
 		}
-		resident := training
-		if set == d.test || resident == nil {
-			resident = d.resident(set)
+		loader := training
+		if set == d.test || loader == nil {
+			loader = first.loader(set)
 		}
 		if set == d.train {
-			training = resident
+			training = loader
 		}
-		score, err := d.score(ctx, split, resident.View("", indices, nil))
+		scores, err := scoreAll(ctx, split, loader.View("", indices, nil), desks...)
 		if err != nil {
 			return nil, err
 		}
-		*out = &score
+		for i := range scores {
+			*out(results[i]) = &scores[i]
+		}
 	}
-	result.Fallback = d.noteFallback()
-	result.Seconds = time.Since(began).Seconds()
-	return result, nil
+	for i, one := range desks {
+		results[i].Fallback = one.noteFallback()
+		results[i].Seconds = time.Since(began).Seconds()
+	}
+	return results, nil
 }
 
 // Split draws a forget set and writes it to --output.

@@ -87,9 +87,6 @@ func (f *forgetting) decode() (err error) {
 	if err := cfg.Decode(&f.o); err != nil {
 		return err
 	}
-	if err := f.openCache(); err != nil {
-		return err
-	}
 	f.model, f.source, f.compute, f.eval = f.o.ModelOptions, f.o.DataOptions, f.o.ComputeOptions, f.o.EvalOptions
 	f.mode = engine.Mode(f.o.Mode)
 	if f.method, err = unlearn.FindMethod(f.o.Method); err != nil {
@@ -272,7 +269,7 @@ func (f *forgetting) interrupted(ctx context.Context, err error) error {
 // openViews puts the data on the device.
 func (f *forgetting) openViews() {
 	f.meter = data.NewMeter(f.method.Regime, f.state.Reads)
-	training := f.resident(f.train)
+	training := f.loader(f.train)
 	x, y := training.Gather(f.set.Indices)
 	f.images = &unlearn.Examples{X: x, Y: y, Part: data.PartForget, Meter: f.meter}
 	f.wanted = f.images
@@ -286,7 +283,7 @@ func (f *forgetting) openViews() {
 	if len(f.rest) > 0 {
 		f.retain = training.View(data.PartRetain, f.limited(f.rest), f.meter)
 	}
-	f.test = f.resident(f.desk.test).View(data.PartTest, f.limited(count(f.desk.test.Len())), f.meter)
+	f.test = f.loader(f.desk.test).View(data.PartTest, f.limited(count(f.desk.test.Len())), f.meter)
 }
 
 // enter begins a phase of the run, in which reads are counted.
@@ -358,7 +355,7 @@ func (f *forgetting) goalHolds(ctx context.Context) (bool, error) {
 func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.Named) error {
 	switch f.method.Driver {
 	case unlearn.ByRetain:
-		task.Driver = f.residents[0].View(data.PartRetain, f.rest, f.meter)
+		task.Driver = f.loaders[0].View(data.PartRetain, f.rest, f.meter)
 	case unlearn.ByAdversarial:
 		f.enter(data.PhaseAttack)
 		began := earlier(time.Now(), f.state.Seconds.Attack)
@@ -529,7 +526,7 @@ func (f *forgetting) retrain(ctx context.Context, saved []nn.Named) (*unlearn.Re
 	}
 	f.enter(data.PhaseUnlearn)
 	job := f.trainJob(f.recipe, f.rest, data.PartRetain, f.meter)
-	job.Images = f.residents[0]
+	job.Images = f.loaders[0]
 	if f.state.Train != nil {
 		f.state.Train.Tensors = saved
 		job.Resume = f.state.Train

@@ -47,7 +47,7 @@ type desk struct {
 	cache       *cache.Cache
 	train, test *data.Set
 	device      torch.Device
-	residents   []*data.Resident
+	loaders     []*data.Loader
 	net         models.Classifier
 	mode        engine.Mode
 	still       *engine.Network // the network while it is frozen, nil before and after
@@ -152,7 +152,15 @@ func (d *desk) openData(ctx context.Context) error {
 			return Inputf("--data-dir %s: no such file or directory", dir)
 		}
 	}
-	sets, err := data.Open(ctx, d.source.Dataset, data.Source{Dir: d.source.DataDir, Workers: d.source.Workers}, "train", "test")
+	if err := d.openCache(); err != nil {
+		return err
+	}
+	decoded, err := d.cache.Folder("decoded")
+	if err != nil {
+		d.Console.Warn("decoded images are not kept: " + err.Error())
+	}
+	source := data.Source{Dir: d.source.DataDir, Workers: d.source.Workers, Cache: decoded, Note: d.Console.Warn}
+	sets, err := data.Open(ctx, d.source.Dataset, source, "train", "test")
 	if err != nil {
 		return err
 	}
@@ -188,17 +196,22 @@ func (d *desk) forgetSet(text string) (*data.ForgetSet, error) {
 	return spec.Resolve(d.train, d.compute.Seed)
 }
 
-// resident puts a split on the device; close gives it back.
-func (d *desk) resident(set *data.Set) *data.Resident {
-	r := data.NewResident(set, d.device, d.format())
-	d.residents = append(d.residents, r)
-	return r
+// loader brings a split to the device; close gives back what that took.
+func (d *desk) loader(set *data.Set) *data.Loader {
+	room := chunk.Memory(os.DirFS("/")) // which what goes to a GPU passes through
+	if d.device.Type == torch.CUDAType {
+		free, _ := d.room()
+		room = min(room, free)
+	}
+	l := data.NewLoader(set, d.device, d.format(), room)
+	d.loaders = append(d.loaders, l)
+	return l
 }
 
 // close gives back what no scope owns.
 func (d *desk) close() {
-	for _, r := range d.residents {
-		r.Free()
+	for _, l := range d.loaders {
+		l.Free()
 	}
 	d.thaw()
 	if d.net != nil {
@@ -431,18 +444,31 @@ func (d *desk) checkNormalization(file *ckpt.File) error {
 
 // score evaluates the network on images, with progress under the name of a phase.
 func (d *desk) score(ctx context.Context, phase string, images metrics.Images) (Score, error) {
-	progress := d.Console.Progress(phase, "images", int64(images.Len()))
-	defer progress.Done()
-	s, err := metrics.Evaluate(ctx, d.frozen().Logits, images, d.batch(), func(done int) { progress.Set(int64(done)) })
+	scores, err := scoreAll(ctx, phase, images, d)
 	if err != nil {
 		return Score{}, err
 	}
-	return scoreOf(s), nil
+	return scores[0], nil
 }
 
-func scoreOf(s metrics.Score) Score {
-	loss := Number(s.Loss)
-	return Score{Accuracy: s.Accuracy(), Loss: &loss, Hits: s.Hits, N: s.N}
+// scoreAll evaluates the networks of several desks in one pass over the images.
+func scoreAll(ctx context.Context, phase string, images metrics.Images, desks ...*desk) ([]Score, error) {
+	progress := desks[0].Console.Progress(phase, "images", int64(images.Len()))
+	defer progress.Done()
+	classifiers := make([]metrics.Classifier, len(desks))
+	for i, d := range desks {
+		classifiers[i] = d.frozen().Logits
+	}
+	measured, err := metrics.EvaluateAll(ctx, classifiers, images, desks[0].batch(), func(done int) { progress.Set(int64(done)) })
+	if err != nil {
+		return nil, err
+	}
+	scores := make([]Score, len(desks))
+	for i, s := range measured {
+		loss := Number(s.Loss)
+		scores[i] = Score{Accuracy: s.Accuracy(), Loss: &loss, Hits: s.Hits, N: s.N}
+	}
+	return scores, nil
 }
 
 // limited cuts a list of samples as --limit says.
@@ -533,11 +559,16 @@ func (s *saver) save(step int64, force bool, tensors []nn.Named, state any) erro
 	return nil
 }
 
+// described names the weights that were read.
+func (d *desk) described() string {
+	return fmt.Sprintf("weights %s (sha256 %.12s)", d.model.Weights, d.weights.Hash())
+}
+
 // plan tells what a job would do, for --dry-run: data, network, and what the verb adds.
 func (d *desk) plan(rows ...[2]string) {
 	network := d.model.Model + ", fresh weights"
 	if d.weights != nil {
-		network = fmt.Sprintf("%s, weights %s (sha256 %.12s)", d.model.Model, d.model.Weights, d.weights.Hash())
+		network = d.model.Model + ", " + d.described()
 	}
 	all := [][2]string{
 		{"data", fmt.Sprintf("%s: %d training images of %d classes, %d test images", d.train.Dataset, d.train.Len(), len(d.train.Classes), d.test.Len())},

@@ -647,6 +647,69 @@ func TestWitnessInTheLog(t *testing.T) {
 	}
 }
 
+// Several weights are scored in one pass, with a result for each, which is that of scoring it alone.
+func TestEvaluateSeveral(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh := job{verb: "train", dir: filepath.Join(t.TempDir(), "fresh"), flags: flags("epochs", "1", "train-batch", "8", "lr", "1e-6")}
+	if err := fresh.run(t.Context(), dir, nil).err; err != nil {
+		t.Fatal(err)
+	}
+	weights := []string{filepath.Join(dir, "trained", "model.safetensors"), filepath.Join(fresh.dir, "model.safetensors")}
+	results := func(weights ...string) (list []map[string]any) {
+		output := filepath.Join(t.TempDir(), "eval.json")
+		out := job{verb: "eval", flags: map[string][]string{"weights": weights, "k": {"3"}, "batch-size": {"7"}, "output": {output}}}.run(t.Context(), dir, nil)
+		if out.err != nil {
+			t.Fatal(out.err)
+		}
+		for _, e := range out.events {
+			if e["event"] == "summary" {
+				list = append(list, e["result"].(map[string]any))
+			}
+		}
+		text, err := os.ReadFile(output)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var written any
+		if err := json.Unmarshal(text, &written); err != nil {
+			t.Fatal(err)
+		}
+		if one, ok := written.(map[string]any); ok {
+			written = []any{one}
+		}
+		for i, r := range list {
+			if d := cmp.Diff(r, written.([]any)[i]); d != "" {
+				t.Errorf("--output has another result (-event +file):\n%s", d)
+			}
+			delete(r, "seconds")
+		}
+		return list
+	}
+	both := results(weights...)
+	if len(both) != 2 {
+		t.Fatalf("%d results", len(both))
+	}
+	for i, path := range weights {
+		if both[i]["weights"] != path {
+			t.Errorf("result %d is of %v", i, both[i]["weights"])
+		}
+		delete(both[i], "weights")
+		if d := cmp.Diff(results(path)[0], both[i]); d != "" {
+			t.Errorf("%s (-alone +both):\n%s", path, d)
+		}
+	}
+	if cmp.Equal(both[0]["retain"], both[1]["retain"]) {
+		t.Error("both networks have the same scores")
+	}
+	out := job{verb: "eval", flags: map[string][]string{"weights": {weights[0], filepath.Join(dir, "none.pt")}}}.run(t.Context(), dir, nil)
+	if ExitCode(out.err) != ExitInput || !strings.Contains(out.err.Error(), "none.pt") {
+		t.Errorf("one that is not there: %v", out.err)
+	}
+}
+
 // --batch-size auto chooses a size and says which; scores are those of any other. What is no size is refused.
 func TestBatchSizeAuto(t *testing.T) {
 	dir, err := material()

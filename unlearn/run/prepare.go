@@ -42,9 +42,6 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 	if err := inv.Config.Decode(&settings); err != nil {
 		return nil, err
 	}
-	if err := d.openCache(); err != nil {
-		return nil, err
-	}
 	d.model, d.source, d.compute, d.mode = o.ModelOptions, o.DataOptions, o.ComputeOptions, engine.Mode(o.Mode)
 	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
@@ -145,7 +142,7 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 	if err := forget.Write(folder.Path("forget.json")); err != nil {
 		return nil, err
 	}
-	x, _ := d.resident(d.train).Gather(forget.Indices)
+	x, _ := d.loader(d.train).Gather(forget.Indices)
 	c := &crafting{desk: d, forget: forget, folder: folder}
 	c.saved = func(set *attack.Set) error {
 		state := attackState{set.Pairs, set.Done, c.job.Chunk.N(), c.seconds}
@@ -235,7 +232,7 @@ func (d *desk) importanceRun(ctx context.Context, o ImportanceOptions, settings 
 	if err := forget.Write(folder.Path("forget.json")); err != nil {
 		return nil, err
 	}
-	x, y := d.resident(d.train).Gather(forget.Indices)
+	x, y := d.loader(d.train).Gather(forget.Indices)
 	params := unlearn.Trainable(d.net, unlearn.BNTrain)
 	d.enter(data.PhaseImportance)
 	omega, err := d.estimate(ctx, settings, params, &unlearn.Examples{X: x, Y: y}, o.ForgetBatch)

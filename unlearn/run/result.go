@@ -142,10 +142,11 @@ func (r *Result) Progress() string {
 // EvalSchema is the schema name of EvalResult.
 const EvalSchema = "unlearn.eval/1"
 
-// EvalResult is what `unlearn eval` writes: a score for each split that was asked for.
+// EvalResult is what `unlearn eval` writes for each of its --weights: a score for each split that was asked for.
 type EvalResult struct {
 	Schema    string      `json:"schema" jsonschema:"enum=unlearn.eval/1"`
 	Model     string      `json:"model,omitempty"`
+	Weights   string      `json:"weights,omitempty" jsonschema:"description=the file\\, where several were scored in one pass"`
 	Dataset   string      `json:"dataset,omitempty"`
 	Train     *Score      `json:"train,omitempty"`
 	Test      *Score      `json:"test,omitempty"`

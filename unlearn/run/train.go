@@ -122,7 +122,7 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*T
 	job.Save = func(s *train.State, force bool) error {
 		return saver.save(int64(s.Step), force, s.Tensors, trainState{s})
 	}
-	job.Images = d.resident(d.train)
+	job.Images = d.loader(d.train)
 	d.enter("train")
 	if err := d.runTraining(ctx, job); err != nil {
 		return nil, interrupted(ctx, saver.last, err)
@@ -131,11 +131,11 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*T
 	trained := time.Now()
 	result := &TrainResult{Steps: int64(job.Steps()), Epochs: int64(job.Options.Epochs), Limited: o.Limit != ""}
 	for _, part := range []struct {
-		images *data.Resident
+		images *data.Loader
 		n      int
 		name   string
 		score  *Score
-	}{{job.Images, d.train.Len(), "train", &result.Train}, {d.resident(d.test), d.test.Len(), "test", &result.Test}} {
+	}{{job.Images, d.train.Len(), "train", &result.Train}, {d.loader(d.test), d.test.Len(), "test", &result.Test}} {
 		view := part.images.View("", d.limited(count(part.n)), nil)
 		if *part.score, err = d.score(ctx, part.name, view); err != nil {
 			return nil, interrupted(ctx, saver.last, err)

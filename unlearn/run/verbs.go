@@ -16,8 +16,13 @@ import (
 
 // ModelOptions name a network and its weights.
 type ModelOptions struct {
+	NetworkOptions
+	Weights string `flag:"weights,checkpoint" group:"model and data" arg:"FILE" result:"no" help:"the network's weights: .safetensors, .pt or .pth"`
+}
+
+// NetworkOptions name a network.
+type NetworkOptions struct {
 	Model      string    `flag:"model,m" group:"model and data" arg:"NAME" help:"network; unlearn ls models lists them"`
-	Weights    string    `flag:"weights,checkpoint" group:"model and data" arg:"FILE" result:"no" help:"its weights: .safetensors, .pt or .pth"`
 	NumClasses int       `flag:"num-classes" min:"1" deftext:"as the dataset" group:"model and data" help:"number of classes"`
 	Mean       []float64 `flag:"mean" group:"model and data" deftext:"as the network" arg:"R,G,B" help:"mean of each channel, pixels in [0, 1]"`
 	Std        []float64 `flag:"std" group:"model and data" deftext:"as the network" arg:"R,G,B" help:"standard deviation of each channel"`
@@ -183,15 +188,16 @@ func (o *TrainOptions) Validate() error {
 type EvaluateOptions struct {
 	TerminalOptions
 	ConfigOptions
-	ModelOptions
+	NetworkOptions
 	DataOptions
 	SetOptions
 	ComputeOptions
 	EngineOptions
 	EvalOptions
-	Splits []string `flag:"splits" sep:"," oneof:"train|test|forget|retain" deftext:"train,test, or forget,retain,test with a forget set" group:"model and data" help:"what to score"`
-	Output string   `flag:"output,o" config:"no" arg:"FILE" help:"write the result there as well"`
-	DryRun bool     `flag:"dry-run,n" config:"no" env:"-" help:"resolve everything, check the files, print the plan, stop"`
+	Weights []string `flag:"weights,checkpoint" group:"model and data" arg:"FILE" result:"no" help:"the network's weights: .safetensors, .pt or .pth; repeatable, to score several in one pass over the images"`
+	Splits  []string `flag:"splits" sep:"," oneof:"train|test|forget|retain" deftext:"train,test, or forget,retain,test with a forget set" group:"model and data" help:"what to score"`
+	Output  string   `flag:"output,o" config:"no" arg:"FILE" help:"write the result there as well"`
+	DryRun  bool     `flag:"dry-run,n" config:"no" env:"-" help:"resolve everything, check the files, print the plan, stop"`
 }
 
 // Validate checks what tags cannot say, and chooses the splits.

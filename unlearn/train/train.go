@@ -33,10 +33,10 @@ type Options struct {
 // Job is a training run.
 type Job struct {
 	Net     nn.Module
-	Images  *data.Resident // on the network's device; only Run needs them
-	Indices []int          // the images to train on, in any order
-	Part    data.Part      // the role under which reads are counted
-	Meter   *data.Meter    // may be nil
+	Images  *data.Loader // on the network's device; only Run needs them
+	Indices []int        // the images to train on, in any order
+	Part    data.Part    // the role under which reads are counted
+	Meter   *data.Meter  // may be nil
 	Options Options
 	Seed    int64
 	Resume  *State // where an interrupted run of this very job stopped, or nil
@@ -127,12 +127,14 @@ func (j *Job) run(ctx context.Context) error {
 		if order == nil || i == 0 {
 			order = j.shuffle(epoch)
 		}
-		batch := order[i*o.Batch : min((i+1)*o.Batch, len(order))]
+		left := order[i*o.Batch:]
+		batch := left[:min(o.Batch, len(left))]
+		next := left[len(batch):min(2*o.Batch, len(left))]
 		if err := j.Meter.Read(j.Part, len(batch)); err != nil {
 			return err
 		}
 		rec := Record{Step: state.Step + 1, Steps: j.Steps(), Epoch: epoch + 1, LR: rate(state.Step), N: len(batch)}
-		torch.Scope(func() { j.step(opt, batch, &rec) })
+		torch.Scope(func() { j.step(opt, batch, next, &rec) })
 		if math.IsNaN(rec.Loss) || math.IsInf(rec.Loss, 0) {
 			return fmt.Errorf("train: the loss of step %d is %g: training diverged; lower --lr (%g)", rec.Step, rec.Loss, o.LR)
 		}
@@ -153,8 +155,10 @@ func (j *Job) run(ctx context.Context) error {
 	return nil
 }
 
-func (j *Job) step(opt *optim.SGDOptimizer, batch []int, rec *Record) {
+// step trains on a batch; next is the one after it in the epoch, if any.
+func (j *Job) step(opt *optim.SGDOptimizer, batch, next []int, rec *Record) {
 	x, y := j.images(batch, rec.Step)
+	j.Images.Expect(next)
 	j.Net.Root().Train(true)
 	opt.SetLR(rec.LR)
 	opt.ZeroGrad()

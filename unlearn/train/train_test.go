@@ -54,7 +54,7 @@ func newJobOn(t *testing.T, set *data.Set, o Options) *Job {
 	net := smallnet.New("tiny")
 	t.Cleanup(net.Free)
 	nn.ToMemoryFormat(net, torch.ChannelsLast)
-	images := data.NewResident(set, torch.CPU, torch.ChannelsLast)
+	images := data.NewLoader(set, torch.CPU, torch.ChannelsLast, math.MaxInt64)
 	t.Cleanup(images.Free)
 	indices := make([]int, set.Len())
 	for i := range indices {
@@ -65,6 +65,24 @@ func newJobOn(t *testing.T, set *data.Set, o Options) *Job {
 
 func recipe() Options {
 	return Options{Epochs: 2, LR: 0.05, Momentum: 0.9, WeightDecay: 5e-4, Schedule: "cosine", Batch: 4, Augment: true}
+}
+
+// Images that do not fit the device make the same network.
+func TestStreamed(t *testing.T) {
+	var ends [2][]byte
+	for i, room := range []int64{math.MaxInt64, 0} {
+		set := newSet(11) // the last batch has 3
+		job := newJobOn(t, set, recipe())
+		job.Images = data.NewLoader(set, torch.CPU, torch.ChannelsLast, room)
+		t.Cleanup(job.Images.Free)
+		job.Save = func(s *State, _ bool) error { ends[i] = pack(s); return nil }
+		if err := job.Run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(ends[0], ends[1]) {
+		t.Error("other weights, statistics or momenta")
+	}
 }
 
 // A run that is interrupted after any step and resumed has the bits of one that is not: parameters, running statistics,
@@ -236,7 +254,7 @@ func TestImages(t *testing.T) {
 			}
 			x, y := job.images(batch, 3)
 			if !x.IsContiguous(torch.ChannelsLast) {
-				t.Error("the batch is not in the memory format of the resident set")
+				t.Error("the batch is not in the memory format of the loader")
 			}
 			var want []float32
 			for i, sample := range batch {
@@ -268,7 +286,7 @@ func TestImages(t *testing.T) {
 func BenchmarkImages(b *testing.B) {
 	const n = 1024
 	set := &data.Set{C: 3, H: 32, W: 32, Pixels: make([]byte, n*3*32*32), Labels: make([]int, n)}
-	images := data.NewResident(set, torch.CPU, torch.ChannelsLast)
+	images := data.NewLoader(set, torch.CPU, torch.ChannelsLast, math.MaxInt64)
 	defer images.Free()
 	batch := make([]int, 128)
 	for i := range batch {

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -198,9 +199,9 @@ func (in *inputs) forget() *data.Set {
 }
 
 func (in *inputs) all(set *data.Set) (x, y torch.Tensor) {
-	resident := data.NewResident(set, in.device, torch.ChannelsLast)
-	defer resident.Free()
-	x, y, err := resident.View("", nil, nil).Batch(0, set.Len())
+	loader := data.NewLoader(set, in.device, torch.ChannelsLast, math.MaxInt64)
+	defer loader.Free()
+	x, y, err := loader.View("", nil, nil).Batch(0, set.Len())
 	if err != nil {
 		panic(err)
 	}
@@ -264,12 +265,12 @@ func pgd(in *inputs, mode engine.Mode, pairs int64, iterations int) repeat {
 // C2: scores.
 func evaluation(in *inputs) repeat {
 	labels := torch.ToSlice[int64](in.tensor("test.labels"))
-	resident := data.NewResident(in.set("test.pixels", labels), in.device, torch.ChannelsLast)
+	loader := data.NewLoader(in.set("test.pixels", labels), in.device, torch.ChannelsLast, math.MaxInt64)
 	first := make([]int, in.work.Tests)
 	for i := range first {
 		first[i] = i
 	}
-	view, net := resident.View("", first, nil), engine.Freeze(in.network(), engine.Exact)
+	view, net := loader.View("", first, nil), engine.Freeze(in.network(), engine.Exact)
 	return func() (seconds, check float64) {
 		seconds = in.timed(func() {
 			score, err := metrics.Evaluate(context.Background(), net.Logits, view, chunk.Fixed(in.work.EvalBatch), nil)
@@ -328,12 +329,12 @@ func step(in *inputs) repeat {
 // C4: 6,144 images in batches of 256, in a given order.
 func batches(in *inputs) repeat {
 	labels := torch.ToSlice[int64](in.tensor("test.labels"))
-	resident := data.NewResident(in.set("test.pixels", labels), in.device, torch.ChannelsLast)
+	loader := data.NewLoader(in.set("test.pixels", labels), in.device, torch.ChannelsLast, math.MaxInt64)
 	var order []int
 	for _, i := range torch.ToSlice[int64](in.tensor("test.order")) {
 		order = append(order, int(i))
 	}
-	view := resident.View("", order, nil)
+	view := loader.View("", order, nil)
 	return func() (seconds, check float64) {
 		for from := 0; from < len(order); from += 256 {
 			torch.Scope(func() {

@@ -108,6 +108,18 @@ func (c *Cache) Put(kind, key string, note any, path string) error {
 	return c.trim()
 }
 
+// Folder makes a folder of the cache for files that are not entries, and returns its path; "" where nothing is to be kept.
+// What lies in folders below it counts for no limit and is never evicted: whoever writes it sees to that.
+func (c *Cache) Folder(kind string) (string, error) {
+	if c == nil || c.limit == 0 {
+		return "", nil
+	}
+	if err := c.prepare(kind); err != nil {
+		return "", err
+	}
+	return filepath.Join(c.dir, kind), nil
+}
+
 const recordSuffix = ".json"
 
 func (c *Cache) name(kind, key string) string { return filepath.Join(c.dir, kind, key) }
@@ -188,6 +200,9 @@ func (c *Cache) entries() ([]*entry, error) {
 		}
 		if err != nil {
 			return nil, err
+		}
+		if info.IsDir() { // of Folder
+			continue
 		}
 		name := strings.TrimSuffix(path, filepath.Ext(path))
 		e := byName[name]

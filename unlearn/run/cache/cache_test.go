@@ -225,3 +225,35 @@ func TestParseSize(t *testing.T) {
 		}
 	}
 }
+
+// What lies in folders below one of Folder is no entry.
+func TestFolder(t *testing.T) {
+	root := t.TempDir()
+	c := New(root, 100)
+	dir, err := c.Folder("large")
+	if err != nil || dir != filepath.Join(root, "large") {
+		t.Fatalf("%q, %v", dir, err)
+	}
+	if _, err := os.Stat(filepath.Join(root, "CACHEDIR.TAG")); err != nil {
+		t.Error(err)
+	}
+	file := filepath.Join(dir, "a", "b")
+	if err := errors.Join(os.Mkdir(filepath.Dir(file), 0o755), os.WriteFile(file, make([]byte, 1000), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Put("notes", "a", "short", ""); err != nil {
+		t.Fatal(err)
+	}
+	var note string
+	if ok, err := c.Get("notes", "a", &note, ""); !ok || err != nil {
+		t.Errorf("a file that is no entry has pushed one out: %v, %v", ok, err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
+	}
+	for _, none := range []*Cache{nil, New(filepath.Join(root, "none"), 0)} {
+		if dir, err := none.Folder("large"); dir != "" || err != nil {
+			t.Errorf("%v: %q, %v", none, dir, err)
+		}
+	}
+}

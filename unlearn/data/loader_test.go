@@ -2,14 +2,23 @@ package data
 
 import (
 	"errors"
+	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
 	"l2ul/internal/reference"
 	"l2ul/torch"
+	"l2ul/torch/cuda"
 )
 
-func TestMain(m *testing.M) { reference.TestMain(m) }
+// noCUDA is why there is no device, nil on a machine with a GPU.
+var noCUDA error
+
+func TestMain(m *testing.M) {
+	noCUDA = cuda.Open() // before any test makes a tensor
+	reference.TestMain(m)
+}
 
 // byteSet has n images of 3 x 2 x 4 pixels that hold every byte value.
 func byteSet(n int) *Set {
@@ -23,17 +32,29 @@ func byteSet(n int) *Set {
 	return s
 }
 
-func TestResident(t *testing.T) {
+// room is what makes a loader hold all pixels or stream them.
+var room = map[string]int64{"held": math.MaxInt64, "streamed": 0}
+
+func TestLoader(t *testing.T) {
+	for name, room := range room {
+		t.Run(name, func(t *testing.T) { testLoader(t, room) })
+	}
+}
+
+func testLoader(t *testing.T, room int64) {
 	set := byteSet(40)
 	if err := set.check("bytes"); err != nil {
 		t.Fatal(err)
 	}
 	err := torch.Run(torch.CPU, func() error {
-		r := NewResident(set, torch.CPU, torch.Contiguous)
-		defer r.Free()
+		l := NewLoader(set, torch.CPU, torch.Contiguous, room)
+		defer l.Free()
+		if streamed := l.stream != nil; streamed != (room == 0) {
+			t.Errorf("streamed %v with %d bytes free", streamed, room)
+		}
 		meter := NewMeter(ForgetOnly, nil)
-		forget := r.View(PartForget, []int{31, 2, 7}, meter)
-		all := r.View(PartRetain, nil, meter)
+		forget := l.View(PartForget, []int{31, 2, 7}, meter)
+		all := l.View(PartRetain, nil, meter)
 		if forget.Len() != 3 || all.Len() != 40 {
 			t.Errorf("views of %d and %d samples", forget.Len(), all.Len())
 		}
@@ -72,13 +93,13 @@ func TestResident(t *testing.T) {
 			reads[PhaseUnlearn][PartForget] != 3 || reads[PhaseUnlearn][PartRetain] != 0 {
 			t.Errorf("reads %v", reads)
 		}
-		x, y = r.Gather([]int{39})
+		x, y = l.Gather([]int{39})
 		expect(x, y, nil, []int{39})
 		middle := torch.FromSlice([]int64{1, 1, 0, 1, 1, 0}, 2, 3) // the windows in which nothing moves
-		x, y = r.GatherCrops([]int{39, 5}, middle, 1)
+		x, y = l.GatherCrops([]int{39, 5}, middle, 1)
 		expect(x, y, nil, []int{39, 5})
 		corner := torch.FromSlice([]int64{0, 2, 1}, 1, 3) // one row down, one column left, and mirrored
-		x, _ = r.GatherCrops([]int{7}, corner, 1)
+		x, _ = l.GatherCrops([]int{7}, corner, 1)
 		image := set.Image(7)
 		for c, got := range slices.Collect(slices.Chunk(torch.ToSlice[float32](x), 8)) {
 			plane := image[8*c:]
@@ -94,21 +115,100 @@ func TestResident(t *testing.T) {
 	}
 }
 
-func TestResidentOutOfRange(t *testing.T) {
-	err := torch.Run(torch.CPU, func() error {
-		r := NewResident(byteSet(2), torch.CPU, torch.Contiguous)
-		defer r.Free()
-		func() {
-			defer func() {
-				if recover() == nil {
-					t.Error("a view of sample 2 of 2 was made")
-				}
+func TestLoaderOutOfRange(t *testing.T) {
+	for name, room := range room {
+		err := torch.Run(torch.CPU, func() error {
+			l := NewLoader(byteSet(2), torch.CPU, torch.Contiguous, room)
+			defer l.Free()
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Errorf("%s: a view of sample 2 of 2 was made", name)
+					}
+				}()
+				l.View(PartTest, []int{2}, nil)
 			}()
-			r.View(PartTest, []int{2}, nil)
-		}()
-		var fault *torch.Error
-		if err := torch.Try(func() { r.Gather([]int{2}) }); !errors.As(err, &fault) {
-			t.Errorf("sample 2 of 2: error %v", err)
+			for _, index := range []int{-1, 2} {
+				var fault *torch.Error
+				if err := torch.Try(func() { l.Gather([]int{0, index}) }); !errors.As(err, &fault) {
+					t.Errorf("%s: sample %d of 2: error %v", name, index, err)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Batches of any sizes, in any order, asked for again or out of turn, have the same bits from a stream, in both memory
+// formats, and the stream holds no more than two batches.
+func TestStreamedIsHeld(t *testing.T) { testStreamed(t, torch.CPU) }
+
+func TestStreamedIsHeldOnCUDA(t *testing.T) {
+	if noCUDA != nil {
+		t.Skip(noCUDA)
+	}
+	testStreamed(t, torch.CUDA(0))
+}
+
+func testStreamed(t *testing.T, device torch.Device) {
+	set := byteSet(1000)
+	for _, format := range []torch.MemoryFormat{torch.Contiguous, torch.ChannelsLast} {
+		err := torch.Run(device, func() error {
+			held, streamed := NewLoader(set, device, format, math.MaxInt64), NewLoader(set, device, format, set.bytes())
+			defer held.Free()
+			defer streamed.Free()
+			order := rand.New(rand.NewPCG(1, 2)).Perm(set.Len())
+			all, some := streamed.View(PartTest, nil, nil), streamed.View(PartTest, order, nil)
+			compare := func(v *View, from, to int) {
+				t.Helper()
+				torch.Scope(func() {
+					x, y, err := v.Batch(from, to)
+					wantX, wantY := held.Gather(v.Indices()[from:to])
+					if err != nil || !slices.Equal(x.Strides(), wantX.Strides()) || !slices.Equal(x.Bytes(), wantX.Bytes()) || !slices.Equal(y.Bytes(), wantY.Bytes()) {
+						t.Errorf("images %d to %d of %d differ: %v", from, to, v.Len(), err)
+					}
+				})
+			}
+			for from := 0; from < set.Len(); from += 7 { // the last has 6
+				compare(all, from, min(from+7, set.Len()))
+			}
+			for _, b := range [][2]int{{0, 16}, {16, 32}, {16, 24}, {16, 24}, {24, 40}, {3, 3}, {999, 1000}, {0, 31}, {31, 62}, {40, 41}} {
+				compare(some, b[0], b[1])
+				compare(all, b[0], b[1])
+			}
+			bytes := int64(0)
+			for i := range streamed.stream.slots {
+				bytes += streamed.stream.slots[i].host.Numel()
+			}
+			if most := int64(2 * 31 * 24); bytes > most {
+				t.Errorf("the stream holds %d bytes, two batches have %d", bytes, most)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// While one batch is worked on, the next is gathered.
+func TestStreamGathersAhead(t *testing.T) {
+	err := torch.Run(torch.CPU, func() error {
+		set := byteSet(20)
+		l := NewLoader(set, torch.CPU, torch.Contiguous, 0)
+		defer l.Free()
+		v := l.View(PartTest, nil, nil)
+		for from := 0; from < 20; from += 8 {
+			if _, _, err := v.Batch(from, min(from+8, 20)); err != nil {
+				return err
+			}
+			next := &l.stream.slots[l.stream.turn]
+			if next.settle(); from+8 < 20 && !slices.Equal(next.images, v.Indices()[from+8:min(from+16, 20)]) {
+				t.Errorf("after %d images, %v are gathered", from+8, next.images)
+			}
 		}
 		return nil
 	})

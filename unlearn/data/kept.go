@@ -1,0 +1,355 @@
+package data
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gofrs/flock"
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"l2ul/unlearn/data/jpeg"
+)
+
+// A decoded split is kept as a file, Source.Cache/HASH-OF-THE-SOURCE'S-PATH/SPLIT-KEY.pixels, which later starts map into
+// memory in place of decoding:
+//
+//	pixels   n*C*H*W bytes, NCHW
+//	about    JSON: all else of the set, the key of what it was decoded from, the fingerprint
+//	end      the length of about (uint64, little-endian), its sha256, keptFormat
+//
+// The end is written last, the file is synced and then renamed, so a file of the right name whose end fits its size is
+// whole. Its pixels are not checked again, since that would read all of a file that is there to be read in parts: they are
+// trusted as far as the disk is. The file is read-only, which keeps accidents away.
+const (
+	keptFormat = "l2ul.decoded/1\n"
+	keptSuffix = ".pixels"
+	endBytes   = 8 + sha256.Size + len(keptFormat)
+	maxAbout   = 1 << 31 // bytes of JSON; the training set of ImageNet has 60 MB
+)
+
+// transform is what is done to images on their way to pixels; it belongs to the key.
+const transform = "rgb8"
+
+// maxSetBytes bounds the pixels that are held in memory: a forgotten resize step would otherwise ask for all there is.
+const maxSetBytes = 1 << 36
+
+// spareBytes are left free on a disk that a split is kept on.
+const spareBytes = 1 << 30
+
+// keptAbout is what a file tells of its pixels.
+type keptAbout struct {
+	Key         string   `json:"key"`
+	Dataset     string   `json:"dataset"`
+	Split       string   `json:"split"`
+	Classes     []string `json:"classes"`
+	Shape       [3]int   `json:"shape"` // channels, height, width
+	Labels      []int    `json:"labels"`
+	Names       []string `json:"names"`
+	Fingerprint string   `json:"fingerprint"`
+}
+
+// key identifies what a split was decoded from by names and by what the system tells of the files, without reading them.
+// The time of the inode's last change is among it: programs set back the other, that of the content.
+type key struct{ h hash.Hash }
+
+func newKey(split string) key {
+	k := key{sha256.New()}
+	fmt.Fprintf(k.h, "%q %q %q\n", keptFormat, transform, split)
+	return k
+}
+
+func (k key) add(name string, info fs.FileInfo) {
+	fmt.Fprintf(k.h, "%q %d %d", name, info.Size(), info.ModTime().UnixNano())
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		fmt.Fprintf(k.h, " %d %d", stat.Ctim.Nano(), stat.Ino)
+	}
+	fmt.Fprintln(k.h)
+}
+
+func (k key) String() string { return hex.EncodeToString(k.h.Sum(nil)) }
+
+// keep returns the set that key stands for as the cache has it. If the cache does not have it, open's images are decoded
+// into the cache, or, where nothing can be kept, into memory.
+func (s Source) keep(ctx context.Context, split string, key func() (string, error), open func() (*imageSplit, error)) (*Set, error) {
+	if s.Cache != "" {
+		k, err := key()
+		if err != nil {
+			return nil, err
+		}
+		set, err := s.kept(ctx, split, k, open)
+		unkept, ok := errors.AsType[*unkeptError](err)
+		if !ok {
+			return set, err
+		}
+		s.note("decoded images are not kept: " + unkept.Error())
+	}
+	images, err := open()
+	if err != nil {
+		return nil, err
+	}
+	set, err := images.set()
+	if err != nil {
+		return nil, err
+	}
+	if n := set.bytes(); n > maxSetBytes {
+		return nil, inputf(s.Dir, "%d images of %d x %d pixels have %d bytes, more than the %d that are held in memory: let them be kept on a disk with more free space (UNLEARN_CACHE), or make them smaller",
+			set.Len(), set.W, set.H, n, int64(maxSetBytes))
+	}
+	set.Pixels = make([]byte, 0, set.bytes())
+	err = images.decode(ctx, s, set, func(pixels []byte) error {
+		set.Pixels = append(set.Pixels, pixels...)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return set, nil
+}
+
+// unkeptError is why the cache cannot take a set. All other errors are those of the images.
+type unkeptError struct{ err error }
+
+func (e *unkeptError) Error() string { return e.err.Error() }
+
+func (s Source) note(text string) {
+	if s.Note != nil {
+		s.Note(text)
+	}
+}
+
+// kept maps a set of the cache, which is decoded into it first where it is missing. One process does that at a time, so
+// that many of them that start together decode once.
+func (s Source) kept(ctx context.Context, split, key string, open func() (*imageSplit, error)) (*Set, error) {
+	source, err := filepath.Abs(s.Dir)
+	if err != nil {
+		return nil, &unkeptError{err}
+	}
+	sum := sha256.Sum256([]byte(source))
+	dir := filepath.Join(s.Cache, hex.EncodeToString(sum[:8]))
+	path := filepath.Join(dir, split+"-"+key[:16]+keptSuffix)
+	if set, err := openKept(path, key); err == nil {
+		return set, nil
+	}
+	lock, err := s.lock(ctx, dir, split)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	set, err := openKept(path, key) // another process may have made it meanwhile
+	if err == nil {
+		return set, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		s.note(fmt.Sprintf("the images are decoded again: %s: %v", path, err))
+	}
+	images, err := open()
+	if err != nil {
+		return nil, err
+	}
+	if set, err = images.set(); err != nil {
+		return nil, err
+	}
+	if err := makeRoom(dir, set); err != nil {
+		return nil, &unkeptError{err}
+	}
+	if err := s.write(ctx, path, key, images, set); err != nil {
+		return nil, err
+	}
+	if set, err = openKept(path, key); err != nil {
+		return nil, &unkeptError{err}
+	}
+	return set, nil
+}
+
+// lock makes a folder and keeps other processes from decoding the split into it until the lock is closed.
+func (s Source) lock(ctx context.Context, dir, split string) (*flock.Flock, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, &unkeptError{err}
+	}
+	lock := flock.New(filepath.Join(dir, split+".lock"))
+	locked, err := lock.TryLock()
+	if err == nil && !locked {
+		s.note("another process is decoding the images; waiting for it")
+		_, err = lock.TryLockContext(ctx, 100*time.Millisecond)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, errors.Join(ctx.Err(), lock.Close())
+	case err != nil:
+		return nil, &unkeptError{errors.Join(err, lock.Close())}
+	}
+	return lock, nil
+}
+
+// makeRoom removes what a killed process left of a split, and what was decoded from files that have changed since. It
+// fails where the disk has no room for the set all the same, or its names cannot be kept.
+func makeRoom(dir string, set *Set) error {
+	for _, name := range slices.Concat(set.Names, set.Classes) {
+		if !utf8.ValidString(name) { // JSON would change it
+			return fmt.Errorf("the name %q is not UTF-8", name)
+		}
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if strings.HasPrefix(strings.TrimPrefix(f.Name(), "."), set.Split+"-") { // renameio's temporary files have a dot in front
+			if err := os.Remove(filepath.Join(dir, f.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	free, err := freeBytes(dir)
+	if err != nil {
+		return err
+	}
+	if need := set.bytes() + spareBytes; free < need {
+		return fmt.Errorf("the %d images of %s need %d bytes in %s, %d of them to stay free, and there are %d", set.Len(), set.Split, need, dir, int64(spareBytes), free)
+	}
+	return nil
+}
+
+// freeBytes is what a process without privileges may still write to the disk of a folder.
+var freeBytes = func(dir string) (int64, error) {
+	var disk unix.Statfs_t
+	if err := unix.Statfs(dir, &disk); err != nil {
+		return 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	return int64(min(disk.Bavail, math.MaxInt64/uint64(disk.Bsize))) * disk.Bsize, nil
+}
+
+// write decodes images into a file, which appears under its name once it is whole.
+func (s Source) write(ctx context.Context, path, key string, images *imageSplit, set *Set) error {
+	file, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o444))
+	if err != nil {
+		return &unkeptError{err}
+	}
+	defer file.Cleanup() //nolint:errcheck // does nothing after the rename, and before it there is an error to tell already
+	digest := set.newDigest()
+	err = images.decode(ctx, s, set, func(pixels []byte) error {
+		digest.Write(pixels)
+		if _, err := file.Write(pixels); err != nil {
+			return &unkeptError{err}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	end := keptEnd(keptAbout{
+		key, set.Dataset, set.Split, set.Classes, [3]int{set.C, set.H, set.W}, set.Labels, set.Names, digest.fingerprint(),
+	})
+	if _, err := file.Write(end); err != nil {
+		return &unkeptError{err}
+	}
+	if err := file.CloseAtomicallyReplace(); err != nil {
+		return &unkeptError{err}
+	}
+	return nil
+}
+
+// keptEnd is what stands behind the pixels.
+func keptEnd(about keptAbout) []byte {
+	text, err := json.Marshal(about)
+	if err != nil {
+		panic(err) // texts and numbers always have a JSON
+	}
+	return seal(text)
+}
+
+// seal puts the end behind a description.
+func seal(text []byte) []byte {
+	sum := sha256.Sum256(text)
+	end := binary.LittleEndian.AppendUint64(text, uint64(len(text)))
+	return append(append(end, sum[:]...), keptFormat...)
+}
+
+// openKept maps a file of the cache. It fails with fs.ErrNotExist where there is none, and with what is wrong with one
+// that is not whole or was decoded from something else.
+func openKept(path, key string) (*Set, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	set, err := readKept(file, info.Size(), key)
+	if err != nil {
+		return nil, err
+	}
+	set.Pixels, err = unix.Mmap(int(file.Fd()), 0, int(set.bytes()), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("it cannot be mapped: %w", err)
+	}
+	return set, nil
+}
+
+// readKept reads all but the pixels of a file of so many bytes.
+func readKept(file io.ReaderAt, size int64, key string) (*Set, error) {
+	end := make([]byte, endBytes)
+	if size < int64(len(end)) {
+		return nil, fmt.Errorf("it has %d bytes, which no whole file has", size)
+	}
+	if _, err := file.ReadAt(end, size-int64(len(end))); err != nil {
+		return nil, err
+	}
+	length, sum, format := binary.LittleEndian.Uint64(end), end[8:8+sha256.Size], end[8+sha256.Size:]
+	rest := size - int64(len(end))
+	switch {
+	case string(format) != keptFormat:
+		return nil, fmt.Errorf("it ends with %q, not with %q", format, keptFormat)
+	case length > uint64(min(rest, maxAbout)):
+		return nil, fmt.Errorf("a description of %d bytes in a file of %d", length, size)
+	}
+	text := make([]byte, length)
+	pixels := rest - int64(length)
+	if _, err := file.ReadAt(text, pixels); err != nil {
+		return nil, err
+	}
+	if got := sha256.Sum256(text); !bytes.Equal(got[:], sum) {
+		return nil, errors.New("the checksum of its description is wrong")
+	}
+	var about keptAbout
+	if err := json.Unmarshal(text, &about); err != nil {
+		return nil, fmt.Errorf("its description: %w", err)
+	}
+	c, h, w := about.Shape[0], about.Shape[1], about.Shape[2]
+	set := &Set{
+		Dataset: about.Dataset, Split: about.Split, Classes: about.Classes, C: c, H: h, W: w,
+		Labels: about.Labels, Names: about.Names,
+	}
+	if about.Key != key {
+		return nil, fmt.Errorf("it was decoded from something else: its key is %.16q", about.Key)
+	}
+	if err := set.checkSamples(""); err != nil {
+		return nil, err
+	}
+	// With bounds first, so that the product does not overflow.
+	if c != 3 || h <= 0 || w <= 0 || h > jpeg.MaxPixels/w || set.bytes() != pixels {
+		return nil, fmt.Errorf("%d bytes of pixels for %d images of %dx%dx%d", pixels, set.Len(), c, h, w)
+	}
+	set.once.Do(func() { set.fingerprint = about.Fingerprint })
+	return set, nil
+}
