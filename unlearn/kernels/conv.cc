@@ -115,6 +115,8 @@ void multiply_avx2(const Tile<Number>& tile) {
   }
 }
 
+constexpr int kAhead = 16;
+
 // R rows of P panels. For floats the compiler uses nothing of avx512bf16 beyond avx512bw, which that includes.
 template <class Number, int R, int P>
 __attribute__((target("avx512f,avx512bw,avx512bf16"))) void tile_avx512(const Tile<Number>& tile) {
@@ -137,7 +139,10 @@ __attribute__((target("avx512f,avx512bw,avx512bf16"))) void tile_avx512(const Ti
     for (int64_t k = 0; k < tile.depth; ++k, w += kPanel) {
       __m512 weights[P];
 #pragma GCC unroll 2
-      for (int p = 0; p < P; ++p) weights[p] = _mm512_loadu_ps(w + p * tile.panel);
+      for (int p = 0; p < P; ++p) {
+        weights[p] = _mm512_loadu_ps(w + p * tile.panel);
+        _mm_prefetch(reinterpret_cast<const char*>(w + p * tile.panel + kAhead * kPanel), _MM_HINT_T0);
+      }
 #pragma GCC unroll 12
       for (int r = 0; r < R; ++r) {
         const __m512 v = _mm512_set1_ps(std::bit_cast<float>(from[r][k]));
@@ -305,24 +310,36 @@ float* scratch(int64_t size) {
   return memory.data();
 }
 
+using Vec = float __attribute__((vector_size(32)));
+constexpr int64_t kLanes = 8;
+
+L2UL_INLINE Vec load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+L2UL_INLINE void store(float* p, const Vec& v) { std::memcpy(p, &v, sizeof v); }
+
 // ---- what happens to finished sums ---------------------------------------------------------------------------------
 
 // Stores `count` channels of one pixel, whose first is number `channel` of all and at `at` in the output. Comparisons
 // let NaN through, as libtorch's ReLU and its gradient do. What is left out is tested here and not for each value.
 template <bool kBias, bool kAdd, bool kGate, bool kRelu>
 L2UL_INLINE void store_as(const Epilogue& e, const float* sum, int64_t channel, int64_t at, int64_t count, float* out) {
-  const float* const bias = e.bias + channel;
-  const float* const add = e.add + at;
-  const float* const gate = e.gate + at;
-#pragma GCC ivdep
-  for (int64_t l = 0; l < count; ++l) {
-    float v = sum[l];
-    if (kBias) v += bias[l];
-    if (kAdd) v += add[l];
-    if (kRelu) v = v < 0.0f ? 0.0f : v;
-    if (kGate) v = gate[l] <= 0.0f ? 0.0f : v;
-    out[at + l] = v;
-  }
+  const auto values = [&](auto v, const auto& read, int64_t l) __attribute__((always_inline)) {
+    if (kBias) v += read(e.bias + channel + l);
+    if (kAdd) v += read(e.add + at + l);
+    if (kRelu) v = v < 0.0f ? decltype(v){} : v;
+    if (kGate) v = read(e.gate + at + l) <= 0.0f ? decltype(v){} : v;
+    return v;
+  };
+  const auto eight = [](const float* p) __attribute__((always_inline)) { return load(p); };
+  const auto one = [](const float* p) __attribute__((always_inline)) { return *p; };
+  int64_t l = 0;
+  // In vectors by hand: compilers unroll this loop first, and then find no vectors in it.
+  for (; l + kLanes <= count; l += kLanes) store(out + at + l, values(load(sum + l), eight, l));
+  for (; l < count; ++l) out[at + l] = values(sum[l], one, l);
 }
 
 L2UL_INLINE void store_some(const Epilogue& e, const float* sum, int64_t channel, int64_t at, int64_t count,
@@ -495,17 +512,6 @@ template void conv_direct(const Conv&, const Pair*, const Pair*, const Epilogue&
 // ---- Winograd ------------------------------------------------------------------------------------------------------
 
 namespace {
-
-using Vec = float __attribute__((vector_size(32)));
-constexpr int64_t kLanes = 8;
-
-L2UL_INLINE Vec load(const float* p) {
-  Vec v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-
-L2UL_INLINE void store(float* p, const Vec& v) { std::memcpy(p, &v, sizeof v); }
 
 // The nearest bfloat16 of each, of two the even one; NaN stays NaN.
 L2UL_INLINE void store(Half* p, const Vec& v) {
