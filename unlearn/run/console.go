@@ -26,7 +26,8 @@ type Console struct {
 	stderr  io.Writer
 	pretty  io.Writer // stderr through zerolog's console format, or nil for JSON
 	level   zerolog.Level
-	bars    *mpb.Progress
+	bars    *mpb.Progress // while a phase shows one,
+	showing int           // and how many do
 	logFile *os.File
 	metrics *os.File
 	failed  error // first error of a file of the run folder
@@ -172,6 +173,35 @@ func (c *Console) detach() {
 	c.logFile, c.metrics = nil, nil
 }
 
+// show returns where to add a bar.
+func (c *Console) show() *mpb.Progress {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.bars == nil {
+		c.bars = mpb.New(mpb.WithOutput(c.stderr), mpb.WithWidth(40), mpb.WithRefreshRate(120*time.Millisecond),
+			mpb.WithAutoRefresh()) // --progress bar means bars, whatever stderr is
+	}
+	c.showing++
+	return c.bars
+}
+
+// settle says that a bar has come to its end. The last one leaves its line as it is: bars that went on being drawn would
+// erase what is written below them meanwhile, such as the result.
+func (c *Console) settle() {
+	c.mu.Lock()
+	c.showing--
+	bars := c.bars
+	if c.showing > 0 {
+		bars = nil
+	} else {
+		c.bars = nil
+	}
+	c.mu.Unlock()
+	if bars != nil {
+		bars.Wait()
+	}
+}
+
 // Close ends the bars and closes the files. It returns the first error of any write, so that a full disk is not
 // taken for success.
 func (c *Console) Close() error {
@@ -179,7 +209,7 @@ func (c *Console) Close() error {
 	bars := c.bars
 	c.bars = nil
 	c.mu.Unlock()
-	if bars != nil {
+	if bars != nil { // of a phase that did not come to its end
 		bars.Shutdown()
 	}
 	c.mu.Lock()

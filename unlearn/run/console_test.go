@@ -70,6 +70,37 @@ func TestTerminalWithoutSize(t *testing.T) {
 	}
 }
 
+// When a phase is over its bar is drawn no more: whatever is written then, such as a result, would be erased. A phase whose
+// end nobody knows shows what is done, and one that has done nothing yet tells no time.
+func TestBarsRest(t *testing.T) {
+	for _, c := range []struct {
+		total, done int64
+		last, never string
+	}{
+		{4, 4, "4 / 4 pairs  done well", "left"},
+		{0, 33, "33 pairs  done well", "33 /"},
+		{9, 0, "0 / 9 pairs  done well", "left"},
+	} {
+		var errs bytes.Buffer
+		console := NewConsole(TerminalOptions{Progress: "bar"}, io.Discard, &errs)
+		p := console.Progress("attack", "pairs", c.total)
+		p.Note("done well")
+		p.Set(c.done)
+		p.Done()
+		drawn := errs.String()
+		if !strings.Contains(drawn, c.last) || strings.Contains(drawn, c.never) {
+			t.Errorf("%d of %d: %q", c.done, c.total, drawn)
+		}
+		time.Sleep(300 * time.Millisecond)
+		if more := errs.String(); more != drawn {
+			t.Errorf("drawn after the end: %q", more[len(drawn):])
+		}
+		if err := console.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestEvents(t *testing.T) {
 	var out, errs bytes.Buffer
 	c := NewConsole(TerminalOptions{JSON: true, LogFormat: "console"}, &out, &errs)

@@ -38,22 +38,35 @@ func (c *Console) Progress(phase, unit string, total int64) *Progress {
 		p.stepped.Store(monotonic())
 	}
 	if c.mode == "bar" {
-		c.mu.Lock()
-		if c.bars == nil {
-			c.bars = mpb.New(mpb.WithOutput(c.stderr), mpb.WithWidth(40), mpb.WithRefreshRate(120*time.Millisecond),
-				mpb.WithAutoRefresh()) // --progress bar means bars, whatever stderr is
+		var style mpb.BarFillerBuilder = mpb.BarStyle()
+		if total == 0 {
+			style = mpb.NopStyle() // nothing to fill
 		}
-		bars := c.bars
-		c.mu.Unlock()
-		p.bar = bars.AddBar(total,
+		p.bar = c.show().New(total, style,
 			mpb.PrependDecorators(decor.Name(phase, decor.WC{W: 12, C: decor.DindentRight})),
-			mpb.AppendDecorators(
-				decor.CountersNoUnit("%d / %d "+unit, decor.WCSyncSpace),
-				decor.OnComplete(decor.AverageETA(decor.ET_STYLE_GO, decor.WCSyncSpace), ""),
-				decor.Any(func(decor.Statistics) string { return p.noted() }),
-			))
+			mpb.AppendDecorators(decor.Any(func(s decor.Statistics) string { return p.told(s.Current) })))
 	}
 	return p
+}
+
+// told is what stands behind a bar.
+func (p *Progress) told(n int64) string {
+	text := fmt.Sprintf(" %d %s", n, p.unit)
+	if p.total > 0 {
+		text = fmt.Sprintf(" %d / %d %s", n, p.total, p.unit)
+	}
+	if left, known := p.left(n, p.c.now()); known && n < p.total {
+		text += fmt.Sprintf(", %s left", left)
+	}
+	return text + p.noted()
+}
+
+// left estimates how long the phase will take yet, after n units.
+func (p *Progress) left(n int64, now time.Time) (left time.Duration, known bool) {
+	if p.total <= 0 || n <= 0 {
+		return 0, false
+	}
+	return time.Duration(float64(now.Sub(p.began)) * float64(p.total-n) / float64(n)).Round(time.Second), true
 }
 
 func (p *Progress) noted() string {
@@ -109,10 +122,10 @@ func (p *Progress) show(n int64) {
 }
 
 func (p *Progress) sentence(n int64, now time.Time) string {
-	if p.total <= 0 || n <= 0 {
+	left, known := p.left(n, now)
+	if !known {
 		return fmt.Sprintf("%s: %d %s", p.phase, n, p.unit)
 	}
-	left := time.Duration(float64(now.Sub(p.began)) * float64(p.total-n) / float64(n)).Round(time.Second)
 	return fmt.Sprintf("%s: %d of %d %s, %s left", p.phase, n, p.total, p.unit, left)
 }
 
@@ -132,6 +145,7 @@ func (p *Progress) Done() {
 			p.bar.Abort(false)
 		}
 		p.bar.Wait()
+		p.c.settle()
 	}
 	p.mu.Lock()
 	note := p.note
