@@ -1,5 +1,5 @@
-// Package ckpt reads and writes the weights of networks: named tensors in safetensors files and in the zip files that
-// torch.save makes of state dicts (.pt, .pth).
+// Package ckpt reads and writes the weights of networks: named tensors in safetensors files and in what torch.save makes of
+// state dicts and whole networks (.pt, .pth), as a zip file or, before PyTorch 1.6, as a stream.
 //
 // It is pure Go and knows nothing of libtorch. Nothing in a file is ever executed: the pickle inside a .pt is read by package
 // pickle with an allow-list of names. Bytes from outside are hostile: every length is checked before memory follows it, and
@@ -85,7 +85,7 @@ type Container string
 // The containers of checkpoints.
 const (
 	Safetensors Container = "safetensors"
-	PT          Container = "pt" // the zip file of torch.save, since PyTorch 1.6
+	PT          Container = "pt" // by torch.save; written is the zip file of PyTorch 1.6 and later
 )
 
 // Format is what Load took off a file to arrive at bare names and tensors.
@@ -95,7 +95,10 @@ type Format struct {
 	// Wrapper is the key of the dict that held the state dict, such as "state_dict"; empty if there was none.
 	// Other entries of that dict (epoch, optimizer) are not kept. Safetensors files have no wrapper.
 	Wrapper string
-	// Prefix was taken off every name: "module." for networks saved from DataParallel, "1." by [File.StripNormalizer].
+	// Class is that of a network that was pickled whole, such as "torchvision.models.resnet.ResNet"; Save writes its state dict.
+	Class string
+	// Prefix was taken off every name: "module." for networks saved from DataParallel, "_orig_mod." from torch.compile, both
+	// where both were used, "1." by [File.StripNormalizer].
 	Prefix string
 	// Front are tensors that StripNormalizer took off the file, under the names they have there.
 	Front []Tensor
@@ -103,8 +106,9 @@ type Format struct {
 
 // The prefixes of wrapped networks.
 const (
-	parallelPrefix   = "module." // by DataParallel and DistributedDataParallel
-	sequentialPrefix = "1."      // of the second module of a Sequential
+	parallelPrefix   = "module."    // by DataParallel and DistributedDataParallel
+	compiledPrefix   = "_orig_mod." // by torch.compile
+	sequentialPrefix = "1."         // of the second module of a Sequential
 )
 
 // ErrCorrupt is what errors.Is finds in every error of Load and Read that is the fault of the content: damaged, lying or
@@ -175,31 +179,39 @@ func Read(r io.ReaderAt, size int64) (*File, error) {
 	case n == 0:
 		return nil, corrupt("the file is empty")
 	case strings.HasPrefix(string(head[:n]), "PK\x03\x04"):
-		f, err = readPT(r, size)
+		f, err = readZip(r, size)
 	case n == len(head) && head[8] == '{':
 		f, err = readSafetensors(r, size)
 	case head[0] == 0x80:
-		return nil, corrupt("this is a bare pickle, as torch.save wrote before PyTorch 1.6; " +
-			"load it in Python and save its state_dict() again")
+		f, err = readLegacy(r, size)
 	default:
-		return nil, corrupt("begins with %q, which is neither safetensors nor a zip file of torch.save", head[:n])
+		return nil, corrupt("begins with %q, which is neither safetensors nor a file of torch.save or numpy.savez", head[:n])
 	}
 	if err != nil {
 		return nil, err
 	}
-	f.stripPrefix(parallelPrefix)
+	f.stripWrappers()
 	return f, nil
 }
 
-// stripPrefix takes a prefix off the names where all of them have it.
-func (f *File) stripPrefix(prefix string) {
+// stripWrappers takes the prefixes of wrapped networks off the names, each once and in any order.
+func (f *File) stripWrappers() {
+	parallel := f.stripPrefix(parallelPrefix)
+	if f.stripPrefix(compiledPrefix) && !parallel {
+		f.stripPrefix(parallelPrefix)
+	}
+}
+
+// stripPrefix takes a prefix off the names where all of them have it, and says whether they had.
+func (f *File) stripPrefix(prefix string) bool {
 	if len(f.Tensors) == 0 || slices.ContainsFunc(f.Tensors, func(t Tensor) bool { return !strings.HasPrefix(t.Name, prefix) }) {
-		return
+		return false
 	}
 	f.Format.Prefix += prefix
 	for i := range f.Tensors {
 		f.Tensors[i].Name = f.Tensors[i].Name[len(prefix):]
 	}
+	return true
 }
 
 // StripNormalizer takes a normalising layer off a network, where the file holds nn.Sequential(layer, network): it takes "1."
@@ -219,7 +231,7 @@ func (f *File) StripNormalizer() {
 	}
 	f.Tensors = network
 	f.stripPrefix(sequentialPrefix)
-	f.stripPrefix(parallelPrefix) // Sequential(layer, DataParallel(network))
+	f.stripWrappers() // Sequential(layer, DataParallel(network))
 }
 
 // stored is f under the names that its file has.

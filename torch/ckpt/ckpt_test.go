@@ -157,14 +157,26 @@ func checkPyTorch(t *testing.T, dir string) {
 			t.Errorf("%s: hash %s, want %s", name, got, want)
 		}
 		format := ckpt.Format{Container: ckpt.PT}
-		if name == "parallel.pt" {
+		switch stem, _, _ := strings.Cut(name, "."); stem {
+		case "parallel":
 			format.Wrapper, format.Prefix = "net", "module."
+		case "compiled":
+			format.Wrapper, format.Prefix = "state_dict", "_orig_mod.module."
+		case "module":
+			format.Class = "__main__.Net"
+		case "beside":
+			format.Wrapper, format.Prefix, format.Class = "model", "module.", "torch.nn.parallel.data_parallel.DataParallel"
 		}
 		if !cmp.Equal(f.Format, format) {
 			t.Errorf("%s: format %+v, want %+v", name, f.Format, format)
 		}
 	}
-	views := load(t, filepath.Join(dir, "views.pt"))
+	for _, name := range []string{"views.pt", "views.legacy.pt"} {
+		checkViews(t, name, load(t, filepath.Join(dir, name)))
+	}
+}
+
+func checkViews(t *testing.T, file string, views *ckpt.File) {
 	for name, want := range map[string]ckpt.Tensor{
 		"head":       {DType: ckpt.F32, Shape: []int64{2, 3}, Data: floats(0, 1, 2, 3, 4, 5)},
 		"tail":       {DType: ckpt.F32, Shape: []int64{4}, Data: floats(20, 21, 22, 23)},
@@ -179,9 +191,9 @@ func checkPyTorch(t *testing.T, dir string) {
 		want.Name = name
 		got, ok := views.Lookup(name)
 		if !ok {
-			t.Errorf("views.pt has no %q", name)
+			t.Errorf("%s has no %q", file, name)
 		} else if diff := cmp.Diff(want, *got); diff != "" {
-			t.Errorf("views.pt: %s", diff)
+			t.Errorf("%s: %s", file, diff)
 		}
 	}
 	if _, ok := views.Lookup("absent"); ok {
@@ -271,6 +283,10 @@ func TestStripNormalizer(t *testing.T) {
 		{"1.module.a 0.mean 1.module.b", "a b", "0.mean", "1.module."},
 		{"1.b 1.module.a", "b module.a", "", "1."},
 		{"1.1.a", "1.a", "", "1."},
+		{"module.module.a", "module.a", "", "module."},
+		{"_orig_mod.module.a", "a", "", "_orig_mod.module."},
+		{"module._orig_mod.0.std module._orig_mod.1.a", "a", "module._orig_mod.0.std", "module._orig_mod.1."},
+		{"0.std 1._orig_mod.a", "a", "0.std", "1._orig_mod."},
 		{"1.a 2.b", "1.a 2.b", "", ""},
 		{"0.weight 1.a", "0.weight 1.a", "", ""},
 		{"0.mean a", "0.mean a", "", ""},

@@ -376,13 +376,13 @@ func (d *desk) checkNormalization(file *ckpt.File) error {
 	if d.model.Std != nil {
 		std = d.model.Std
 	}
-	ours := map[string][]float64{"0.mean": mean, "0.std": std}
+	ours := map[string][]float64{"mean": mean, "std": std}
 	layer, err := nn.Unpack(&ckpt.File{Tensors: file.Format.Front})
 	if err != nil {
 		return Inputf("%s: %w", d.model.Weights, err)
 	}
 	for _, t := range layer {
-		name := strings.TrimPrefix(t.Name, "module.")
+		name := t.Name[strings.LastIndexByte(t.Name, '.')+1:]
 		theirs := torch.ToSlice[float64](t.Tensor.CastTo(torch.Double))
 		same := slices.EqualFunc(theirs, ours[name], func(a, b float64) bool { return math.Abs(a-b) < 1e-5 })
 		if !same {
