@@ -30,8 +30,8 @@ func openArchive(r io.ReaderAt, size int64) (*archive, error) {
 	}
 	a := &archive{r: r, size: size, files: z.File, byName: make(map[string]*zip.File, len(z.File)), unread: size}
 	for _, f := range z.File {
-		// Names are never used as paths here. A file with these was made to deceive.
-		if strings.ContainsAny(f.Name, "\\\x00") || strings.HasPrefix(f.Name, "/") || slices.Contains(strings.Split(f.Name, "/"), "..") {
+		// Names are never used as paths here, but a file with these was made to deceive.
+		if leadsOutside(f.Name) {
 			return nil, corrupt("zip entry %.100q is a path that leads outside", f.Name)
 		}
 		if a.byName[f.Name] != nil {
@@ -87,15 +87,71 @@ func (a *archive) read(name string, want, limit int64) ([]byte, error) {
 	return data, nil
 }
 
-// readZip reads a zip file of torch.save.
+// leadsOutside reports whether a name, taken as a path, could leave its folder.
+func leadsOutside(name string) bool {
+	return strings.ContainsAny(name, "\\\x00") || strings.HasPrefix(name, "/") || slices.Contains(strings.Split(name, "/"), "..")
+}
+
+// readZip reads a zip file of torch.save or numpy.savez.
 func readZip(r io.ReaderAt, size int64) (*File, error) {
 	a, err := openArchive(r, size)
 	if err != nil {
 		return nil, err
 	}
-	folder := a.folderOfPickle()
-	if folder == "" {
-		return nil, corrupt("is a zip file without FOLDER/data.pkl, so torch.save did not make it")
+	if folder := a.folderOfPickle(); folder != "" {
+		return readPT(a, folder)
 	}
-	return readPT(a, folder)
+	return readNPZ(a)
+}
+
+// storedZip writes a zip file of entries that are not compressed.
+type storedZip struct {
+	*zip.Writer
+	out *counter
+}
+
+func newStoredZip(w io.Writer) *storedZip {
+	out := &counter{w: w}
+	return &storedZip{zip.NewWriter(out), out}
+}
+
+// storageAlign is torch.save's alignment of storages in the file, so that readers may map them.
+const storageAlign = 64
+
+// entry writes the parts of an entry one after the other. The same entries give the same bytes.
+func (z *storedZip) entry(name string, parts ...[]byte) error {
+	if err := z.Flush(); err != nil {
+		return err
+	}
+	var size uint64
+	sum := crc32.NewIEEE()
+	for _, part := range parts {
+		size += uint64(len(part))
+		_, _ = sum.Write(part)
+	}
+	// A local header takes 30 bytes, the name and the extra field; the latter, 4 bytes and padding, aligns what follows.
+	pad := (storageAlign - (z.out.n+30+int64(len(name))+4)%storageAlign) % storageAlign
+	extra := make([]byte, 4+pad)
+	copy(extra, []byte{'F', 'B', byte(pad), 0}) // PyTorch's own mark for padding
+	w, err := z.CreateRaw(&zip.FileHeader{
+		Name: name, Method: zip.Store, Extra: extra, CRC32: sum.Sum32(), CompressedSize64: size, UncompressedSize64: size,
+	})
+	for _, part := range parts {
+		if err == nil {
+			_, err = w.Write(part)
+		}
+	}
+	return err
+}
+
+// counter counts the bytes written through it.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	return n, err
 }

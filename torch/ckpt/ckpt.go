@@ -1,5 +1,5 @@
 // Package ckpt reads and writes the weights of networks: named tensors in safetensors files and in what torch.save makes of
-// state dicts and whole networks (.pt, .pth), as a zip file or, before PyTorch 1.6, as a stream.
+// state dicts and whole networks (.pt, .pth), as a zip file or, before PyTorch 1.6, as a stream; and arrays of numpy.savez (.npz).
 //
 // It is pure Go and knows nothing of libtorch. Nothing in a file is ever executed: the pickle inside a .pt is read by package
 // pickle with an allow-list of names. Bytes from outside are hostile: every length is checked before memory follows it, and
@@ -31,7 +31,7 @@ import (
 // DType is the type of a tensor's elements, by its name in safetensors.
 type DType string
 
-// The element types that both containers can hold.
+// The element types that checkpoints hold; NumPy has no BF16.
 const (
 	F64  DType = "F64"
 	F32  DType = "F32"
@@ -85,7 +85,8 @@ type Container string
 // The containers of checkpoints.
 const (
 	Safetensors Container = "safetensors"
-	PT          Container = "pt" // by torch.save; written is the zip file of PyTorch 1.6 and later
+	PT          Container = "pt"  // by torch.save; written is the zip file of PyTorch 1.6 and later
+	NPZ         Container = "npz" // of numpy.savez and savez_compressed; written is the former
 )
 
 // Format is what Load took off a file to arrive at bare names and tensors.
@@ -135,29 +136,43 @@ func corrupt(format string, args ...any) error {
 	return &contentError{what: fmt.Sprintf(format, args...)}
 }
 
-// Load reads the checkpoint at path. The container is told by the bytes, not by the name. Errors name the file and the tensor
-// or offset at fault; errors.Is tells ErrCorrupt from the errors of the file system.
+// Load reads the checkpoint at path, or all files of the index of shards at path (model.safetensors.index.json), which lie in the
+// same folder. The container is told by the bytes, not by the name. Errors name the file and the tensor or offset at fault;
+// errors.Is tells ErrCorrupt from the errors of the file system.
 func Load(path string) (*File, error) {
-	f, err := os.Open(path)
-	if p, ok := errors.AsType[*fs.PathError](err); ok {
-		return nil, fmt.Errorf("%s: %w", path, p.Err)
-	}
+	f, size, err := open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
+	file, err := read(f, size)
+	if errors.Is(err, errIndex) {
+		file, err = loadShards(f, size, filepath.Dir(path))
 	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is %s; a checkpoint must be a regular file", path, kindOf(info.Mode()))
-	}
-	file, err := Read(f, info.Size())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
+	file.stripWrappers()
 	return file, nil
+}
+
+// open opens a regular file.
+func open(path string) (f *os.File, size int64, err error) {
+	f, err = os.Open(path)
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return nil, 0, fmt.Errorf("%s: %w", path, p.Err)
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is %s; a checkpoint must be a regular file", path, kindOf(info.Mode()))
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, info.Size(), nil
 }
 
 func kindOf(mode os.FileMode) string {
@@ -167,31 +182,36 @@ func kindOf(mode os.FileMode) string {
 	return "a device, pipe or socket"
 }
 
-// Read reads a checkpoint of size bytes from r, as Load does.
+// Read reads a checkpoint of size bytes from r, as Load does. It refuses an index of shards.
 func Read(r io.ReaderAt, size int64) (*File, error) {
-	var head [9]byte
-	n, err := r.ReadAt(head[:min(max(size, 0), int64(len(head)))], 0)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
-	}
-	var f *File
-	switch {
-	case n == 0:
-		return nil, corrupt("the file is empty")
-	case strings.HasPrefix(string(head[:n]), "PK\x03\x04"):
-		f, err = readZip(r, size)
-	case n == len(head) && head[8] == '{':
-		f, err = readSafetensors(r, size)
-	case head[0] == 0x80:
-		f, err = readLegacy(r, size)
-	default:
-		return nil, corrupt("begins with %q, which is neither safetensors nor a file of torch.save or numpy.savez", head[:n])
-	}
+	f, err := read(r, size)
 	if err != nil {
 		return nil, err
 	}
 	f.stripWrappers()
 	return f, nil
+}
+
+// read reads a checkpoint under the names that it has.
+func read(r io.ReaderAt, size int64) (*File, error) {
+	var head [9]byte
+	n, err := r.ReadAt(head[:min(max(size, 0), int64(len(head)))], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	switch {
+	case n == 0:
+		return nil, corrupt("the file is empty")
+	case strings.HasPrefix(string(head[:n]), "PK\x03\x04"), strings.HasPrefix(string(head[:n]), "PK\x05\x06"): // the latter if empty
+		return readZip(r, size)
+	case isIndex(head[:n]):
+		return nil, errIndex
+	case n == len(head) && head[8] == '{':
+		return readSafetensors(r, size)
+	case head[0] == 0x80:
+		return readLegacy(r, size)
+	}
+	return nil, corrupt("begins with %q, which is neither safetensors nor a file of torch.save or numpy.savez", head[:n])
 }
 
 // stripWrappers takes the prefixes of wrapped networks off the names, each once and in any order.
@@ -244,11 +264,11 @@ func (f *File) stored() *File {
 	return out
 }
 
-// Save writes f to path, as safetensors or as a .pt by the suffix (.safetensors, .pt, .pth). The file appears whole or
+// Save writes f to path, in the container that the suffix names (.safetensors, .pt, .pth, .npz). The file appears whole or
 // not at all: a temporary one in the same folder is written, synced and renamed over path. The bytes depend on f only.
 // A .pt opens in Python by torch.load(path, weights_only=True). Tensors whose Data is the same slice share one storage there.
 func Save(path string, f *File) error {
-	container, err := containerOf(path)
+	write, err := writerOf(path)
 	if err != nil {
 		return err
 	}
@@ -262,11 +282,7 @@ func Save(path string, f *File) error {
 	}
 	defer pending.Cleanup() //nolint:errcheck // does nothing after the rename, and the write's own error says more
 	w := bufio.NewWriterSize(pending, 1<<20)
-	if container == PT {
-		err = writePT(w, f)
-	} else {
-		err = writeSafetensors(w, f)
-	}
+	err = write(w, f)
 	if err = cmp.Or(err, w.Flush()); err != nil {
 		return fmt.Errorf("%s was not written: %w", path, err)
 	}
@@ -276,14 +292,16 @@ func Save(path string, f *File) error {
 	return nil
 }
 
-func containerOf(path string) (Container, error) {
+func writerOf(path string) (write func(io.Writer, *File) error, err error) {
 	switch suffix := strings.ToLower(filepath.Ext(path)); suffix {
 	case ".safetensors":
-		return Safetensors, nil
+		return writeSafetensors, nil
 	case ".pt", ".pth":
-		return PT, nil
+		return writePT, nil
+	case ".npz":
+		return writeNPZ, nil
 	default:
-		return "", fmt.Errorf("%s: the suffix %q names no format; use .safetensors, .pt or .pth", path, suffix)
+		return nil, fmt.Errorf("%s: the suffix %q names no format; use .safetensors, .pt, .pth or .npz", path, suffix)
 	}
 }
 

@@ -121,6 +121,9 @@ func TestHostile(t *testing.T) {
 		"a stream of Python 2": stream("}U\x01w"+strings.NewReplacer("X\x07\x00\x00\x00", "U\x07", "X\x01\x00\x00\x00", "U\x01").Replace(good)+"s.", "0", "0123456789abcdef"),
 		"before PyTorch 0.4":   pt("}" + key("w", "ctorch._utils\n_rebuild_tensor\n("+storage+"K\x00(K\x02K\x02t(K\x02K\x01ttR") + "s."),
 		"a module":             pt(module(key("w", good), key("b", good)+key("none", "N"), key("a", module("", "", ""))) + "."),
+		"npz":                  zipOf("w.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (1,), }", "a")),
+		"packed npz":           packed("w.npy", npy("{'descr': '|u1', 'fortran_order': True, 'shape': (1,2), }  \n", "ab")),
+		"empty npz":            zipOf(),
 		"no checksum":          noChecksum(dict(storage + "K\x00(K\x04t(K\x01t")),
 	} {
 		if _, err := read(data); err != nil {
@@ -186,7 +189,21 @@ func TestHostile(t *testing.T) {
 		{pt("}(" + key("net", "}"+key("w", good)+"s") + key("model", "}"+key("w", good)+"s") + "u."), `several networks, under "model" and "net"`},
 		{pt("}."[:1]), "cut off"},
 		{pt("}.")[:60], "cut off or damaged"},
-		{zipOf("weights.npy", "x"), "without FOLDER/data.pkl"},
+		{zipOf("weights.txt", "x"), `the entry "weights.txt", so neither torch.save`},
+		{zipOf("w.npy", "x"), `array "w": begins with "x"`},
+		{zipOf("w.npy", npyHead+"\x04\x00\x01\x00 "), "is of version 4"},
+		{zipOf("w.npy", npyHead+"\x01\x00\x01"), "ends in its header"},
+		{zipOf("w.npy", npyHead+"\x02\x00\xff\xff\xff\xff{"), "claims a header of 4294967295 bytes, but 1 follow"},
+		{zipOf("w.npy", npy("{'descr': '|O', 'fortran_order': False, 'shape': (), }", "\x80\x04N.")), `the NumPy type "|O"`},
+		{zipOf("w.npy", npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (), }", "abcd")), "has the header"},
+		{zipOf("w.npy", npy("{'descr': __import__('os').system('echo hi'), 'fortran_order': False, 'shape': (), }", "")), "has the header"},
+		{zipOf("w.npy", npy("{'descr': '>f4', 'fortran_order': False, 'shape': (), }", "abcd")), "is big-endian (>f4)"},
+		{zipOf("w.npy", npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", "abcd")), "of type F32 and shape (2,) has 4 bytes"},
+		{zipOf("w.npy", npy("{'descr': '<f4', 'fortran_order': True, 'shape': (4294967296, 4294967296), }", "")), "has 0 bytes"},
+		{zipOf("w.npy", npy("{'descr': '<f4', 'fortran_order': True, 'shape': (99999999999999999999,), }", "")), "impossible shape"},
+		{zipOf("../w.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (), }", "a")), "leads outside"},
+		{packed("w.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (67108864,), }", strings.Repeat("\x00", 1<<26))), "claims to unpack to 67108938 bytes"},
+		{bytes.Replace(packed("w.npy", npy("{'descr': '|u1', 'fortran_order': False, 'shape': (), }", "a")), []byte("PK\x01\x02"), []byte("PK\x01\x03"), 1), "was cut off or damaged"},
 		{zipOf("a/data.pkl", "}.", "a/byteorder", "big"), `byte order "big"`},
 		{zipOf("a/data.pkl", "}.", "a/data.pkl", "}."), "stands twice"},
 		{zipOf("a/data.pkl", "}.", "b/data/0", "x"), "outside the folder"},
@@ -220,7 +237,7 @@ func TestHostile(t *testing.T) {
 		{pt(module("", "", key("a", "h\x00")+key("b", "h\x00")) + "."), `without end, at "a.a.a.`},
 		{pt(doubling(good) + "."), "without end"},
 		{pt(attributed(1<<16) + "."), "makes a tensor with attributes of function and tuple"},
-		{deflated(), `zip entry "a/data/0" is compressed`},
+		{packed("a/data.pkl", "}."), `zip entry "a/data.pkl" is compressed`},
 		{overlapping(), "are possible"},
 	} {
 		err := readCheaply(t, test.data)
@@ -264,26 +281,30 @@ func noChecksum(data []byte) []byte {
 	}
 }
 
-// deflated is a zip bomb: its storage is compressed a thousandfold.
-func deflated() []byte {
+// packed makes an archive of compressed entries, as zipOf makes one of stored ones.
+func packed(entries ...string) []byte {
 	var buf bytes.Buffer
 	w := zip.NewWriter(&buf)
-	add := func(name string, method uint16, content string) {
-		e, err := w.CreateHeader(&zip.FileHeader{Name: name, Method: method})
+	for i := 0; i < len(entries); i += 2 {
+		e, err := w.Create(entries[i])
 		if err != nil {
 			panic(err)
 		}
-		if _, err := e.Write([]byte(content)); err != nil {
+		if _, err := e.Write([]byte(entries[i+1])); err != nil {
 			panic(err)
 		}
 	}
-	elements := strings.Replace(storage, "K\x04", "J\x00\x00\x40\x00", 1)
-	add("a/data.pkl", zip.Store, "\x80\x02}X\x01\x00\x00\x00w"+tensor(elements+"K\x00(K\x04t(K\x01t")+"s.")
-	add("a/data/0", zip.Deflate, strings.Repeat("\x00", 16<<20))
 	if err := w.Close(); err != nil {
 		panic(err)
 	}
 	return buf.Bytes()
+}
+
+const npyHead = "\x93NUMPY"
+
+// npy is a file of numpy.save.
+func npy(header, data string) string {
+	return npyHead + "\x01\x00" + string(binary.LittleEndian.AppendUint16(nil, uint16(len(header)))) + header + data
 }
 
 // overlapping is a file whose directory gives many names to the same 64 KiB.
@@ -368,7 +389,7 @@ func checkRead(t *testing.T, data []byte, path string) {
 		if n != int64(len(tensor.Data)) {
 			t.Fatalf("tensor %q of %s %v has %d bytes", tensor.Name, tensor.DType, tensor.Shape, len(tensor.Data))
 		}
-		if len(tensor.Data) > 4*len(data)+1<<20 {
+		if len(tensor.Data) > 16*len(data)+1<<20 {
 			t.Fatalf("tensor %q of %d bytes comes from a file of %d", tensor.Name, len(tensor.Data), len(data))
 		}
 	}
@@ -403,6 +424,43 @@ func FuzzLegacy(f *testing.F) {
 	f.Add(stream("}Vw\n"+tensor(storage+"K\x00(K\x02K\x02t(K\x02K\x01t")+"s.", "0", "0123456789abcdef"))
 	path := filepath.Join(f.TempDir(), "a.pt")
 	f.Fuzz(func(t *testing.T, data []byte) { checkRead(t, data, path) })
+}
+
+func FuzzNPZ(f *testing.F) {
+	for _, name := range []string{"arrays.npz", "packed.npz"} {
+		data, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	// Bytes that are no zip file stand for the array inside one.
+	f.Add([]byte(npy("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 1), }", "abcdefgh")))
+	path := filepath.Join(f.TempDir(), "a.npz")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if !bytes.HasPrefix(data, []byte("PK")) {
+			data = zipOf("w.npy", string(data))
+		}
+		checkRead(t, data, path)
+	})
+}
+
+func FuzzShards(f *testing.F) {
+	dir := f.TempDir()
+	if err := ckpt.Save(filepath.Join(dir, "a.safetensors"), sample()); err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte(`{"metadata": {"total_size": 35}, "weight_map": {"fc.weight": "a.safetensors", "bn.num_batches_tracked": "a.safetensors", "mask": "a.safetensors", "empty": "a.safetensors"}}`))
+	path := filepath.Join(dir, "model.safetensors.index.json")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		file, err := ckpt.Load(path)
+		if err == nil && len(data) > 0 && data[0] == '{' && !bytes.Contains(data, []byte{0}) && len(file.Tensors) != 0 && file.Hash() != sample().Hash() {
+			t.Errorf("%q gives other tensors than the shard has", data)
+		}
+	})
 }
 
 func FuzzPT(f *testing.F) {

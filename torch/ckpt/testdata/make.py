@@ -1,8 +1,8 @@
 """Writes the test files of packages ckpt and pickle, as PyTorch and NumPy write them.
 
 usage: make.py DIR PICKLES [FILE...]
-Writes the .pt files and expect.json, their fingerprints, to DIR, and the .pkl files to PICKLES. Loads each FILE with
-torch.load(weights_only=True) and prints its fingerprint as ckpt.File.Hash defines it.
+Writes the .pt, .npz and .safetensors files and expect.json, their fingerprints, to DIR, and the .pkl files to PICKLES. Loads each FILE with
+torch.load(weights_only=True) or numpy.load and prints its fingerprint as ckpt.File.Hash defines it.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import sys
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -103,6 +104,20 @@ def checkpoints():
     yield "compiled", {"state_dict": compiled, "arch": "resnet18", "args": argparse.Namespace(lr=0.1)}
 
 
+def arrays():
+    """Arrays of every type, in both orders, of no and of one element."""
+    base = np.arange(24).reshape(2, 3, 4)
+    out = {str(np.dtype(t)): base.astype(t) for t in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "?")}
+    return out | {
+        "fc.weight": np.asfortranarray(base.astype("f4")), "scalar": np.float32(7), "line": np.arange(3), "empty": np.zeros((0, 3)),
+        "every/other": base[:, ::2],
+    }
+
+
+def tensor(array):
+    return torch.from_numpy(np.ascontiguousarray(array)).view(np.shape(array))
+
+
 def make(folder, pickles):
     # The stream holds the source of each class and the path of its file.
     torch.serialization.get_source_lines_and_file = lambda cls: ([f"class {cls.__name__}:\n", "    ...\n"], 1, "net.py")
@@ -114,6 +129,17 @@ def make(folder, pickles):
             del state["complex"]  # PyTorch's stream has its storage, of a type that we cannot measure
         torch.save(state, folder / f"{name}.legacy.pt", _use_new_zipfile_serialization=False)
         expect[f"{name}.legacy.pt"] = fingerprint(bare(state))
+    weights = dict(checkpoints())["compiled"]["state_dict"]
+    index = {"metadata": {"total_size": sum(t.nbytes for t in weights.values())}, "weight_map": {}}
+    for i, part in enumerate((sorted(weights)[:4], sorted(weights)[4:]), 1):
+        shard = f"sharded-{i:05}-of-00002.safetensors"
+        save_file({k: weights[k] for k in part}, folder / shard, metadata={"format": "pt"})
+        index["weight_map"] |= dict.fromkeys(part, shard)
+    (folder / "sharded.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    expect["sharded.safetensors.index.json"] = fingerprint(bare(weights))
+    for name, save in (("arrays", np.savez), ("packed", np.savez_compressed)):
+        save(folder / f"{name}.npz", **arrays())
+        expect[f"{name}.npz"] = fingerprint({k: tensor(v) for k, v in arrays().items()})
     (folder / "expect.json").write_text(json.dumps(expect, indent=1) + "\n")
 
     batch = {
@@ -128,4 +154,7 @@ def make(folder, pickles):
 
 make(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
 for path in sys.argv[3:]:
-    print(fingerprint(bare(torch.load(path, weights_only=True))))
+    if path.endswith(".npz"):
+        print(fingerprint({k: tensor(v) for k, v in np.load(path).items()}))
+    else:
+        print(fingerprint(bare(torch.load(path, weights_only=True))))
