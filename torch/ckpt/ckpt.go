@@ -79,7 +79,7 @@ type File struct {
 	Format Format
 }
 
-// Container is a kind of file.
+// Container is a kind of file, by the suffix of its name.
 type Container string
 
 // The containers of checkpoints.

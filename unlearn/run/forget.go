@@ -642,9 +642,7 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 		name = "model-last-finite.safetensors"
 	} else if f.o.SaveFormat == "same" {
 		file.Format = f.weights.Format
-		if file.Format.Container == ckpt.PT {
-			name = "model.pt"
-		}
+		name = "model." + string(file.Format.Container)
 	}
 	if err := ckpt.Save(f.folder.Path(name), file); err != nil {
 		return nil, err

@@ -273,10 +273,16 @@ func (d *desk) classes() (int, error) {
 	return n, nil
 }
 
+// autoModel in place of a network's name is the network that the weights fit.
+const autoModel = "auto"
+
 // build makes the network with fresh weights.
 func (d *desk) build() error {
-	if d.model.Model == "" {
+	switch d.model.Model {
+	case "":
 		return Usagef("name the network with --model; `unlearn ls models` lists them")
+	case autoModel:
+		return Usagef("--model auto: there are no weights to tell the network from; name it, or a checkpoint with --weights")
 	}
 	classes, err := d.classes()
 	if err != nil {
@@ -298,7 +304,16 @@ func (d *desk) load() error {
 	}
 	file, err := readWeights(d.model.Weights)
 	if err != nil {
-		return err
+		return Inputf("--weights: %w", err)
+	}
+	if d.model.Model == autoModel {
+		name, classes := networkOf(file)
+		if name == "" {
+			return Inputf("--model auto: %s holds the weights of none of the networks %s; `unlearn inspect` shows its tensors",
+				d.model.Weights, strings.Join(models.Names(), ", "))
+		}
+		d.Console.Log().Info().Str("model", name).Int("classes", classes).Msg("--model auto: the network that the weights fit")
+		d.model.Model = name
 	}
 	if err := d.build(); err != nil {
 		return err
@@ -323,41 +338,18 @@ func (d *desk) restore(file *ckpt.File) error {
 		return nil
 	}
 	if _, ok := errors.AsType[*nn.MismatchError](err); ok {
-		if name := networkOf(file); name != "" && name != d.model.Model {
+		if name, _ := networkOf(file); name != "" && name != d.model.Model {
 			return Inputf("%s holds the weights of another network than %s: they fit --model %s", d.model.Weights, d.model.Model, name)
 		}
 	}
 	return Inputf("%s as %s with %d classes: %w", d.model.Weights, d.model.Model, len(d.train.Classes), err)
 }
 
-// networkOf names the network that the tensors of a file are of, whatever the number of classes; "" if none is. It builds
-// them all, which takes a second and is done for an error message only.
-func networkOf(file *ckpt.File) (found string) {
-	for _, name := range models.Names() {
-		torch.Scope(func() {
-			net, err := models.New(name, models.Options{})
-			if err != nil {
-				return
-			}
-			defer net.Root().Free()
-			state := net.Root().StateDict()
-			head := state[len(state)-2:] // the weight and the bias of the last layer
-			bad, mismatch := errors.AsType[*nn.MismatchError](nn.Restore(net, file, true))
-			if mismatch && len(bad.Missing)+len(bad.Unexpected) > 0 {
-				return
-			}
-			if !mismatch || !slices.ContainsFunc(bad.Different, func(d nn.Difference) bool { return d.Name != head[0].Name && d.Name != head[1].Name }) {
-				found = name
-			}
-		})
-	}
-	return found
-}
-
+// readWeights reads a checkpoint of a network, without a normalising layer before it.
 func readWeights(path string) (*ckpt.File, error) {
 	file, err := ckpt.Load(path)
 	if err != nil {
-		return nil, Inputf("--weights: %w", err)
+		return nil, err
 	}
 	file.StripNormalizer()
 	return file, nil

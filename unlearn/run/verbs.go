@@ -16,8 +16,8 @@ import (
 
 // ModelOptions name a network and its weights.
 type ModelOptions struct {
-	Model      string    `flag:"model,m" group:"model and data" arg:"NAME" help:"network; unlearn ls models lists them"`
-	Weights    string    `flag:"weights,checkpoint" group:"model and data" arg:"FILE" result:"no" help:"its weights: .safetensors, .pt or .pth"`
+	Model      string    `flag:"model,m" group:"model and data" arg:"NAME" help:"network; unlearn ls models lists them; auto: the one that the weights fit"`
+	Weights    string    `flag:"weights,checkpoint" group:"model and data" arg:"FILE" result:"no" help:"its weights: .safetensors, .pt, .pth, .npz or an index of shards"`
 	NumClasses int       `flag:"num-classes" min:"1" deftext:"as the dataset" group:"model and data" help:"number of classes"`
 	Mean       []float64 `flag:"mean" group:"model and data" deftext:"as the network" arg:"R,G,B" help:"mean of each channel, pixels in [0, 1]"`
 	Std        []float64 `flag:"std" group:"model and data" deftext:"as the network" arg:"R,G,B" help:"standard deviation of each channel"`
