@@ -36,6 +36,7 @@ func (p *program) demo() *cli.Command {
 			ctx, release := run.Signals(c.Context, demoGrace, again, p.abort(o.JSON))
 			defer release()
 			console := run.NewConsole(o.TerminalOptions, p.stdout, p.stderr)
+			defer announceStop(ctx, console)()
 			result, err := run.Demo(ctx, run.Invocation{Catalog: p.catalog, Argv: os.Args, Console: console}, o)
 			err = errors.Join(err, console.Close())
 			if err != nil || o.JSON {

@@ -44,6 +44,7 @@ func (p *program) work(verb, usage, description string, do func(context.Context,
 			ctx, release := run.Signals(c.Context, bound.Grace, again, p.abort(terminal.JSON))
 			defer release()
 			console := run.NewConsole(terminal, p.stdout, p.stderr)
+			defer announceStop(ctx, console)()
 			for _, name := range cfg.Unused {
 				console.Warn(fmt.Sprintf("--%s has no effect here", name))
 			}
@@ -51,6 +52,15 @@ func (p *program) work(verb, usage, description string, do func(context.Context,
 			return errors.Join(err, console.Close())
 		},
 	}
+}
+
+// announceStop says that a signal has been heard, which a job may take seconds to follow.
+func announceStop(ctx context.Context, console *run.Console) (release func() bool) {
+	return context.AfterFunc(ctx, func() {
+		if run.StopCause(ctx, "") != nil {
+			console.Log().Warn().Msg("stopping as soon as what is done is saved; Ctrl-C once more ends at once, without saving")
+		}
+	})
 }
 
 // abort ends the program while a job is still at work, and says whether it can be resumed.

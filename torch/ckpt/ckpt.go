@@ -1,5 +1,5 @@
-// Package ckpt reads and writes the weights of networks: named tensors in safetensors files and in the zip files that
-// torch.save makes of state dicts (.pt, .pth).
+// Package ckpt reads and writes the weights of networks: named tensors in safetensors files and in what torch.save makes of
+// state dicts and whole networks (.pt, .pth), as a zip file or, before PyTorch 1.6, as a stream; and arrays of numpy.savez (.npz).
 //
 // It is pure Go and knows nothing of libtorch. Nothing in a file is ever executed: the pickle inside a .pt is read by package
 // pickle with an allow-list of names. Bytes from outside are hostile: every length is checked before memory follows it, and
@@ -31,7 +31,7 @@ import (
 // DType is the type of a tensor's elements, by its name in safetensors.
 type DType string
 
-// The element types that both containers can hold.
+// The element types that checkpoints hold; NumPy has no BF16.
 const (
 	F64  DType = "F64"
 	F32  DType = "F32"
@@ -79,13 +79,14 @@ type File struct {
 	Format Format
 }
 
-// Container is a kind of file.
+// Container is a kind of file, by the suffix of its name.
 type Container string
 
 // The containers of checkpoints.
 const (
 	Safetensors Container = "safetensors"
-	PT          Container = "pt" // the zip file of torch.save, since PyTorch 1.6
+	PT          Container = "pt"  // by torch.save; written is the zip file of PyTorch 1.6 and later
+	NPZ         Container = "npz" // of numpy.savez and savez_compressed; written is the former
 )
 
 // Format is what Load took off a file to arrive at bare names and tensors.
@@ -95,7 +96,10 @@ type Format struct {
 	// Wrapper is the key of the dict that held the state dict, such as "state_dict"; empty if there was none.
 	// Other entries of that dict (epoch, optimizer) are not kept. Safetensors files have no wrapper.
 	Wrapper string
-	// Prefix was taken off every name: "module." for networks saved from DataParallel, "1." by [File.StripNormalizer].
+	// Class is that of a network that was pickled whole, such as "torchvision.models.resnet.ResNet"; Save writes its state dict.
+	Class string
+	// Prefix was taken off every name: "module." for networks saved from DataParallel, "_orig_mod." from torch.compile, both
+	// where both were used, "1." by [File.StripNormalizer].
 	Prefix string
 	// Front are tensors that StripNormalizer took off the file, under the names they have there.
 	Front []Tensor
@@ -103,8 +107,9 @@ type Format struct {
 
 // The prefixes of wrapped networks.
 const (
-	parallelPrefix   = "module." // by DataParallel and DistributedDataParallel
-	sequentialPrefix = "1."      // of the second module of a Sequential
+	parallelPrefix   = "module."    // by DataParallel and DistributedDataParallel
+	compiledPrefix   = "_orig_mod." // by torch.compile
+	sequentialPrefix = "1."         // of the second module of a Sequential
 )
 
 // ErrCorrupt is what errors.Is finds in every error of Load and Read that is the fault of the content: damaged, lying or
@@ -131,29 +136,43 @@ func corrupt(format string, args ...any) error {
 	return &contentError{what: fmt.Sprintf(format, args...)}
 }
 
-// Load reads the checkpoint at path. The container is told by the bytes, not by the name. Errors name the file and the tensor
-// or offset at fault; errors.Is tells ErrCorrupt from the errors of the file system.
+// Load reads the checkpoint at path, or all files of the index of shards at path (model.safetensors.index.json), which lie in the
+// same folder. The container is told by the bytes, not by the name. Errors name the file and the tensor or offset at fault;
+// errors.Is tells ErrCorrupt from the errors of the file system.
 func Load(path string) (*File, error) {
-	f, err := os.Open(path)
-	if p, ok := errors.AsType[*fs.PathError](err); ok {
-		return nil, fmt.Errorf("%s: %w", path, p.Err)
-	}
+	f, size, err := open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
+	file, err := read(f, size)
+	if errors.Is(err, errIndex) {
+		file, err = loadShards(f, size, filepath.Dir(path))
 	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is %s; a checkpoint must be a regular file", path, kindOf(info.Mode()))
-	}
-	file, err := Read(f, info.Size())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
+	file.stripWrappers()
 	return file, nil
+}
+
+// open opens a regular file.
+func open(path string) (f *os.File, size int64, err error) {
+	f, err = os.Open(path)
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return nil, 0, fmt.Errorf("%s: %w", path, p.Err)
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is %s; a checkpoint must be a regular file", path, kindOf(info.Mode()))
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, f.Close())
+	}
+	return f, info.Size(), nil
 }
 
 func kindOf(mode os.FileMode) string {
@@ -163,43 +182,56 @@ func kindOf(mode os.FileMode) string {
 	return "a device, pipe or socket"
 }
 
-// Read reads a checkpoint of size bytes from r, as Load does.
+// Read reads a checkpoint of size bytes from r, as Load does. It refuses an index of shards.
 func Read(r io.ReaderAt, size int64) (*File, error) {
+	f, err := read(r, size)
+	if err != nil {
+		return nil, err
+	}
+	f.stripWrappers()
+	return f, nil
+}
+
+// read reads a checkpoint under the names that it has.
+func read(r io.ReaderAt, size int64) (*File, error) {
 	var head [9]byte
 	n, err := r.ReadAt(head[:min(max(size, 0), int64(len(head)))], 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
-	var f *File
 	switch {
 	case n == 0:
 		return nil, corrupt("the file is empty")
-	case strings.HasPrefix(string(head[:n]), "PK\x03\x04"):
-		f, err = readPT(r, size)
+	case strings.HasPrefix(string(head[:n]), "PK\x03\x04"), strings.HasPrefix(string(head[:n]), "PK\x05\x06"): // the latter if empty
+		return readZip(r, size)
+	case isIndex(head[:n]):
+		return nil, errIndex
 	case n == len(head) && head[8] == '{':
-		f, err = readSafetensors(r, size)
+		return readSafetensors(r, size)
 	case head[0] == 0x80:
-		return nil, corrupt("this is a bare pickle, as torch.save wrote before PyTorch 1.6; " +
-			"load it in Python and save its state_dict() again")
-	default:
-		return nil, corrupt("begins with %q, which is neither safetensors nor a zip file of torch.save", head[:n])
+		return readLegacy(r, size)
 	}
-	if err != nil {
-		return nil, err
-	}
-	f.stripPrefix(parallelPrefix)
-	return f, nil
+	return nil, corrupt("begins with %q, which is neither safetensors nor a file of torch.save or numpy.savez", head[:n])
 }
 
-// stripPrefix takes a prefix off the names where all of them have it.
-func (f *File) stripPrefix(prefix string) {
+// stripWrappers takes the prefixes of wrapped networks off the names, each once and in any order.
+func (f *File) stripWrappers() {
+	parallel := f.stripPrefix(parallelPrefix)
+	if f.stripPrefix(compiledPrefix) && !parallel {
+		f.stripPrefix(parallelPrefix)
+	}
+}
+
+// stripPrefix takes a prefix off the names where all of them have it, and says whether they had.
+func (f *File) stripPrefix(prefix string) bool {
 	if len(f.Tensors) == 0 || slices.ContainsFunc(f.Tensors, func(t Tensor) bool { return !strings.HasPrefix(t.Name, prefix) }) {
-		return
+		return false
 	}
 	f.Format.Prefix += prefix
 	for i := range f.Tensors {
 		f.Tensors[i].Name = f.Tensors[i].Name[len(prefix):]
 	}
+	return true
 }
 
 // StripNormalizer takes a normalising layer off a network, where the file holds nn.Sequential(layer, network): it takes "1."
@@ -219,7 +251,7 @@ func (f *File) StripNormalizer() {
 	}
 	f.Tensors = network
 	f.stripPrefix(sequentialPrefix)
-	f.stripPrefix(parallelPrefix) // Sequential(layer, DataParallel(network))
+	f.stripWrappers() // Sequential(layer, DataParallel(network))
 }
 
 // stored is f under the names that its file has.
@@ -232,11 +264,11 @@ func (f *File) stored() *File {
 	return out
 }
 
-// Save writes f to path, as safetensors or as a .pt by the suffix (.safetensors, .pt, .pth). The file appears whole or
+// Save writes f to path, in the container that the suffix names (.safetensors, .pt, .pth, .npz). The file appears whole or
 // not at all: a temporary one in the same folder is written, synced and renamed over path. The bytes depend on f only.
 // A .pt opens in Python by torch.load(path, weights_only=True). Tensors whose Data is the same slice share one storage there.
 func Save(path string, f *File) error {
-	container, err := containerOf(path)
+	write, err := writerOf(path)
 	if err != nil {
 		return err
 	}
@@ -250,11 +282,7 @@ func Save(path string, f *File) error {
 	}
 	defer pending.Cleanup() //nolint:errcheck // does nothing after the rename, and the write's own error says more
 	w := bufio.NewWriterSize(pending, 1<<20)
-	if container == PT {
-		err = writePT(w, f)
-	} else {
-		err = writeSafetensors(w, f)
-	}
+	err = write(w, f)
 	if err = cmp.Or(err, w.Flush()); err != nil {
 		return fmt.Errorf("%s was not written: %w", path, err)
 	}
@@ -264,14 +292,16 @@ func Save(path string, f *File) error {
 	return nil
 }
 
-func containerOf(path string) (Container, error) {
+func writerOf(path string) (write func(io.Writer, *File) error, err error) {
 	switch suffix := strings.ToLower(filepath.Ext(path)); suffix {
 	case ".safetensors":
-		return Safetensors, nil
+		return writeSafetensors, nil
 	case ".pt", ".pth":
-		return PT, nil
+		return writePT, nil
+	case ".npz":
+		return writeNPZ, nil
 	default:
-		return "", fmt.Errorf("%s: the suffix %q names no format; use .safetensors, .pt or .pth", path, suffix)
+		return nil, fmt.Errorf("%s: the suffix %q names no format; use .safetensors, .pt, .pth or .npz", path, suffix)
 	}
 }
 

@@ -91,14 +91,23 @@ func genFile(t *rapid.T) *ckpt.File {
 
 func TestRoundTrip(t *testing.T) {
 	dir := t.TempDir()
-	for _, suffix := range []string{".safetensors", ".pt", ".pth"} {
+	for _, suffix := range []string{".safetensors", ".pt", ".pth", ".npz"} {
 		path, again := filepath.Join(dir, "a"+suffix), filepath.Join(dir, "b"+suffix)
 		t.Run(suffix, rapid.MakeCheck(func(t *rapid.T) {
 			want := genFile(t)
-			if suffix == ".safetensors" {
+			switch suffix {
+			case ".npz":
+				want.Format.Container = ckpt.NPZ
+				for i := range want.Tensors {
+					if want.Tensors[i].DType == ckpt.BF16 {
+						want.Tensors[i].DType = ckpt.F16
+					}
+					want.Tensors[i].Name = strings.ReplaceAll(want.Tensors[i].Name, `\`, "-")
+				}
+			case ".safetensors":
 				want.Metadata = rapid.MapOfN(rapid.String(), rapid.String(), 1, 3).Draw(t, "metadata")
 				want.Format.Container = ckpt.Safetensors
-			} else {
+			default:
 				want.Format.Container = ckpt.PT
 				if len(want.Tensors) > 0 {
 					want.Format.Wrapper = rapid.SampledFrom([]string{"", "net", "state_dict"}).Draw(t, "wrapper")
@@ -157,14 +166,32 @@ func checkPyTorch(t *testing.T, dir string) {
 			t.Errorf("%s: hash %s, want %s", name, got, want)
 		}
 		format := ckpt.Format{Container: ckpt.PT}
-		if name == "parallel.pt" {
+		if strings.HasSuffix(name, ".npz") {
+			format.Container = ckpt.NPZ
+		}
+		if strings.HasPrefix(name, "sharded.") {
+			format.Container, format.Prefix = ckpt.Safetensors, "_orig_mod.module."
+		}
+		switch stem, _, _ := strings.Cut(name, "."); stem {
+		case "parallel":
 			format.Wrapper, format.Prefix = "net", "module."
+		case "compiled":
+			format.Wrapper, format.Prefix = "state_dict", "_orig_mod.module."
+		case "module":
+			format.Class = "__main__.Net"
+		case "beside":
+			format.Wrapper, format.Prefix, format.Class = "model", "module.", "torch.nn.parallel.data_parallel.DataParallel"
 		}
 		if !cmp.Equal(f.Format, format) {
 			t.Errorf("%s: format %+v, want %+v", name, f.Format, format)
 		}
 	}
-	views := load(t, filepath.Join(dir, "views.pt"))
+	for _, name := range []string{"views.pt", "views.legacy.pt"} {
+		checkViews(t, name, load(t, filepath.Join(dir, name)))
+	}
+}
+
+func checkViews(t *testing.T, file string, views *ckpt.File) {
 	for name, want := range map[string]ckpt.Tensor{
 		"head":       {DType: ckpt.F32, Shape: []int64{2, 3}, Data: floats(0, 1, 2, 3, 4, 5)},
 		"tail":       {DType: ckpt.F32, Shape: []int64{4}, Data: floats(20, 21, 22, 23)},
@@ -179,9 +206,9 @@ func checkPyTorch(t *testing.T, dir string) {
 		want.Name = name
 		got, ok := views.Lookup(name)
 		if !ok {
-			t.Errorf("views.pt has no %q", name)
+			t.Errorf("%s has no %q", file, name)
 		} else if diff := cmp.Diff(want, *got); diff != "" {
-			t.Errorf("views.pt: %s", diff)
+			t.Errorf("%s: %s", file, diff)
 		}
 	}
 	if _, ok := views.Lookup("absent"); ok {
@@ -195,9 +222,9 @@ func TestPyTorchLive(t *testing.T) {
 	if python == "" {
 		python = "python3"
 	}
-	const probe = "import importlib.util as i, sys; sys.exit(not (i.find_spec('torch') and i.find_spec('numpy')))"
+	const probe = "import importlib.util as i, sys; sys.exit(not (all(i.find_spec(m) for m in ('torch', 'numpy', 'safetensors'))))"
 	if err := exec.CommandContext(t.Context(), python, "-c", probe).Run(); err != nil {
-		t.Skipf("%s has no torch and numpy (%v); set L2UL_PYTHON to a Python that has", python, err)
+		t.Skipf("%s has no torch, numpy and safetensors (%v); set L2UL_PYTHON to a Python that has", python, err)
 	}
 	all := sample()
 	for _, d := range dtypes {
@@ -206,10 +233,11 @@ func TestPyTorchLive(t *testing.T) {
 	tied := all.Tensors[0]
 	tied.Name = "tied"
 	all.Tensors = append(all.Tensors, tied)
+	plain := &ckpt.File{Tensors: slices.DeleteFunc(slices.Clone(all.Tensors), func(t ckpt.Tensor) bool { return t.DType == ckpt.BF16 })}
 	wrapped := &ckpt.File{Tensors: all.Tensors, Format: ckpt.Format{Wrapper: "state_dict", Prefix: "module."}}
 	dir := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), python, filepath.Join("testdata", "make.py"), dir, dir,
-		save(t, "a.pt", all), save(t, "b.pth", wrapped))
+		save(t, "a.pt", all), save(t, "b.pth", wrapped), save(t, "c.npz", plain))
 	cmd.Env = append(os.Environ(), "OMP_WAIT_POLICY=passive")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -217,10 +245,74 @@ func TestPyTorchLive(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %v\n%s", cmd, err, &stderr)
 	}
-	if want := all.Hash() + "\n" + all.Hash() + "\n"; string(got) != want {
-		t.Errorf("PyTorch reads\n%swant\n%s", got, want)
+	if want := all.Hash() + "\n" + all.Hash() + "\n" + plain.Hash() + "\n"; string(got) != want {
+		t.Errorf("Python reads\n%swant\n%s", got, want)
 	}
 	checkPyTorch(t, dir)
+}
+
+// shards writes files of one tensor each and an index with the given text, and returns the path of the index.
+func shards(t *testing.T, index string, names ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for i, name := range names {
+		tensor := ckpt.Tensor{Name: fmt.Sprint("module.t", i), DType: ckpt.U8, Shape: []int64{1}, Data: []byte{byte(i)}}
+		f := &ckpt.File{Tensors: []ckpt.Tensor{tensor}, Metadata: map[string]string{"format": "pt"}}
+		if err := ckpt.Save(filepath.Join(dir, name), f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(dir, "model.safetensors.index.json")
+	if err := os.WriteFile(path, []byte(index), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// A network in shards, as Hugging Face's libraries store it.
+func TestShards(t *testing.T) {
+	const a, b = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+	whole := `{"metadata": {"total_size": 2}, "weight_map": {"module.t1": "` + b + `", "module.t0": "` + a + `"}}`
+	want := &ckpt.File{
+		Tensors: []ckpt.Tensor{
+			{Name: "t0", DType: ckpt.U8, Shape: []int64{1}, Data: []byte{0}},
+			{Name: "t1", DType: ckpt.U8, Shape: []int64{1}, Data: []byte{1}},
+		},
+		Metadata: map[string]string{"format": "pt"},
+		Format:   ckpt.Format{Container: ckpt.Safetensors, Prefix: "module."},
+	}
+	if diff := cmp.Diff(want, load(t, shards(t, whole, a, b))); diff != "" {
+		t.Error(diff)
+	}
+	for index, want := range map[string]string{
+		`{"weight_map": {"module.t0": "` + a + `"`:                             "ends too early",
+		`{"weight_map": {"module.t0": "../` + a + `"}}`:                        "no name of a file",
+		`{"weight_map": {"module.t0": "/etc/passwd"}}`:                         "no name of a file",
+		`{"weight_map": {"module.t0": ".."}}`:                                  "no name of a file",
+		`{"weight_map": {"module.t0": "."}}`:                                   "is a folder",
+		`{"weight_map": {"module.t0": ""}}`:                                    "no name of a file",
+		`{"weight_map": {"module.t0": 7}}`:                                     "is placed in \"7\"",
+		`{"weight_map": ["` + a + `"]}`:                                        "found [ instead of",
+		`{"weight_map": {"module.t0": "model.safetensors.index.json"}}`:        "is JSON",
+		`{"weight_map": {"module.t0": "` + a + `", "module.t1": "` + a + `"}}`: `lacks the tensor "module.t1"`,
+		`{"weight_map": {"module.t1": "` + a + `"}}`:                           `holds the tensor "module.t0", which the index places in ""`,
+		`{"weight_map": {"module.t0": "` + b + `", "module.t1": "` + a + `"}}`: `holds the tensor "module.t0", which the index places in "` + b,
+		`{"weight_map": {"module.t0": "` + a + `"}, "weight_map": {}}`:         "stands twice",
+		`{"weight_map": {"module.t0": "` + a + `", "module.t0": "` + a + `"}}`: "stands twice",
+		`{"config": {}}`: "no weight_map",
+		`{"metadata": ` + strings.Repeat("[", 1<<20): "exceeded max depth",
+	} {
+		_, err := ckpt.Load(shards(t, index, a, b))
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "index.json: ") {
+			t.Errorf("%.100s: %v, want %q", index, err, want)
+		}
+	}
+	if _, err := ckpt.Load(shards(t, whole, a)); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), b) {
+		t.Errorf("%v, want that %s does not exist", err, b)
+	}
+	if _, err := read([]byte(whole)); !errors.Is(err, ckpt.ErrCorrupt) {
+		t.Errorf("Read of an index: %v", err)
+	}
 }
 
 func TestWriteLayout(t *testing.T) {
@@ -271,6 +363,10 @@ func TestStripNormalizer(t *testing.T) {
 		{"1.module.a 0.mean 1.module.b", "a b", "0.mean", "1.module."},
 		{"1.b 1.module.a", "b module.a", "", "1."},
 		{"1.1.a", "1.a", "", "1."},
+		{"module.module.a", "module.a", "", "module."},
+		{"_orig_mod.module.a", "a", "", "_orig_mod.module."},
+		{"module._orig_mod.0.std module._orig_mod.1.a", "a", "module._orig_mod.0.std", "module._orig_mod.1."},
+		{"0.std 1._orig_mod.a", "a", "0.std", "1._orig_mod."},
 		{"1.a 2.b", "1.a 2.b", "", ""},
 		{"0.weight 1.a", "0.weight 1.a", "", ""},
 		{"0.mean a", "0.mean a", "", ""},
@@ -356,6 +452,15 @@ func TestSaveRefuses(t *testing.T) {
 	} {
 		err := ckpt.Save(filepath.Join(dir, "a.pt"), f)
 		if err == nil || !strings.Contains(err.Error(), want) || errors.Is(err, ckpt.ErrCorrupt) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+	for want, tensor := range map[string]ckpt.Tensor{
+		"is BF16, which NumPy lacks":   {Name: "w", DType: ckpt.BF16, Shape: []int64{1}, Data: []byte{0, 0}},
+		"that no zip file should hold": {Name: "../w", DType: ckpt.U8, Shape: []int64{1}, Data: []byte{0}},
+	} {
+		err := ckpt.Save(filepath.Join(dir, "a.npz"), &ckpt.File{Tensors: []ckpt.Tensor{tensor}})
+		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}

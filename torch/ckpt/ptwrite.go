@@ -1,40 +1,15 @@
 package ckpt
 
 import (
-	"archive/zip"
-	"hash/crc32"
 	"io"
 	"slices"
 	"strconv"
 )
 
-// storageAlign is torch.save's alignment of storages in the file, so that readers may map them.
-const storageAlign = 64
-
 // writePT writes f as torch.save would, in pickle protocol 2.
 func writePT(w io.Writer, f *File) error {
-	out := &counter{w: w}
-	z := zip.NewWriter(out)
-	entry := func(name string, data []byte) error {
-		if err := z.Flush(); err != nil {
-			return err
-		}
-		name = "archive/" + name
-		// A local header takes 30 bytes, the name and the extra field; the latter, 4 bytes and padding, aligns what follows.
-		pad := (storageAlign - (out.n+30+int64(len(name))+4)%storageAlign) % storageAlign
-		extra := make([]byte, 4+pad)
-		copy(extra, []byte{'F', 'B', byte(pad), 0}) // PyTorch's own mark for padding
-		w, err := z.CreateRaw(&zip.FileHeader{
-			Name: name, Method: zip.Store, Extra: extra, CRC32: crc32.ChecksumIEEE(data),
-			CompressedSize64: uint64(len(data)), UncompressedSize64: uint64(len(data)),
-		})
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(data)
-		return err
-	}
-
+	z := newStoredZip(w)
+	entry := func(name string, data []byte) error { return z.entry("archive/"+name, data) }
 	program, storages := pickleStateDict(f)
 	if err := entry("data.pkl", program); err != nil {
 		return err
@@ -51,18 +26,6 @@ func writePT(w io.Writer, f *File) error {
 		return err
 	}
 	return z.Close()
-}
-
-// counter counts the bytes written through it.
-type counter struct {
-	w io.Writer
-	n int64
-}
-
-func (c *counter) Write(b []byte) (int, error) {
-	n, err := c.w.Write(b)
-	c.n += int64(n)
-	return n, err
 }
 
 // pickleStateDict returns the pickle of an OrderedDict of tensors and the storages that it refers to by number.

@@ -180,7 +180,14 @@ func listFolder(dir string) (imageTree, error) {
 		}
 		for _, class := range classes {
 			folder := filepath.Join(dir, split, class.Name())
-			if info, err := os.Stat(folder); err != nil || !info.IsDir() || strings.HasPrefix(class.Name(), ".") {
+			if strings.HasPrefix(class.Name(), ".") {
+				continue
+			}
+			info, err := os.Stat(folder)
+			if err != nil { // a link to nowhere: to leave the class out would shift the labels of those behind it
+				return nil, unreadable(err)
+			}
+			if !info.IsDir() {
 				continue
 			}
 			files, err := os.ReadDir(folder)

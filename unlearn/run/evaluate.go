@@ -2,7 +2,9 @@ package run
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -84,7 +86,7 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) ([]*EvalResult, 
 	results := make([]*EvalResult, len(desks))
 	for i, one := range desks {
 		results[i] = &EvalResult{
-			Schema: EvalSchema, Model: d.model.Model, Dataset: d.train.Dataset, Device: d.device.String(), Precision: d.precision(), Mode: d.mode, Limited: o.Limit != "",
+			Schema: EvalSchema, Model: one.model.Model, Dataset: d.train.Dataset, Device: d.device.String(), Precision: d.precision(), Mode: d.mode, Limited: o.Limit != "",
 			Hashes:   Hashes{Weights: one.weights.Hash(), Data: d.train.Fingerprint(), Config: d.Config.Hash()},
 			Versions: CurrentVersions(),
 		}
@@ -132,6 +134,18 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) ([]*EvalResult, 
 	return results, nil
 }
 
+// replaceable refuses to write a forget set over something else.
+func replaceable(path string) error {
+	text, err := os.ReadFile(path)
+	var there struct {
+		Schema string `json:"schema"`
+	}
+	if err == nil && (json.Unmarshal(text, &there) != nil || there.Schema != data.ForgetSchema) {
+		return Usagef("--output %s: the file that is there is no forget set; choose another name", path)
+	}
+	return nil
+}
+
 // Split draws a forget set and writes it to --output.
 func Split(ctx context.Context, inv Invocation) (*data.ForgetSet, error) {
 	d := &desk{Invocation: inv}
@@ -149,6 +163,9 @@ func Split(ctx context.Context, inv Invocation) (*data.ForgetSet, error) {
 		return nil, err
 	}
 	if o.Output != "-" {
+		if err := replaceable(o.Output); err != nil {
+			return nil, err
+		}
 		if err := set.Write(o.Output); err != nil {
 			return nil, err
 		}

@@ -22,7 +22,7 @@ import (
 // ours are the names that a run makes in its folder; --force removes these and nothing else.
 var ours = []string{
 	"config.yaml", "argv.txt", "env.json", "log.jsonl", "metrics.jsonl", "forget.json", "checkpoints", "result.json",
-	"model.safetensors", "model.pt", "model-last-finite.safetensors", "adversarial.safetensors", "importance.safetensors",
+	"model.safetensors", "model.pt", "model.npz", "model-last-finite.safetensors", "adversarial.safetensors", "importance.safetensors",
 }
 
 // runMark is the first file that a run writes: a folder with it is a run folder.
@@ -278,8 +278,8 @@ func (f *Folder) examine(o Opening) (checkpoint *Checkpoint, stale bool, err err
 	}
 	finished := end != nil && end.Outcome != unlearn.Interrupted
 	if capped := finished && end.Outcome == unlearn.Capped; capped && (o.Options.Resume == "" || end.Hashes.Config == f.hash) {
-		return nil, false, Usagef("%s holds a finished run that met a cap; raise the cap and go on with %s, choose another --output, or replace it with --force",
-			f.path, ResumeLine(nil, f.path))
+		return nil, false, Usagef("%s holds a finished run that met a cap; go on with `%s` and a higher cap, choose another --output, or replace it with --force",
+			f.path, f.again())
 	} else if finished && !capped {
 		return nil, false, Usagef("%s holds a finished run; choose another --output, or replace it with --force", f.path)
 	}
@@ -297,11 +297,16 @@ func (f *Folder) examine(o Opening) (checkpoint *Checkpoint, stale bool, err err
 		return nil, begun, nil // it ended before its first checkpoint: begin again
 	case o.Options.Resume == "":
 		return nil, false, Usagef("%s holds an unfinished run (step %d); go on with `%s`, or replace it with --force",
-			f.path, checkpoint.Step, ResumeLine(o.Argv, f.path))
+			f.path, checkpoint.Step, f.again())
 	case checkpoint.ConfigHash != f.resume:
 		return nil, false, f.otherConfiguration(o)
 	}
 	return checkpoint, false, nil
+}
+
+// again is the command line that goes on with the run as it was configured.
+func (f *Folder) again() string {
+	return ResumeLine([]string{"unlearn", f.verb, "-c", f.Path("config.yaml")}, f.path)
 }
 
 // otherConfiguration names the keys in which the run in the folder differs.
@@ -319,7 +324,7 @@ func (f *Folder) otherConfiguration(o Opening) error {
 		return Usagef("%s was run with another verb or version of the program; choose another --output", f.path)
 	}
 	return Usagef("%s was run with another configuration: %s; go on as it was with `%s`, or choose another --output",
-		f.path, strings.Join(keys, ", "), ResumeLine([]string{"unlearn", f.verb, "-c", path}, f.path))
+		f.path, strings.Join(keys, ", "), f.again())
 }
 
 // end is what result.json says about how a run ended.
@@ -426,7 +431,7 @@ func (f *Folder) trimMetrics(step int64) error {
 
 // takeBack removes what a run that met a cap left as its end, once it is sure that it goes on.
 func (f *Folder) takeBack() error {
-	for _, name := range []string{"result.json", "model.safetensors", "model.pt"} { // the result first: what is left is no end
+	for _, name := range []string{"result.json", "model.safetensors", "model.pt", "model.npz"} { // the result first: what is left is no end
 		if err := removeIfThere(f.Path(name)); err != nil {
 			return err
 		}

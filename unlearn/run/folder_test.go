@@ -175,7 +175,7 @@ func TestResume(t *testing.T) {
 	f.Close()
 	dir := f.Path()
 
-	refuse(t, opening(t, flags("output", dir)), ExitUsage, "unfinished run (step 3)", "`unlearn forget --name 'it'\\''s' --resume "+dir+"`")
+	refuse(t, opening(t, flags("output", dir)), ExitUsage, "unfinished run (step 3)", "`unlearn forget -c "+dir+"/config.yaml --resume "+dir+"`")
 	refuse(t, opening(t, flags("output", dir, "resume", "auto", "lr", "0.5")), ExitUsage, "lr (0.1 there, 0.5 here)",
 		"`unlearn forget -c "+dir+"/config.yaml --resume "+dir+"`")
 	refuse(t, opening(t, flags("resume", dir, "lr", "0.5")), ExitUsage, "lr (0.1 there, 0.5 here)")
@@ -248,7 +248,7 @@ func TestResumeAfterCap(t *testing.T) {
 		t.Error(d)
 	}
 	refuse(t, opening(t, flags("output", dir, "max-steps", "9")), ExitUsage, "met a cap", "--resume "+dir, "--force")
-	refuse(t, opening(t, flags("resume", dir, "max-steps", "2")), ExitUsage, "met a cap; raise the cap")
+	refuse(t, opening(t, flags("resume", dir, "max-steps", "2")), ExitUsage, "met a cap; go on with `unlearn forget -c ")
 	refuse(t, opening(t, flags("resume", dir, "max-steps", "9", "lr", "0.5")), ExitUsage, ": lr (0.1 there, 0.5 here);")
 	for _, steps := range []string{"0", "1", "9"} {
 		f, c := mustOpen(t, opening(t, flags("resume", "auto", "max-steps", steps)))

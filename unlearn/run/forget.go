@@ -647,9 +647,7 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 		name = "model-last-finite.safetensors"
 	} else if f.o.SaveFormat == "same" {
 		file.Format = f.weights.Format
-		if file.Format.Container == ckpt.PT {
-			name = "model.pt"
-		}
+		name = "model." + string(file.Format.Container)
 	}
 	if err := ckpt.Save(f.folder.Path(name), file); err != nil {
 		return nil, err
@@ -663,8 +661,8 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 	case unlearn.Diverged:
 		return result, fmt.Errorf("diverged: %s", res.Reason)
 	case unlearn.Capped:
-		return result, NotReachedf("the goal was not reached: %s after %d steps (%s); the weights are written. Raise the cap and go on with %s",
-			result.Progress(), res.Steps, res.Reason, ResumeLine(nil, f.folder.Path()))
+		return result, NotReachedf("the goal was not reached: %s after %d steps (%s); the weights are written. Go on with `%s` and a higher cap",
+			result.Progress(), res.Steps, res.Reason, f.folder.again())
 	default:
 		return result, nil
 	}

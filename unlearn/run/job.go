@@ -124,14 +124,7 @@ func (d *desk) allowTF32(on bool) error {
 		}
 		return nil
 	}
-	devices, err := cuda.Devices()
-	if err != nil {
-		return Devicef("--device %s: %w", d.device, err)
-	}
-	if gpu := devices[d.device.Index]; on && gpu.Major < 8 {
-		return Usagef("--tf32: %s has compute capability %d.%d, and TF32 came with 8.0: leave it out", gpu.Name, gpu.Major, gpu.Minor)
-	}
-	cuda.AllowTF32(on)
+	cuda.AllowTF32(on) // which every GPU that cuda.Open accepts has
 	return nil
 }
 
@@ -322,10 +315,16 @@ func (d *desk) classes() (int, error) {
 	return n, nil
 }
 
+// autoModel in place of a network's name is the network that the weights fit.
+const autoModel = "auto"
+
 // build makes the network with fresh weights.
 func (d *desk) build() error {
-	if d.model.Model == "" {
+	switch d.model.Model {
+	case "":
 		return Usagef("name the network with --model; `unlearn ls models` lists them")
+	case autoModel:
+		return Usagef("--model auto: there are no weights to tell the network from; name it, or a checkpoint with --weights")
 	}
 	classes, err := d.classes()
 	if err != nil {
@@ -347,7 +346,16 @@ func (d *desk) load() error {
 	}
 	file, err := readWeights(d.model.Weights)
 	if err != nil {
-		return err
+		return Inputf("--weights: %w", err)
+	}
+	if d.model.Model == autoModel {
+		name, classes := networkOf(file)
+		if name == "" {
+			return Inputf("--model auto: %s holds the weights of none of the networks %s; `unlearn inspect` shows its tensors",
+				d.model.Weights, strings.Join(models.Names(), ", "))
+		}
+		d.Console.Log().Info().Str("model", name).Int("classes", classes).Msg("--model auto: the network that the weights fit")
+		d.model.Model = name
 	}
 	if err := d.build(); err != nil {
 		return err
@@ -372,41 +380,18 @@ func (d *desk) restore(file *ckpt.File) error {
 		return nil
 	}
 	if _, ok := errors.AsType[*nn.MismatchError](err); ok {
-		if name := networkOf(file); name != "" && name != d.model.Model {
+		if name, _ := networkOf(file); name != "" && name != d.model.Model {
 			return Inputf("%s holds the weights of another network than %s: they fit --model %s", d.model.Weights, d.model.Model, name)
 		}
 	}
 	return Inputf("%s as %s with %d classes: %w", d.model.Weights, d.model.Model, len(d.train.Classes), err)
 }
 
-// networkOf names the network that the tensors of a file are of, whatever the number of classes; "" if none is. It builds
-// them all, which takes a second and is done for an error message only.
-func networkOf(file *ckpt.File) (found string) {
-	for _, name := range models.Names() {
-		torch.Scope(func() {
-			net, err := models.New(name, models.Options{})
-			if err != nil {
-				return
-			}
-			defer net.Root().Free()
-			state := net.Root().StateDict()
-			head := state[len(state)-2:] // the weight and the bias of the last layer
-			bad, mismatch := errors.AsType[*nn.MismatchError](nn.Restore(net, file, true))
-			if mismatch && len(bad.Missing)+len(bad.Unexpected) > 0 {
-				return
-			}
-			if !mismatch || !slices.ContainsFunc(bad.Different, func(d nn.Difference) bool { return d.Name != head[0].Name && d.Name != head[1].Name }) {
-				found = name
-			}
-		})
-	}
-	return found
-}
-
+// readWeights reads a checkpoint of a network, without a normalising layer before it.
 func readWeights(path string) (*ckpt.File, error) {
 	file, err := ckpt.Load(path)
 	if err != nil {
-		return nil, Inputf("--weights: %w", err)
+		return nil, err
 	}
 	file.StripNormalizer()
 	return file, nil
@@ -425,13 +410,13 @@ func (d *desk) checkNormalization(file *ckpt.File) error {
 	if d.model.Std != nil {
 		std = d.model.Std
 	}
-	ours := map[string][]float64{"0.mean": mean, "0.std": std}
+	ours := map[string][]float64{"mean": mean, "std": std}
 	layer, err := nn.Unpack(&ckpt.File{Tensors: file.Format.Front})
 	if err != nil {
 		return Inputf("%s: %w", d.model.Weights, err)
 	}
 	for _, t := range layer {
-		name := strings.TrimPrefix(t.Name, "module.")
+		name := t.Name[strings.LastIndexByte(t.Name, '.')+1:]
 		theirs := torch.ToSlice[float64](t.Tensor.CastTo(torch.Double))
 		same := slices.EqualFunc(theirs, ours[name], func(a, b float64) bool { return math.Abs(a-b) < 1e-5 })
 		if !same {
@@ -504,6 +489,9 @@ func (inv *Invocation) open(o FolderOptions) (*Folder, *Checkpoint, error) {
 	if err := WriteJSON(folder.Path("env.json"), CurrentEnvironment()); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("cannot write into the run folder: %w", err), folder.Close())
 	}
+	if o.Resume == "auto" && checkpoint == nil {
+		inv.Console.Log().Info().Str("folder", folder.Path()).Msg("--resume auto: nothing to go on with, so the run begins")
+	}
 	start := Start{Verb: inv.Config.Spec.Verb, Folder: folder.Path(), ConfigHash: folder.ConfigHash()}
 	if checkpoint != nil {
 		start.Resumed = checkpoint.Step
@@ -561,7 +549,7 @@ func (s *saver) save(step int64, force bool, tensors []nn.Named, state any) erro
 
 // described names the weights that were read.
 func (d *desk) described() string {
-	return fmt.Sprintf("weights %s (sha256 %.12s)", d.model.Weights, d.weights.Hash())
+	return fmt.Sprintf("weights %s (hash of its tensors %.12s)", d.model.Weights, d.weights.Hash())
 }
 
 // plan tells what a job would do, for --dry-run: data, network, and what the verb adds.

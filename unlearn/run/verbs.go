@@ -17,12 +17,12 @@ import (
 // ModelOptions name a network and its weights.
 type ModelOptions struct {
 	NetworkOptions
-	Weights string `flag:"weights,checkpoint" group:"model and data" arg:"FILE" result:"no" help:"the network's weights: .safetensors, .pt or .pth"`
+	Weights string `flag:"weights,checkpoint" group:"model and data" arg:"FILE" result:"no" help:"its weights: .safetensors, .pt, .pth, .npz or an index of shards"`
 }
 
 // NetworkOptions name a network.
 type NetworkOptions struct {
-	Model      string    `flag:"model,m" group:"model and data" arg:"NAME" help:"network; unlearn ls models lists them"`
+	Model      string    `flag:"model,m" group:"model and data" arg:"NAME" help:"network; unlearn ls models lists them; auto: the one that the weights fit"`
 	NumClasses int       `flag:"num-classes" min:"1" deftext:"as the dataset" group:"model and data" help:"number of classes"`
 	Mean       []float64 `flag:"mean" group:"model and data" deftext:"as the network" arg:"R,G,B" help:"mean of each channel, pixels in [0, 1]"`
 	Std        []float64 `flag:"std" group:"model and data" deftext:"as the network" arg:"R,G,B" help:"standard deviation of each channel"`
@@ -57,7 +57,7 @@ type ComputeOptions struct {
 	Seed          int64  `flag:"seed" default:"0" group:"computing" help:"seed of everything random"`
 	Deterministic bool   `flag:"deterministic" default:"true" group:"computing" help:"only algorithms that repeat bit for bit"`
 	Profile       string `flag:"profile" config:"no" env:"-" arg:"FILE" group:"computing" help:"write a timeline of phases, steps and operators, for chrome://tracing or ui.perfetto.dev"`
-	TF32          bool   `flag:"tf32" group:"computing" help:"on a GPU, round what convolutions and matrix products multiply to TF32's 10 bits, several times as fast; which class an image gets is decided in float32 all the same"`
+	TF32          bool   `flag:"tf32" group:"computing" help:"on a GPU, round what convolutions and matrix products multiply to TF32's 10 bits, several times as fast; what scores and the stop test count is decided in float32 all the same"`
 	ChannelsLast  bool   `flag:"channels-last" default:"true" group:"computing" help:"keep images with the channels innermost; changes the last bits"`
 }
 

@@ -66,6 +66,7 @@ func run(args []string) error {
 		threads = n
 	}
 	torch.SetNumThreads(threads)
+	torch.SetDeterministic(true) // as the program does by default
 	in, err := open(args[1])
 	if err != nil {
 		return err

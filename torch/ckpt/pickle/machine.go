@@ -294,7 +294,8 @@ func (m *machine) step(op byte) error {
 		}
 		args, ok1 := items[1].(Tuple)
 		named, ok2 := items[2].(*Dict)
-		if !ok1 || !ok2 || named.Len() != 0 {
+		_, inert := items[0].(Inert)
+		if !ok1 || !ok2 || named.Len() != 0 && !inert {
 			return errors.New("makes an object with keyword arguments, which no known class takes")
 		}
 		return m.call(items[0], args)
@@ -637,6 +638,7 @@ func (m *machine) extend(items []any) error {
 		v.Items = append(v.Items, items...)
 	case *Set:
 		v.Items = append(v.Items, items...)
+	case *Object: // of a class that extends list
 	default:
 		return fmt.Errorf("appends to %s", TypeName(v))
 	}
@@ -648,11 +650,13 @@ func (m *machine) setTop(items []any) error {
 	if err != nil {
 		return err
 	}
-	d, ok := v.(*Dict)
-	if !ok {
-		return fmt.Errorf("sets entries of %s", TypeName(v))
+	switch v := v.(type) {
+	case *Dict:
+		return m.setItems(v, items)
+	case *Object: // of a class that extends dict
+		return nil
 	}
-	return m.setItems(d, items)
+	return fmt.Errorf("sets entries of %s", TypeName(v))
 }
 
 func (m *machine) setItems(d *Dict, items []any) error {
@@ -728,16 +732,24 @@ func (m *machine) global(module, name string) error {
 	}
 	// Quoting keeps control characters of a hostile name off the reader's terminal; an honest name comes out as it is.
 	quoted := strconv.Quote(full[:min(len(full), 200)])
-	return &refusal{quoted[1 : len(quoted)-1]}
+	quoted = quoted[1 : len(quoted)-1]
+	if m.opts.Inert != nil && m.opts.Inert(full) {
+		return m.push(Inert(quoted))
+	}
+	return &refusal{quoted}
 }
 
 func (m *machine) call(callee any, args Tuple) error {
-	f, ok := callee.(Func)
-	if !ok {
-		return fmt.Errorf("calls %s, which is no function", TypeName(callee))
+	switch f := callee.(type) {
+	case Func:
+		v, err := f(&m.budget, args)
+		return m.pushOr(v, err)
+	case Inert:
+		return m.push(&Object{Class: f})
+	case *Object: // what an inert call gave, such as functools.partial
+		return m.push(&Object{Class: f.Class})
 	}
-	v, err := f(&m.budget, args)
-	return m.pushOr(v, err)
+	return fmt.Errorf("calls %s, which is no function", TypeName(callee))
 }
 
 func (m *machine) build() error {

@@ -19,6 +19,7 @@
 //	dict, OrderedDict     *Dict
 //	set, frozenset        *Set
 //	numpy.ndarray         *Array, where Options.Globals holds NumPy()
+//	any other class       Inert, and its instances *Object, where Options.Inert allows the name
 //
 // Bytes from outside are hostile. Memory is charged against Options.MaxMemory before it is taken, a length in the input
 // is believed only as its bytes arrive, every opcode consumes input, and nested values cost no Go stack. Values may share parts
@@ -39,6 +40,9 @@ type Options struct {
 	// Globals gives meaning to Python names beyond the built-in OrderedDict, Counter, set, frozenset, bytearray and
 	// _codecs.encode. Nil means none.
 	Globals Globals
+	// Inert says which other names stand for something without meaning, instead of being refused: objects of the program that
+	// wrote the pickle. Calls of them are not made. Nil means none.
+	Inert func(name string) bool
 	// Persistent resolves a persistent id, the hook by which torch.save refers to storages outside the pickle. Nil refuses them.
 	Persistent func(id any) (any, error)
 	// MaxMemory bounds the bytes that the values may take, by estimate. 0 means DefaultMaxMemory.
@@ -80,12 +84,18 @@ func (e *Error) Error() string { return fmt.Sprintf("pickle at offset %d: %v", e
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// Load reads one pickle from r, up to its STOP opcode; it may read further ahead than that. Faults of the pickle are a *Error;
-// a failing r gives its own error, wrapped.
+// bufferSize is how far Load reads ahead.
+const bufferSize = 64 << 10
+
+// NewReader gives a reader from which Load takes no byte beyond the STOP opcode, for a file of several pickles.
+func NewReader(r io.Reader) *bufio.Reader { return bufio.NewReaderSize(r, bufferSize) }
+
+// Load reads one pickle from r, up to its STOP opcode; it may read further ahead than that unless r is by NewReader. Faults of
+// the pickle are a *Error; a failing r gives its own error, wrapped.
 func Load(r io.Reader, o Options) (any, error) {
 	if o.MaxMemory == 0 {
 		o.MaxMemory = DefaultMaxMemory
 	}
-	m := &machine{in: bufio.NewReaderSize(r, 64<<10), opts: o, budget: Budget{o.MaxMemory}, memo: map[int64]any{}}
+	m := &machine{in: NewReader(r), opts: o, budget: Budget{o.MaxMemory}, memo: map[int64]any{}}
 	return m.run()
 }

@@ -20,6 +20,25 @@ type Dict struct {
 	index        map[any]int // of the keys that Go can compare
 }
 
+// Inert is the name, "module.name", of a class or function that Options.Inert allows. Unprintable characters are escaped.
+type Inert string
+
+// Object is an instance of an Inert class, or what a call of an Inert function would return. Arguments and the items of
+// classes that extend list or dict are not kept.
+type Object struct {
+	Class Inert
+	State any // what Python would pass to __setstate__, most often the *Dict of the attributes; nil if there was none
+}
+
+// Build keeps the state, without the part that belongs to __slots__.
+func (o *Object) Build(_ *Budget, state any) error {
+	if t, ok := state.(Tuple); ok && len(t) == 2 {
+		state = t[0]
+	}
+	o.State = state
+	return nil
+}
+
 // bytesKey indexes a bytes key apart from a str key of the same content, as in Python 3.
 type bytesKey string
 
@@ -112,7 +131,7 @@ func Ints(v any) ([]int64, error) {
 
 // TypeName returns Python's name for the type of v, for error messages.
 func TypeName(v any) string {
-	switch v.(type) {
+	switch v := v.(type) {
 	case nil:
 		return "None"
 	case bool:
@@ -137,6 +156,10 @@ func TypeName(v any) string {
 		return "numpy.ndarray"
 	case Func:
 		return "function"
+	case Inert:
+		return "the name " + string(v)
+	case *Object:
+		return string(v.Class)
 	}
 	return fmt.Sprintf("%T", v)
 }

@@ -1,11 +1,13 @@
 """Writes the test files of packages ckpt and pickle, as PyTorch and NumPy write them.
 
 usage: make.py DIR PICKLES [FILE...]
-Writes the .pt files and expect.json, their fingerprints, to DIR, and the .pkl files to PICKLES. Loads each FILE with
-torch.load(weights_only=True) and prints its fingerprint as ckpt.File.Hash defines it.
+Writes the .pt, .npz and .safetensors files and expect.json, their fingerprints, to DIR, and the .pkl files to PICKLES. Loads each FILE with
+torch.load(weights_only=True) or numpy.load and prints its fingerprint as ckpt.File.Hash defines it.
 """
 
+import argparse
 import collections
+import functools
 import hashlib
 import json
 import pathlib
@@ -13,7 +15,9 @@ import pickle
 import struct
 import sys
 
+import numpy as np
 import torch
+from safetensors.torch import save_file
 
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -38,14 +42,37 @@ def fingerprint(state):
 
 
 def bare(state):
-    """The state dict inside what was saved, its names without the prefix of DataParallel."""
-    for key in ("state_dict", "model_state_dict", "model_state", "model", "net"):
-        if isinstance(state.get(key), dict):
-            state = state[key]
-            break
-    if all(k.startswith("module.") for k in state):
-        state = {k.removeprefix("module."): v for k, v in state.items()}
+    """The state dict of what was saved, its names without the prefixes of DataParallel and torch.compile."""
+    if isinstance(state, dict):
+        for key in ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module"):
+            if isinstance(state.get(key), (dict, torch.nn.Module)):
+                state = state[key]
+                break
+    if isinstance(state, torch.nn.Module):
+        state = state.state_dict()
+    for prefix in ("module.", "_orig_mod.", "module."):
+        if state and all(k.startswith(prefix) for k in state):
+            state = {k.removeprefix(prefix): v for k, v in state.items()}
     return state
+
+
+class Net(torch.nn.Module):
+    """What state_dict() has to decide: names of modules in modules, a shared one, parameters that are None, buffers of
+    both kinds, a tensor with an attribute, and attributes that are no part of the state."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3, bias=False)
+        self.norm = torch.nn.BatchNorm2d(4)
+        self.layers = torch.nn.ModuleList([torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU()), None])
+        self.tied = self.layers[0][0]
+        self.scale = torch.nn.Parameter(torch.arange(6.0).view(2, 3).t())
+        self.register_buffer("kept", torch.arange(3))
+        self.register_buffer("passing", torch.arange(5), persistent=False)
+        self.kept.origin = "an attribute"
+        self.act = torch.nn.functional.gelu
+        self.options = argparse.Namespace(lr=0.1, folder=pathlib.PurePosixPath("runs"))
+        self.kind = torch.float16
 
 
 def checkpoints():
@@ -67,16 +94,54 @@ def checkpoints():
         f"{name}.t": (torch.arange(6) - 2).to(dtype).view(2, 3).t() for dtype, name in DTYPES.items()
     }
     yield "dict", dict(net.state_dict())
+    yield "module", Net().bfloat16()
+    yield "beside", {
+        "model": torch.nn.DataParallel(Net()), "args": argparse.Namespace(lr=0.1, milestones=[91, 136]), "best": np.float64(0.5),
+        "rng": np.random.RandomState(0).get_state(), "hook": functools.partial(print, end=""), "counts": collections.defaultdict(int, a=1),
+        "complex": torch.zeros(2, dtype=torch.complex64), "sparse": torch.eye(2).to_sparse(),
+    }
+    compiled = {f"_orig_mod.module.{k}": v for k, v in net.state_dict().items()}
+    yield "compiled", {"state_dict": compiled, "arch": "resnet18", "args": argparse.Namespace(lr=0.1)}
+
+
+def arrays():
+    """Arrays of every type, in both orders, of no and of one element."""
+    base = np.arange(24).reshape(2, 3, 4)
+    out = {str(np.dtype(t)): base.astype(t) for t in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "?")}
+    return out | {
+        "fc.weight": np.asfortranarray(base.astype("f4")), "scalar": np.float32(7), "line": np.arange(3), "empty": np.zeros((0, 3)),
+        "every/other": base[:, ::2],
+    }
+
+
+def tensor(array):
+    return torch.from_numpy(np.ascontiguousarray(array)).view(np.shape(array))
 
 
 def make(folder, pickles):
+    # The stream holds the source of each class and the path of its file.
+    torch.serialization.get_source_lines_and_file = lambda cls: ([f"class {cls.__name__}:\n", "    ...\n"], 1, "net.py")
     expect = {}
     for name, state in checkpoints():
         torch.save(state, folder / f"{name}.pt")
         expect[f"{name}.pt"] = fingerprint(bare(state))
+        if name == "beside":
+            del state["complex"]  # PyTorch's stream has its storage, of a type that we cannot measure
+        torch.save(state, folder / f"{name}.legacy.pt", _use_new_zipfile_serialization=False)
+        expect[f"{name}.legacy.pt"] = fingerprint(bare(state))
+    weights = dict(checkpoints())["compiled"]["state_dict"]
+    index = {"metadata": {"total_size": sum(t.nbytes for t in weights.values())}, "weight_map": {}}
+    for i, part in enumerate((sorted(weights)[:4], sorted(weights)[4:]), 1):
+        shard = f"sharded-{i:05}-of-00002.safetensors"
+        save_file({k: weights[k] for k in part}, folder / shard, metadata={"format": "pt"})
+        index["weight_map"] |= dict.fromkeys(part, shard)
+    (folder / "sharded.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    expect["sharded.safetensors.index.json"] = fingerprint(bare(weights))
+    for name, save in (("arrays", np.savez), ("packed", np.savez_compressed)):
+        save(folder / f"{name}.npz", **arrays())
+        expect[f"{name}.npz"] = fingerprint({k: tensor(v) for k, v in arrays().items()})
     (folder / "expect.json").write_text(json.dumps(expect, indent=1) + "\n")
 
-    import numpy as np
     batch = {
         b"data": np.arange(12, dtype=np.uint8).reshape(2, 6), b"labels": [3, 9], b"filenames": [b"a.png", b"b\xff.png"],
         "mean": np.array([[1.5, 2.5], [3.5, 4.5], [5.5, 6.5]], dtype=np.float32, order="F"), "best": np.float64(0.25),
@@ -89,4 +154,7 @@ def make(folder, pickles):
 
 make(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
 for path in sys.argv[3:]:
-    print(fingerprint(bare(torch.load(path, weights_only=True))))
+    if path.endswith(".npz"):
+        print(fingerprint({k: tensor(v) for k, v in np.load(path).items()}))
+    else:
+        print(fingerprint(bare(torch.load(path, weights_only=True))))

@@ -1,0 +1,157 @@
+package ckpt
+
+import (
+	"archive/zip"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"slices"
+	"strings"
+)
+
+// archive is a zip file.
+type archive struct {
+	r      io.ReaderAt
+	size   int64
+	files  []*zip.File // in the order of the directory
+	byName map[string]*zip.File
+	unread int64 // bytes that may still be read: entries that lie about their place cannot multiply the file
+}
+
+func openArchive(r io.ReaderAt, size int64) (*archive, error) {
+	z, err := zip.NewReader(r, size)
+	if err != nil {
+		if path := (*fs.PathError)(nil); errors.As(err, &path) {
+			return nil, err
+		}
+		return nil, &contentError{"the zip directory at the end of the file cannot be read; the file was cut off or damaged", err}
+	}
+	a := &archive{r: r, size: size, files: z.File, byName: make(map[string]*zip.File, len(z.File)), unread: size}
+	for _, f := range z.File {
+		// Names are never used as paths here, but a file with these was made to deceive.
+		if leadsOutside(f.Name) {
+			return nil, corrupt("zip entry %.100q is a path that leads outside", f.Name)
+		}
+		if a.byName[f.Name] != nil {
+			return nil, corrupt("zip entry %.100q stands twice", f.Name)
+		}
+		a.byName[f.Name] = f
+	}
+	return a, nil
+}
+
+// folderOfPickle returns the folder that holds data.pkl, with a slash; "" if there is none.
+func (a *archive) folderOfPickle() string {
+	for _, f := range a.files {
+		if dir, ok := strings.CutSuffix(f.Name, "/data.pkl"); ok && !strings.Contains(dir, "/") {
+			return dir + "/"
+		}
+	}
+	return ""
+}
+
+// read returns the bytes of an entry, which must be want of them unless want is negative, and limit at most.
+func (a *archive) read(name string, want, limit int64) ([]byte, error) {
+	f := a.byName[name]
+	if f == nil {
+		return nil, corrupt("zip entry %.100q is missing", name)
+	}
+	if f.Method != zip.Store || f.CompressedSize64 != f.UncompressedSize64 || f.Flags&1 != 0 {
+		return nil, corrupt("zip entry %.100q is compressed or encrypted, which torch.save never does; save the file again in Python", name)
+	}
+	if want >= 0 && f.UncompressedSize64 != uint64(want) {
+		return nil, corrupt("zip entry %.100q has %d bytes instead of %d", name, f.UncompressedSize64, want)
+	}
+	if limit = min(limit, a.unread); f.UncompressedSize64 > uint64(limit) { //nolint:gosec // not negative
+		return nil, corrupt("zip entry %.100q claims %d bytes; %d are possible", name, f.UncompressedSize64, limit)
+	}
+	n := int64(f.UncompressedSize64) //nolint:gosec // at most limit
+	offset, err := f.DataOffset()
+	if err != nil {
+		return nil, &contentError{fmt.Sprintf("zip entry %.100q", name), err}
+	}
+	if offset < 0 || offset > a.size-n {
+		return nil, corrupt("zip entry %.100q at offset %d reaches beyond the end of the file", name, offset)
+	}
+	a.unread -= n
+	data := make([]byte, n)
+	if _, err := io.ReadFull(io.NewSectionReader(a.r, offset, n), data); err != nil {
+		return nil, err
+	}
+	// torch.serialization.set_crc32_options(False) writes zeros instead of checksums.
+	if sum := crc32.ChecksumIEEE(data); f.CRC32 != 0 && sum != f.CRC32 {
+		return nil, corrupt("zip entry %.100q at offset %d has checksum %08x instead of %08x; the file is damaged", name, offset, sum, f.CRC32)
+	}
+	return data, nil
+}
+
+// leadsOutside reports whether a name, taken as a path, could leave its folder.
+func leadsOutside(name string) bool {
+	return strings.ContainsAny(name, "\\\x00") || strings.HasPrefix(name, "/") || slices.Contains(strings.Split(name, "/"), "..")
+}
+
+// readZip reads a zip file of torch.save or numpy.savez.
+func readZip(r io.ReaderAt, size int64) (*File, error) {
+	a, err := openArchive(r, size)
+	if err != nil {
+		return nil, err
+	}
+	if folder := a.folderOfPickle(); folder != "" {
+		return readPT(a, folder)
+	}
+	return readNPZ(a)
+}
+
+// storedZip writes a zip file of entries that are not compressed.
+type storedZip struct {
+	*zip.Writer
+	out *counter
+}
+
+func newStoredZip(w io.Writer) *storedZip {
+	out := &counter{w: w}
+	return &storedZip{zip.NewWriter(out), out}
+}
+
+// storageAlign is torch.save's alignment of storages in the file, so that readers may map them.
+const storageAlign = 64
+
+// entry writes the parts of an entry one after the other. The same entries give the same bytes.
+func (z *storedZip) entry(name string, parts ...[]byte) error {
+	if err := z.Flush(); err != nil {
+		return err
+	}
+	var size uint64
+	sum := crc32.NewIEEE()
+	for _, part := range parts {
+		size += uint64(len(part))
+		_, _ = sum.Write(part)
+	}
+	// A local header takes 30 bytes, the name and the extra field; the latter, 4 bytes and padding, aligns what follows.
+	pad := (storageAlign - (z.out.n+30+int64(len(name))+4)%storageAlign) % storageAlign
+	extra := make([]byte, 4+pad)
+	copy(extra, []byte{'F', 'B', byte(pad), 0}) // PyTorch's own mark for padding
+	w, err := z.CreateRaw(&zip.FileHeader{
+		Name: name, Method: zip.Store, Extra: extra, CRC32: sum.Sum32(), CompressedSize64: size, UncompressedSize64: size,
+	})
+	for _, part := range parts {
+		if err == nil {
+			_, err = w.Write(part)
+		}
+	}
+	return err
+}
+
+// counter counts the bytes written through it.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(b []byte) (int, error) {
+	n, err := c.w.Write(b)
+	c.n += int64(n)
+	return n, err
+}

@@ -1,0 +1,107 @@
+package ckpt
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"path/filepath"
+	"slices"
+)
+
+// Large networks are stored as several files beside an index (model.safetensors.index.json): a JSON object whose "weight_map" says
+// which tensor is in which file.
+
+// errIndex is the answer of Read to an index, which names other files.
+var errIndex = corrupt("is JSON, as the index of shards is; load it by its path, beside its shards")
+
+// isIndex tells from the first bytes. A safetensors file may begin with a brace too, but has zeros in its first 8 bytes.
+func isIndex(head []byte) bool {
+	return len(head) > 0 && head[0] == '{' && !bytes.ContainsRune(head, 0)
+}
+
+// loadShards reads the files of an index of size bytes, which lie in folder.
+func loadShards(r io.ReaderAt, size int64, folder string) (*File, error) {
+	if size > maxHeader {
+		return nil, corrupt("an index of %d bytes; %d are allowed", size, maxHeader)
+	}
+	text := make([]byte, size)
+	if _, err := io.ReadFull(io.NewSectionReader(r, 0, size), text); err != nil {
+		return nil, err
+	}
+	shardOf, err := parseIndex(text)
+	if err != nil {
+		return nil, &contentError{"the index", err}
+	}
+	all := &File{}
+	for _, shard := range slices.Compact(slices.Sorted(maps.Values(shardOf))) {
+		f, err := loadShard(filepath.Join(folder, shard))
+		if err != nil {
+			return nil, fmt.Errorf("shard %w", err)
+		}
+		for _, t := range f.Tensors {
+			if shardOf[t.Name] != shard {
+				return nil, corrupt("shard %q holds the tensor %.200q, which the index places in %q", shard, t.Name, shardOf[t.Name])
+			}
+			delete(shardOf, t.Name)
+		}
+		all.Tensors = append(all.Tensors, f.Tensors...)
+		all.Format.Container = f.Format.Container
+		if all.Metadata == nil {
+			all.Metadata = f.Metadata
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(shardOf)) {
+		return nil, corrupt("shard %q lacks the tensor %.200q, which the index places there", shardOf[name], name)
+	}
+	return all, nil
+}
+
+// loadShard reads one file of any container. It cannot be an index.
+func loadShard(path string) (*File, error) {
+	f, size, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	file, err := read(f, size)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return file, nil
+}
+
+// parseIndex returns the file of each tensor.
+func parseIndex(text []byte) (shardOf map[string]string, err error) {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	err = object(dec, func(key string) error {
+		if key != "weight_map" { // "metadata" has the sum of the sizes
+			var skipped json.RawMessage
+			return dec.Decode(&skipped)
+		}
+		shardOf = map[string]string{}
+		return object(dec, func(tensor string) error {
+			token, err := dec.Token()
+			if err != nil {
+				return err
+			}
+			shard, _ := token.(string)
+			if leadsOutside(shard) || filepath.Base(shard) != shard {
+				return fmt.Errorf("tensor %.200q is placed in %.100q, which is no name of a file in the same folder", tensor, fmt.Sprint(token))
+			}
+			shardOf[tensor] = shard
+			return nil
+		})
+	})
+	switch {
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, errors.New("the JSON ends too early")
+	case err != nil:
+		return nil, err
+	case shardOf == nil:
+		return nil, errors.New("there is no weight_map, so this is no index of shards")
+	}
+	return shardOf, nil
+}

@@ -1,0 +1,97 @@
+package run
+
+import (
+	"errors"
+	"slices"
+
+	"l2ul/torch"
+	"l2ul/torch/ckpt"
+	"l2ul/torch/models"
+	"l2ul/torch/nn"
+)
+
+// Inspection is what `unlearn inspect` finds in a checkpoint.
+type Inspection struct {
+	File      string `json:"file"`
+	Container string `json:"container"`
+	// Wrapper, Class and Prefix are what stands around the tensors, as in ckpt.Format.
+	Wrapper  string            `json:"wrapper,omitempty"`
+	Class    string            `json:"class,omitempty"`
+	Prefix   string            `json:"prefix,omitempty"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+	Tensors  []TensorInfo      `json:"tensors"`
+	Elements int64             `json:"elements"` // of all tensors
+	Bytes    int64             `json:"bytes"`
+	Hash     string            `json:"sha256"` // of the weights, as in results
+	// Network is the built-in one that the tensors are of, "" if they are of none, and Classes the number of its classes.
+	Network string `json:"network"`
+	Classes int    `json:"classes,omitempty"`
+}
+
+// TensorInfo describes a tensor of a checkpoint, under its name without the prefix.
+type TensorInfo struct {
+	Name  string     `json:"name"`
+	DType ckpt.DType `json:"dtype"`
+	Shape []int64    `json:"shape"`
+	Bytes int64      `json:"bytes"`
+}
+
+// Inspect reads a checkpoint and finds out what network it is of. It needs no GPU.
+func Inspect(path string) (*Inspection, error) {
+	file, err := readWeights(path)
+	if err != nil {
+		return nil, Inputf("%w", err)
+	}
+	in := &Inspection{
+		File: path, Container: string(file.Format.Container), Wrapper: file.Format.Wrapper, Class: file.Format.Class, Prefix: file.Format.Prefix,
+		Metadata: file.Metadata, Tensors: []TensorInfo{}, Hash: file.Hash(),
+	}
+	for _, tensors := range [][]ckpt.Tensor{file.Format.Front, file.Tensors} {
+		for _, t := range tensors {
+			n := int64(len(t.Data))
+			in.Tensors = append(in.Tensors, TensorInfo{t.Name, t.DType, t.Shape, n})
+			in.Elements += n / int64(t.DType.Size())
+			in.Bytes += n
+		}
+	}
+	err = torch.Run(torch.CPU, func() error {
+		in.Network, in.Classes = networkOf(file)
+		return nil
+	})
+	return in, err
+}
+
+// networkOf names the network that the tensors of a file are of, and the number of classes; "" and 0 if there is none. It builds
+// all networks to compare, which takes a second.
+func networkOf(file *ckpt.File) (name string, classes int) {
+	for _, candidate := range models.Names() {
+		torch.Scope(func() {
+			net, err := models.New(candidate, models.Options{})
+			if err != nil {
+				return
+			}
+			defer net.Root().Free()
+			if n := classesAs(net, file); n > 0 {
+				name, classes = candidate, n
+			}
+		})
+	}
+	return name, classes
+}
+
+// classesAs returns how many classes the tensors of a file distinguish as those of net, whose own number does not matter; 0 if
+// they do not fit.
+func classesAs(net models.Classifier, file *ckpt.File) int {
+	state := net.Root().StateDict()
+	head := state[len(state)-2:] // the weight and the bias of the last layer
+	weight, ok := file.Lookup(head[0].Name)
+	if !ok || len(weight.Shape) == 0 || !slices.Equal(weight.Shape[1:], head[0].Tensor.Shape()[1:]) {
+		return 0
+	}
+	bad, mismatch := errors.AsType[*nn.MismatchError](nn.Restore(net, file, true))
+	if mismatch && (len(bad.Missing)+len(bad.Unexpected) > 0 ||
+		slices.ContainsFunc(bad.Different, func(d nn.Difference) bool { return d.Name != head[0].Name && d.Name != head[1].Name })) {
+		return 0
+	}
+	return int(weight.Shape[0])
+}
