@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -152,6 +153,19 @@ func cpu() string {
 		}
 	}
 	return "unknown"
+}
+
+// alike are networks that differ from a smaller one of their family by numbers alone.
+var alike = []string{
+	"resnet101", "resnet152", "wide_resnet101_2", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn",
+}
+
+// SkipAlike skips the test of a large network that shows nothing which a smaller one does not, where time is short.
+func SkipAlike(t *testing.T, network string) {
+	t.Helper()
+	if slices.Contains(alike, network) && os.Getenv("L2UL_LONG") == "" {
+		t.Skip("set L2UL_LONG=1 for the large networks")
+	}
 }
 
 // Golden is the path of a checked-in reference, a file of scripts/golden (its README says what they hold).
