@@ -322,8 +322,8 @@ func (d *desk) classes() (int, error) {
 	return n, nil
 }
 
-// build makes the network with fresh weights.
-func (d *desk) build() error {
+// build makes the network, with fresh weights unless it is to be given others.
+func (d *desk) build(undrawn bool) error {
 	if d.model.Model == "" {
 		return Usagef("name the network with --model; `unlearn ls models` lists them")
 	}
@@ -331,7 +331,7 @@ func (d *desk) build() error {
 	if err != nil {
 		return err
 	}
-	d.net, err = models.New(d.model.Model, models.Options{Classes: classes, Mean: d.model.Mean, Std: d.model.Std})
+	d.net, err = models.New(d.model.Model, models.Options{Classes: classes, Mean: d.model.Mean, Std: d.model.Std, Undrawn: undrawn})
 	if err != nil {
 		return Usagef("--model: %w", err)
 	}
@@ -349,7 +349,7 @@ func (d *desk) load() error {
 	if err != nil {
 		return err
 	}
-	if err := d.build(); err != nil {
+	if err := d.build(true); err != nil {
 		return err
 	}
 	if prefix := file.Format.Prefix; prefix != "" {
@@ -379,12 +379,12 @@ func (d *desk) restore(file *ckpt.File) error {
 	return Inputf("%s as %s with %d classes: %w", d.model.Weights, d.model.Model, len(d.train.Classes), err)
 }
 
-// networkOf names the network that the tensors of a file are of, whatever the number of classes; "" if none is. It builds
-// them all, which takes a second and is done for an error message only.
+// networkOf names the network that the tensors of a file are of, whatever the number of classes; "" if none is. It is for an
+// error message.
 func networkOf(file *ckpt.File) (found string) {
 	for _, name := range models.Names() {
 		torch.Scope(func() {
-			net, err := models.New(name, models.Options{})
+			net, err := models.New(name, models.Options{Undrawn: true})
 			if err != nil {
 				return
 			}
