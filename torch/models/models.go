@@ -184,6 +184,11 @@ func conv(in, out, kernel, stride int64) *nn.Conv2dModule {
 	return nn.Conv2d(in, out, kernel, stride, kernel/2, 1, 1, false, "zeros")
 }
 
+// biasedConv is a convolution with a bias.
+func biasedConv(in, out, kernel, stride, padding int64) *nn.Conv2dModule {
+	return nn.Conv2d(in, out, kernel, stride, padding, 1, 1, true, "zeros")
+}
+
 // batchNorm is batch normalisation with PyTorch's defaults.
 func batchNorm(channels int64) *nn.BatchNorm2dModule {
 	return nn.BatchNorm2d(channels, 1e-5, 0.1, true, true)
