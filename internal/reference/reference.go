@@ -160,12 +160,9 @@ var alike = []string{
 	"resnet101", "resnet152", "wide_resnet101_2", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn",
 }
 
-// SkipAlike skips the test of a large network that shows nothing which a smaller one does not, where time is short.
-func SkipAlike(t *testing.T, network string) {
-	t.Helper()
-	if slices.Contains(alike, network) && os.Getenv("L2UL_LONG") == "" {
-		t.Skip("set L2UL_LONG=1 for the large networks")
-	}
+// Spared says that time is short, and that the test of this large network shows nothing which that of a smaller one does not.
+func Spared(network string) bool {
+	return slices.Contains(alike, network) && os.Getenv("L2UL_LONG") == ""
 }
 
 // Golden is the path of a checked-in reference, a file of scripts/golden (its README says what they hold).
