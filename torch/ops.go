@@ -364,6 +364,11 @@ var opUniformI = Define("aten::uniform_(Tensor(a!) self, float from=0., float to
 // UniformI draws every element from [from, to); see Seeded.
 func (t Tensor) UniformI(from, to float64) { opUniformI.Do(t, from, to) }
 
+var opBernoulliI = Define("aten::bernoulli_.float(Tensor(a!) self, float p=0.5, *, Generator? generator=None) -> Tensor(a!)")
+
+// BernoulliI sets every element to 1 with probability p, else to 0; see Seeded.
+func (t Tensor) BernoulliI(p float64) { opBernoulliI.Do(t, p) }
+
 // ---- Networks. Images are [N, C, H, W]. ----
 
 var opRelu = Define("aten::relu(Tensor self) -> Tensor")
@@ -375,6 +380,16 @@ var opReluI = Define("aten::relu_(Tensor(a!) self) -> Tensor(a!)")
 
 // ReluI sets t to max(t, 0).
 func (t Tensor) ReluI() { opReluI.Do(t) }
+
+var opRelu6 = Define("aten::relu6(Tensor self) -> Tensor")
+
+// Relu6 returns min(max(t, 0), 6).
+func (t Tensor) Relu6() Tensor { return opRelu6.One(t) }
+
+var opRelu6I = Define("aten::relu6_(Tensor(a!) self) -> Tensor(a!)")
+
+// Relu6I sets t to min(max(t, 0), 6).
+func (t Tensor) Relu6I() { opRelu6I.Do(t) }
 
 var opLeakyRelu = Define("aten::leaky_relu(Tensor self, Scalar negative_slope=0.01) -> Tensor")
 

@@ -35,13 +35,15 @@ type Task struct {
 	Driver  metrics.Images // A or D_r; nil when D_f drives
 	Anchors []torch.Tensor // Ω̄, for the parameters of Trainable in order; nil without a penalty
 	Meter   *data.Meter    // counts reads by phase
+	Seed    int64          // of what dropout draws
 	Resume  *State         // where an interrupted run of this very task stopped, or nil
 
 	EvalBatch *chunk.Size // images at once in the stop test
 	// Witness lets one image of D_f stand for all in a stop test that it settles, where D_f is larger than a forget slice.
 	// Runs end at the same step, with the same weights; hits are then counted at fewer steps.
 	Witness bool
-	// Graphs makes CUDA graphs of the steps, with the same bits. It is nil where they go operator by operator.
+	// Graphs makes CUDA graphs of the steps, with the same bits. It is nil where they go operator by operator. Networks with
+	// dropout have none: a graph would drop the same values each time.
 	Graphs cuda.Recorder
 
 	// Observe is told every step. It may be nil.
@@ -143,6 +145,9 @@ func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
 		l.params = append(l.params, p.Tensor)
 		l.reference = append(l.reference, p.Tensor.Detach().Clone())
 		l.momenta = append(l.momenta, p.Tensor.Detach().ZerosLike())
+	}
+	if task.Graphs != nil && nn.Drops(task.Net) {
+		l.noGraph = "the network drops other values at each step"
 	}
 	l.told = l.params[0].Detach().NewZeros([]int64{5}, torch.Double)
 	for _, t := range task.Net.Root().StateDict() {

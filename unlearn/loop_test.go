@@ -524,17 +524,20 @@ func (m *notes) take() []int64 {
 }
 
 // A run that is interrupted after any step, or before the first, and resumed has the bits of one that is not: parameters,
-// running statistics, momenta, log and result.
+// running statistics, momenta, log and result, with dropout too.
 func TestResume(t *testing.T) {
 	smallnet.ForEach(t, func(t *testing.T, g *smallnet.Golden) {
 		for _, method := range []string{"neggrad", "adv-imp", "oracle"} {
-			whole := newTry(t, g, method)
-			whole.o.LR = 0.001
-			want := whole.finish()
+			start := func() *try {
+				r := newTry(t, g, method)
+				r.o.LR = 0.001
+				r.task.Net = nn.Sequential(r.task.Net, nn.Dropout(0.2))
+				return r
+			}
+			want := start().finish()
 			for stop := range want.Steps {
 				torch.Scope(func() {
-					r, state := newTry(t, g, method), unlearn.State{}
-					r.o.LR = 0.001
+					r, state := start(), unlearn.State{}
 					ctx, cancel := context.WithCancel(t.Context())
 					defer cancel()
 					if stop == 0 {
@@ -554,8 +557,7 @@ func TestResume(t *testing.T) {
 					if err != nil || res.Outcome != unlearn.Interrupted || res.Steps != stop || file == nil {
 						t.Fatalf("%s stopped after step %d: %+v, %v", method, stop, res, err)
 					}
-					again := newTry(t, g, method)
-					again.o.LR = 0.001
+					again := start()
 					if state.Tensors, err = nn.Unpack(file); err != nil {
 						t.Fatal(err)
 					}

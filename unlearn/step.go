@@ -7,6 +7,7 @@ import (
 	"l2ul/torch/cuda"
 	"l2ul/unlearn/kernels"
 	"l2ul/unlearn/metrics"
+	"l2ul/unlearn/seed"
 )
 
 // A step is a thousand small operators, which a GPU takes faster than they are queued: on CUDA it becomes a graph, one for
@@ -71,7 +72,8 @@ func (l *loop) update(rec *Record) (finite bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	l.take(n)
+	dropped := torch.NewGenerator(seed.For(l.task.Seed, "unlearn/dropout", l.state.Step))
+	torch.Seeded(dropped, func() { l.take(n) })
 	told := torch.ToSlice[float64](l.told)
 	rec.NDriver, rec.NForget = n.driver, n.forget
 	rec.Loss, rec.DriverLoss, rec.ForgetLoss = told[0], told[1], told[2]

@@ -225,6 +225,30 @@ func TestStepsThatCannotBeRecorded(t *testing.T) {
 	})
 }
 
+// A network with dropout drops other values at each step and for each seed, so that there are no graphs of its steps.
+func TestDropoutIsNotRecorded(t *testing.T) {
+	onTiny(t, func(g *smallnet.Golden) {
+		run := func(seed int64, graphs cuda.Recorder) course {
+			r := newTry(t, g, "neggrad")
+			r.o.LR, r.task.Seed = 0.001, seed
+			r.task.Net = nn.Sequential(r.task.Net, nn.Dropout(0.2))
+			return r.course(graphs)
+		}
+		tapes := &tape.Tape{}
+		plain, asked, other := run(1, nil), run(1, tapes.Record), run(2, nil)
+		if !strings.Contains(asked.Result.NoGraph, "drops") || tapes.Events != nil {
+			t.Errorf("NoGraph says %q after %v", asked.Result.NoGraph, tapes.Events)
+		}
+		asked.Result.NoGraph = ""
+		if d := differ(plain, asked); d != "" {
+			t.Error(d)
+		}
+		if plain.Log[0].Loss == other.Log[0].Loss || plain.Log[0].Loss == plain.Log[2].Loss {
+			t.Errorf("losses %v and %v: the same values are dropped", plain.Log, other.Log)
+		}
+	})
+}
+
 // A run that is interrupted between graphs, and one that ends by an error, gives them back; resumed, it captures anew, to the
 // bits of a run without graphs or interruption.
 func TestResumeRecordedSteps(t *testing.T) {

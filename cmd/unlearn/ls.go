@@ -16,8 +16,10 @@ import (
 
 // item is one line of a list.
 type item struct {
-	Name    string `json:"name"`
-	Summary string `json:"summary"`
+	Name       string `json:"name"`
+	Summary    string `json:"summary"`
+	Parameters int64  `json:"parameters,omitempty"` // of a network, with the usual classes
+	MACs       int64  `json:"macs,omitempty"`       // of a network, for one image
 }
 
 // lists are the registries that ls shows.
@@ -77,21 +79,25 @@ func listModels() (items []item, err error) {
 		if err != nil {
 			return nil, err
 		}
-		items = append(items, item{name, fmt.Sprintf("%s; %d classes, %d x %d pixels", card.Summary, card.Classes, card.Size, card.Size)})
+		items = append(items, item{
+			Name: name, Parameters: card.Parameters, MACs: card.MACs,
+			Summary: fmt.Sprintf("%s; %d classes, %d x %d pixels, %.2f M parameters, %.3f G MACs", card.Summary,
+				card.Classes, card.Size, card.Size, float64(card.Parameters)/1e6, float64(card.MACs)/1e9),
+		})
 	}
 	return items, nil
 }
 
 func listDatasets() (items []item, err error) {
 	for _, d := range data.Datasets() {
-		items = append(items, item{d.Name, d.Summary})
+		items = append(items, item{Name: d.Name, Summary: d.Summary})
 	}
 	return items, nil
 }
 
 func listMethods() (items []item, err error) {
 	for _, m := range unlearn.Methods() {
-		items = append(items, item{m.Name, m.Summary + " (" + m.Source + ")"})
+		items = append(items, item{Name: m.Name, Summary: m.Summary + " (" + m.Source + ")"})
 	}
 	return items, nil
 }
@@ -103,7 +109,7 @@ func listPresets() (items []item, err error) {
 			return nil, err
 		}
 		first, _, _ := strings.Cut(string(text), "\n")
-		items = append(items, item{name, strings.TrimPrefix(first, "# ")})
+		items = append(items, item{Name: name, Summary: strings.TrimPrefix(first, "# ")})
 	}
 	return items, nil
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -152,6 +153,16 @@ func cpu() string {
 		}
 	}
 	return "unknown"
+}
+
+// alike are networks that differ from a smaller one of their family by numbers alone.
+var alike = []string{
+	"resnet101", "resnet152", "wide_resnet101_2", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn",
+}
+
+// Spared says that time is short, and that the test of this large network shows nothing which that of a smaller one does not.
+func Spared(network string) bool {
+	return slices.Contains(alike, network) && os.Getenv("L2UL_LONG") == ""
 }
 
 // Golden is the path of a checked-in reference, a file of scripts/golden (its README says what they hold).

@@ -2,11 +2,12 @@
 
     python make.py [--out DIR] [--threads N] [--format channels_last|contiguous] [names …]
 
-Names: streams tiny block-a block-b-basic block-b-bottleneck resnet init. Default: all, beside this script.
+Names: streams tiny block-a block-b-basic block-b-bottleneck resnet networks. Default: all, beside this script.
 """
 
 import argparse
 import copy
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -14,8 +15,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import l2ul
 import nets
@@ -334,23 +337,58 @@ def resnet(_):
     return t, meta
 
 
-def init(_):
-    """Keys, shapes, float64 sums and sha256 of every network right after torch.manual_seed(0)."""
+def networks(a):
+    """Every network after torch.manual_seed(0): weights, size, logits and gradients on two images."""
+    layout = torch.channels_last if a.format == "channels_last" else torch.contiguous_format
     out = {}
-    for name in nets.NETWORKS:
+    for name, (_, classes, size, _, _) in nets.NETWORKS.items():
         torch.manual_seed(0)
         model = nets.new(name)
-        out[name] = {
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "tensors": sum(1 for _ in model.parameters()),
-            "next": torch.rand(1).item(),  # the generator's position afterwards
-            "state": [
-                {"key": n, "shape": list(v.shape), "dtype": str(v.dtype).removeprefix("torch."),
-                 "sum": v.double().sum().item(), "sha256": l2ul.sha256(v)}
-                for n, v in model.net.state_dict().items()
-            ],
-        }  # fmt: skip
+        row, state = {"next": torch.rand(1).item()}, model.net.state_dict()  # the generator's position afterwards
+        params = dict(model.named_parameters())
+        row |= {"parameters": sum(p.numel() for p in params.values()), "tensors": len(params)}
+        with torch.device("meta"), FlopCounterMode(display=False) as counter:  # which runs nothing fused and uncounted
+            nets.new(name).eval()(torch.zeros(1, 3, size, size))
+        row["macs"] = counter.get_total_flops() // 2
+        try:
+            published = torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta
+            assert (row["parameters"], round(row["macs"] / 1e9, 3)) == (published["num_params"], published["_ops"]), name
+        except ValueError:
+            pass  # not one of torchvision's
+        lines = [f"{n} {str(v.dtype).removeprefix('torch.')} [{' '.join(map(str, v.shape))}]" for n, v in state.items()]
+        row["keys"] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        row["sha256"] = joint(state.values())
+        row["sums"] = [short(v.double().sum()) for v in state.values()]
+
+        # A linear function of the logits has gradients even where a softmax is saturated, as that of a deep untrained network.
+        model = model.to(memory_format=layout)
+        small = size if name.startswith("vit") else min(size, 64)
+        x = torch.rand(2, 3, small, small, generator=torch.Generator().manual_seed(1)).contiguous(memory_format=layout)
+        wave = (torch.arange(2 * classes) % 7 - 3).float().view(2, classes)
+        for mode in ("eval", "train"):
+            torch.manual_seed(2)  # of dropout
+            logits = model.train(mode == "train")(x)
+            grads = torch.autograd.grad((logits * wave).sum(), list(params.values()))
+            row[mode] = {"sha256": joint([logits, *grads])}
+            if mode == "eval":
+                row[mode] |= {
+                    "logits": [short(v) for v in logits[:, :5].flatten()],
+                    "sums": [short(v) for pair in sums(grads) for v in pair],
+                }
+        out[name] = row
     return out
+
+
+def short(value):
+    return float(f"{value.item():.9g}")
+
+
+def joint(tensors):
+    """sha256 of all values, row-major, one tensor after the other."""
+    h = hashlib.sha256()
+    for t in tensors:
+        h.update(t.detach().contiguous().numpy().tobytes())
+    return h.hexdigest()
 
 
 def cpu():
@@ -359,14 +397,6 @@ def cpu():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return "unknown"
-
-
-def lines(rows):
-    """JSON with one line per network and one per entry of its state."""
-    text = json.dumps(rows)
-    for mark in ('{"key"', '"state"', '"parameters"'):
-        text = text.replace(mark, "\n" + mark)
-    return text + "\n"
 
 
 def main():
@@ -386,10 +416,10 @@ def main():
     }
     a.out.mkdir(parents=True, exist_ok=True)
     makers = {"streams": streams, "resnet": resnet} | {n: lambda a, n=n: small(n, a) for n in SMALL}
-    for name in a.names or [*makers, "init"]:
-        if name == "init":
-            path = a.out / "init.json"
-            path.write_text(lines({"about": about} | init(a)))
+    for name in a.names or [*makers, "networks"]:
+        if name == "networks":
+            path = a.out / "networks.json"
+            path.write_text(json.dumps({"about": about} | networks(a)).replace('"next"', '\n"next"') + "\n")
         else:
             path = a.out / f"{name}.safetensors"
             tensors, meta = makers[name](a)

@@ -2,10 +2,15 @@
 
 Keys, registration order and the order of random draws at construction are those of the files people have:
 torchvision's for `resnet*` and `l2ul-resnet18`, weiaicunzai/pytorch-cifar100's for `cifar-resnet*`,
-akamaster/pytorch_resnet_cifar10's for `resnet20`. No convolution has a bias; BatchNorm: eps 1e-5, momentum 0.1.
+akamaster/pytorch_resnet_cifar10's for `resnet20` and `resnet56`, xternalz/WideResNet-pytorch's for `wrn-28-10`,
+AdityaGolatkar/SelectiveForgetting's for `allcnn`. No convolution has a bias; BatchNorm: eps 1e-5, momentum 0.1.
+All others are torchvision's own.
 """
 
+import math
+
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
 
@@ -176,14 +181,14 @@ class PlainBlock(nn.Module):
         return F.relu(y + x)
 
 
-class ResNet20(nn.Module):
-    def __init__(self, classes=10):
+class SmallResNet(nn.Module):
+    def __init__(self, depth, classes):
         super().__init__()
         self.conv1, self.bn1 = conv(3, 16, 3), nn.BatchNorm2d(16)
         cin = 16
         for i, width in enumerate((16, 32, 64)):
             blocks = []
-            for b in range(3):
+            for b in range(depth):
                 blocks.append(PlainBlock(cin, width, 2 if i > 0 and b == 0 else 1))
                 cin = width
             setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
@@ -199,6 +204,72 @@ class ResNet20(nn.Module):
         return self.linear(x.mean(dim=(2, 3)))
 
 
+# Zagoruyko and Komodakis (2016): normalisation and ReLU before each convolution.
+
+
+class WideBlock(nn.Module):
+    def __init__(self, cin, width, stride):
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(cin), conv(cin, width, 3, stride)
+        self.bn2, self.conv2 = nn.BatchNorm2d(width), conv(width, width, 3)
+        self.convShortcut = None if cin == width else conv(cin, width, 1, stride)
+
+    def forward(self, x):
+        y = F.relu(self.bn1(x))
+        shortcut = x if self.convShortcut is None else self.convShortcut(y)
+        return shortcut + self.conv2(F.relu(self.bn2(self.conv1(y))))
+
+
+class WideResNet(nn.Module):
+    def __init__(self, depth, widen, classes):
+        super().__init__()
+        self.conv1, cin = conv(3, 16, 3), 16
+        for i in range(3):
+            blocks, width = [], widen * 16 << i
+            for b in range((depth - 4) // 6):
+                blocks.append(WideBlock(cin, width, 2 if i > 0 and b == 0 else 1))
+                cin = width
+            block = nn.Module()
+            block.layer = nn.Sequential(*blocks)
+            setattr(self, f"block{i + 1}", block)
+        self.bn1, self.fc = nn.BatchNorm2d(cin), nn.Linear(cin, classes)
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.normal_(m.weight, 0, math.sqrt(2 / (m.kernel_size[0] * m.kernel_size[1] * m.out_channels)))
+            elif isinstance(m, nn.Linear):
+                nn.init.zeros_(m.bias)
+
+    def forward(self, x):
+        x = self.conv1(x)
+        for block in (self.block1, self.block2, self.block3):
+            x = block.layer(x)
+        return self.fc(torch.flatten(F.adaptive_avg_pool2d(F.relu(self.bn1(x)), 1), 1))
+
+
+class AllCNN(nn.Module):
+    """Springenberg et al. (2015), section 3, with batch normalisation and a linear layer behind the pooling."""
+
+    def __init__(self, classes):
+        super().__init__()
+
+        def layer(cin, cout, kernel=3, stride=1):
+            return nn.Sequential(conv(cin, cout, kernel, stride), nn.BatchNorm2d(cout), nn.ReLU())
+
+        self.features = nn.Sequential(
+            layer(3, 96), layer(96, 96), layer(96, 192, 3, 2), nn.Identity(),
+            layer(192, 192), layer(192, 192), layer(192, 192, 3, 2), nn.Identity(),
+            layer(192, 192), layer(192, 192, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        )  # fmt: skip
+        self.classifier = nn.Sequential(nn.Linear(192, classes))
+
+    def forward(self, x):
+        return self.classifier(self.features(x))
+
+
+def vision(name):
+    return lambda c: getattr(torchvision.models, name)(num_classes=c)
+
+
 # name: (constructor of (classes), classes, input size, mean, std)
 NETWORKS = {
     "resnet18": (lambda c: ResNet(Basic, (2, 2, 2, 2), c, 7), 1000, 224, IMAGENET_MEAN, IMAGENET_STD),
@@ -207,8 +278,16 @@ NETWORKS = {
     "l2ul-resnet18": (lambda c: ResNet(Basic, (2, 2, 2, 2), c, 3), 10, 32, CIFAR10_MEAN, CIFAR10_STD),
     "cifar-resnet18": (lambda c: CifarResNet((2, 2, 2, 2), False, c), 100, 32, CIFAR100_MEAN, CIFAR100_STD),
     "cifar-resnet50": (lambda c: CifarResNet((3, 4, 6, 3), True, c), 100, 32, CIFAR100_MEAN, CIFAR100_STD),
-    "resnet20": (ResNet20, 10, 32, CIFAR10_MEAN, CIFAR10_STD),
+    "resnet20": (lambda c: SmallResNet(3, c), 10, 32, CIFAR10_MEAN, CIFAR10_STD),
+    "resnet56": (lambda c: SmallResNet(9, c), 10, 32, CIFAR10_MEAN, CIFAR10_STD),
+    "wrn-28-10": (lambda c: WideResNet(28, 10, c), 10, 32, CIFAR10_MEAN, CIFAR10_STD),
+    "allcnn": (AllCNN, 10, 32, CIFAR10_MEAN, CIFAR10_STD),
 }
+for _name in (
+    "resnet101 resnet152 wide_resnet50_2 wide_resnet101_2 vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn "
+    "mobilenet_v2 squeezenet1_0 squeezenet1_1 densenet121 vit_b_16"
+).split():
+    NETWORKS[_name] = (vision(_name), 1000, 224, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def new(name, classes=None):

@@ -11,16 +11,18 @@ import (
 // 3x3 stem, no max-pool, PyTorch's default initialisation.
 
 func init() {
-	cifar100 := func(name, summary string, depths [4]int, bottleneck bool) {
+	cifar100 := func(name, summary string, parameters, macs int64, depths [4]int, bottleneck bool) {
 		register(Card{
-			Name: name, Summary: summary, Classes: 100, Size: 32,
+			Name: name, Summary: summary, Parameters: parameters, MACs: macs, Classes: 100, Size: 32,
 			Mean: []float64{0.5071, 0.4867, 0.4408}, Std: []float64{0.2675, 0.2565, 0.2761},
 		}, func(classes int64, normalise nn.Module) Classifier {
 			return newCIFARResNet(depths, bottleneck, classes, normalise)
 		})
 	}
-	cifar100("cifar-resnet18", "ResNet-18 for small images: 3x3 stem, no max-pool", [4]int{2, 2, 2, 2}, false)
-	cifar100("cifar-resnet50", "ResNet-50 of the L2UL paper for CIFAR-100: 3x3 stem, no max-pool, bottleneck blocks", [4]int{3, 4, 6, 3}, true)
+	cifar100("cifar-resnet18", "ResNet-18 for small images: 3x3 stem, no max-pool",
+		11_220_132, 555_468_800, [4]int{2, 2, 2, 2}, false)
+	cifar100("cifar-resnet50", "ResNet-50 of the L2UL paper for CIFAR-100: 3x3 stem, no max-pool, bottleneck blocks",
+		23_705_252, 1_298_014_208, [4]int{3, 4, 6, 3}, true)
 }
 
 type cifarResNet struct {

@@ -16,13 +16,15 @@ import (
 
 	"l2ul/torch"
 	"l2ul/torch/nn"
+	"l2ul/torch/nn/initializer"
 )
 
-// Classifier is a network whose logits are a linear function of a feature vector.
+// Classifier is a network whose last layer classifies features by a linear function: a vector of them, or in SqueezeNet those of
+// each place, whose classifications are averaged.
 type Classifier interface {
 	nn.Module
-	// Features gives the input of the last layer, [n, width], for images [n, 3, h, w]. Forward is the last layer applied
-	// to it: logits [n, classes].
+	// Features gives the input of the last layer, averaged over the places if there are some, [n, width], for images
+	// [n, 3, h, w]. Forward gives logits [n, classes].
 	Features(x torch.Tensor) torch.Tensor
 }
 
@@ -32,6 +34,8 @@ type Options struct {
 	Classes int
 	// Mean and Std are the normalisation per channel, in units of pixels in [0, 1]; zeros and ones switch it off.
 	Mean, Std []float64
+	// Undrawn leaves the weights unset, for a network that is given others at once.
+	Undrawn bool
 }
 
 // Card describes a network and its defaults.
@@ -41,6 +45,9 @@ type Card struct {
 	Classes   int       // number of logits
 	Size      int       // height and width of its usual input, in pixels; any size the strides allow will do
 	Mean, Std []float64 // normalisation per channel
+
+	Parameters int64 // trained values
+	MACs       int64 // multiplications, each with an addition, that convolutions and linear layers do for an image of that size
 }
 
 // architecture is an entry of the registry.
@@ -54,6 +61,22 @@ var registry = map[string]architecture{}
 // register enters a network; every architecture file calls it from init.
 func register(card Card, build func(classes int64, normalise nn.Module) Classifier) {
 	registry[card.Name] = architecture{card, build}
+}
+
+// imagenet registers a network for ImageNet, as torchvision names it.
+func imagenet(name, summary string, parameters, macs int64, build func(classes int64, normalise nn.Module) Classifier) {
+	register(Card{
+		Name: name, Summary: summary, Parameters: parameters, MACs: macs, Classes: 1000, Size: 224,
+		Mean: []float64{0.485, 0.456, 0.406}, Std: []float64{0.229, 0.224, 0.225},
+	}, build)
+}
+
+// cifar10 registers a network for CIFAR-10.
+func cifar10(name, summary string, parameters, macs int64, build func(classes int64, normalise nn.Module) Classifier) {
+	register(Card{
+		Name: name, Summary: summary, Parameters: parameters, MACs: macs, Classes: 10, Size: 32,
+		Mean: []float64{0.4914, 0.4822, 0.4465}, Std: []float64{0.2023, 0.1994, 0.2010},
+	}, build)
 }
 
 // Names lists the networks in alphabetical order.
@@ -99,7 +122,12 @@ func New(name string, o Options) (Classifier, error) {
 	if err != nil {
 		return nil, fmt.Errorf("network %s: %w", name, err)
 	}
-	return a.build(int64(o.Classes), normalise), nil
+	if !o.Undrawn {
+		return a.build(int64(o.Classes), normalise), nil
+	}
+	var net Classifier
+	initializer.Undrawn(func() { net = a.build(int64(o.Classes), normalise) })
+	return net, nil
 }
 
 func lookup(name string) (architecture, error) {
@@ -154,6 +182,11 @@ func (m *normalised) Forward(x torch.Tensor) torch.Tensor { return x.Sub(m.mean,
 // conv is a convolution without bias whose padding keeps the size at stride 1.
 func conv(in, out, kernel, stride int64) *nn.Conv2dModule {
 	return nn.Conv2d(in, out, kernel, stride, kernel/2, 1, 1, false, "zeros")
+}
+
+// biasedConv is a convolution with a bias.
+func biasedConv(in, out, kernel, stride, padding int64) *nn.Conv2dModule {
+	return nn.Conv2d(in, out, kernel, stride, padding, 1, 1, true, "zeros")
 }
 
 // batchNorm is batch normalisation with PyTorch's defaults.

@@ -10,27 +10,37 @@ import (
 )
 
 // Residual networks with torchvision's keys and initialisation (He et al., "Deep Residual Learning", 2016; stride on the
-// 3x3 convolution of a bottleneck). l2ul-resnet18 is architecture A of spec/l2ul.md §6.2: a 3x3 stem of stride 1, the
-// max-pool kept.
-
-var imagenetMean, imagenetStd = []float64{0.485, 0.456, 0.406}, []float64{0.229, 0.224, 0.225}
+// 3x3 convolution of a bottleneck), also wide ones (Zagoruyko and Komodakis, "Wide Residual Networks", 2016: twice the
+// channels inside each bottleneck). l2ul-resnet18 is architecture A of spec/l2ul.md §6.2: a 3x3 stem of stride 1, the max-pool kept.
 
 func init() {
-	imagenet := func(name, summary string, depths [4]int, bottleneck bool) {
-		register(Card{Name: name, Summary: summary, Classes: 1000, Size: 224, Mean: imagenetMean, Std: imagenetStd},
-			func(classes int64, normalise nn.Module) Classifier {
-				return newResNet(conv(3, 64, 7, 2), depths, bottleneck, classes, normalise)
-			})
+	for _, r := range []struct {
+		name, summary    string
+		parameters, macs int64
+		blocks           residual
+	}{
+		{"resnet18", "torchvision ResNet-18, 7x7 stem", 11_689_512, 1_814_073_344, residual{depths: [4]int{2, 2, 2, 2}}},
+		{"resnet34", "torchvision ResNet-34, 7x7 stem", 21_797_672, 3_663_761_408, residual{depths: [4]int{3, 4, 6, 3}}},
+		{"resnet50", "torchvision ResNet-50, 7x7 stem, bottleneck blocks", 25_557_032, 4_089_184_256, residual{depths: [4]int{3, 4, 6, 3}, bottleneck: 1}},
+		{"resnet101", "torchvision ResNet-101, 7x7 stem, bottleneck blocks", 44_549_160, 7_801_405_440, residual{depths: [4]int{3, 4, 23, 3}, bottleneck: 1}},
+		{"resnet152", "torchvision ResNet-152, 7x7 stem, bottleneck blocks", 60_192_808, 11_513_626_624, residual{depths: [4]int{3, 8, 36, 3}, bottleneck: 1}},
+		{"wide_resnet50_2", "torchvision Wide ResNet-50-2: ResNet-50 with bottlenecks twice as wide", 68_883_240, 11_398_021_120, residual{depths: [4]int{3, 4, 6, 3}, bottleneck: 2}},
+		{"wide_resnet101_2", "torchvision Wide ResNet-101-2: ResNet-101 with bottlenecks twice as wide", 126_886_696, 22_753_050_624, residual{depths: [4]int{3, 4, 23, 3}, bottleneck: 2}},
+	} {
+		imagenet(r.name, r.summary, r.parameters, r.macs, func(classes int64, normalise nn.Module) Classifier {
+			return newResNet(conv(3, 64, 7, 2), r.blocks, classes, normalise)
+		})
 	}
-	imagenet("resnet18", "torchvision ResNet-18, 7x7 stem", [4]int{2, 2, 2, 2}, false)
-	imagenet("resnet34", "torchvision ResNet-34, 7x7 stem", [4]int{3, 4, 6, 3}, false)
-	imagenet("resnet50", "torchvision ResNet-50, 7x7 stem, bottleneck blocks", [4]int{3, 4, 6, 3}, true)
-	register(Card{
-		Name: "l2ul-resnet18", Summary: "ResNet-18 of the L2UL paper for CIFAR-10: torchvision's, with a 3x3 stem",
-		Classes: 10, Size: 32, Mean: []float64{0.4914, 0.4822, 0.4465}, Std: []float64{0.2023, 0.1994, 0.2010},
-	}, func(classes int64, normalise nn.Module) Classifier {
-		return newResNet(conv(3, 64, 3, 1), [4]int{2, 2, 2, 2}, false, classes, normalise)
-	})
+	cifar10("l2ul-resnet18", "ResNet-18 of the L2UL paper for CIFAR-10: torchvision's, with a 3x3 stem", 11_173_962, 140_186_624,
+		func(classes int64, normalise nn.Module) Classifier {
+			return newResNet(conv(3, 64, 3, 1), residual{depths: [4]int{2, 2, 2, 2}}, classes, normalise)
+		})
+}
+
+// residual says which blocks a network has.
+type residual struct {
+	depths     [4]int // blocks in each stage
+	bottleneck int64  // channels inside a bottleneck block, over 64 in the first stage; 0 for basic blocks
 }
 
 type resNet struct {
@@ -42,24 +52,24 @@ type resNet struct {
 	fc        *nn.LinearModule
 }
 
-func newResNet(stem *nn.Conv2dModule, depths [4]int, bottleneck bool, classes int64, normalise nn.Module) *resNet {
+func newResNet(stem *nn.Conv2dModule, blocks residual, classes int64, normalise nn.Module) *resNet {
 	m := &resNet{normalise: normalise, conv1: stem, bn1: batchNorm(64)}
 	m.Child("normalise", m.normalise)
 	m.Child("conv1", m.conv1)
 	m.Child("bn1", m.bn1)
 	in := int64(64)
-	for i, depth := range depths {
-		var blocks []nn.Module
+	for i, depth := range blocks.depths {
+		var stage []nn.Module
 		for b := range depth {
 			stride := int64(1)
 			if i > 0 && b == 0 {
 				stride = 2
 			}
-			block := newResidualBlock(in, 64<<i, stride, bottleneck)
-			blocks = append(blocks, block)
+			block := newResidualBlock(in, 64<<i, stride, blocks.bottleneck)
+			stage = append(stage, block)
 			in = block.out
 		}
-		m.layers[i] = nn.Sequential(blocks...)
+		m.layers[i] = nn.Sequential(stage...)
 		m.Child(fmt.Sprintf("layer%d", i+1), m.layers[i])
 	}
 	m.fc = nn.Linear(in, classes, true)
@@ -90,7 +100,8 @@ func globalAverage(x torch.Tensor) torch.Tensor {
 	return F.AdaptiveAvgPool2d(x, []int64{1, 1}).Flatten(1, -1)
 }
 
-// residualBlock is torchvision's BasicBlock (two 3x3 convolutions) or Bottleneck (1x1, 3x3, 1x1 to four times the width).
+// residualBlock is torchvision's BasicBlock (two 3x3 convolutions) or Bottleneck (1x1 to so many times the width, 3x3, 1x1
+// to four times the width).
 type residualBlock struct {
 	nn.Base
 	convs      []*nn.Conv2dModule
@@ -99,19 +110,20 @@ type residualBlock struct {
 	out        int64     // channels of the output
 }
 
-func newResidualBlock(in, width, stride int64, bottleneck bool) *residualBlock {
+func newResidualBlock(in, width, stride, bottleneck int64) *residualBlock {
 	m := &residualBlock{out: width}
-	if bottleneck {
+	if bottleneck > 0 {
 		m.out = 4 * width
 	}
 	// torchvision makes the shortcut before the block, so its default weights are drawn first; its keys come last.
 	if stride != 1 || in != m.out {
 		m.downsample = nn.Sequential(conv(in, m.out, 1, stride), batchNorm(m.out))
 	}
-	if bottleneck {
-		m.add(conv(in, width, 1, 1), width)
-		m.add(conv(width, width, 3, stride), width)
-		m.add(conv(width, m.out, 1, 1), m.out)
+	if bottleneck > 0 {
+		inner := bottleneck * width
+		m.add(conv(in, inner, 1, 1), inner)
+		m.add(conv(inner, inner, 3, stride), inner)
+		m.add(conv(inner, m.out, 1, 1), m.out)
 	} else {
 		m.add(conv(in, width, 3, stride), width)
 		m.add(conv(width, width, 3, 1), width)

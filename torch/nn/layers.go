@@ -26,6 +26,11 @@ func ReLU(inplace bool) *FunctionalModule {
 	return Functional(func(x torch.Tensor) torch.Tensor { return F.Relu(x, inplace) })
 }
 
+// ReLU6 makes min(max(x, 0), 6), elementwise. With inplace it overwrites its input.
+func ReLU6(inplace bool) *FunctionalModule {
+	return Functional(func(x torch.Tensor) torch.Tensor { return F.Relu6(x, inplace) })
+}
+
 // MaxPool2d makes the maximum over square windows of images [n, c, h, w]; stride 0 means the kernel size.
 func MaxPool2d(kernelSize, stride, padding, dilation int64, ceilMode bool) *FunctionalModule {
 	if stride == 0 {
@@ -37,6 +42,18 @@ func MaxPool2d(kernelSize, stride, padding, dilation int64, ceilMode bool) *Func
 	}
 	kernel, step, pad, dil := pair(kernelSize), pair(stride), pair(padding), pair(dilation)
 	return Functional(func(x torch.Tensor) torch.Tensor { return F.MaxPool2d(x, kernel, step, pad, dil, ceilMode) })
+}
+
+// AvgPool2d makes the average over square windows of images [n, c, h, w], padding included; stride 0 means the kernel size.
+func AvgPool2d(kernelSize, stride, padding int64) *FunctionalModule {
+	if stride == 0 {
+		stride = kernelSize
+	}
+	if kernelSize < 1 || stride < 1 || padding < 0 {
+		fail("nn.AvgPool2d", "kernel %d, stride %d, padding %d: all but padding must be 1 or more", kernelSize, stride, padding)
+	}
+	kernel, step, pad := pair(kernelSize), pair(stride), pair(padding)
+	return Functional(func(x torch.Tensor) torch.Tensor { return F.AvgPool2d(x, kernel, step, pad) })
 }
 
 // AdaptiveAvgPool2d makes the average over windows chosen so that images [n, c, h, w] become [n, c, height, width].

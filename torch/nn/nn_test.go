@@ -591,6 +591,39 @@ func TestToMemoryFormat(t *testing.T) {
 	})
 }
 
+// Dropout has the bits of aten::dropout, forward and backward, from whichever generator; in evaluation mode it is not there.
+func TestDropout(t *testing.T) {
+	aten := torch.Define("aten::dropout(Tensor input, float p, bool train) -> Tensor")
+	run(t, func() {
+		m := Dropout(0.3)
+		for _, format := range []torch.MemoryFormat{torch.Contiguous, torch.ChannelsLast} {
+			x := torch.RandN([]int64{4, 5, 3, 3}, false).Contiguous(format).SetRequiresGrad(true)
+			slope := func(y torch.Tensor) torch.Tensor {
+				return torch.Grad([]torch.Tensor{y.Square().Sum()}, []torch.Tensor{x})[0]
+			}
+			torch.ManualSeed(2)
+			want := aten.One(x, 0.3, true)
+			var got torch.Tensor
+			torch.Seeded(torch.NewGenerator(2), func() { got = m.Forward(x) })
+			if !torch.Equal(got, want) || !torch.Equal(slope(got), slope(want)) {
+				t.Errorf("%v: not the values that PyTorch drops", format)
+			}
+			if other := m.Forward(x); torch.Equal(other, got) {
+				t.Errorf("%v: the same values again", format)
+			}
+		}
+		m.Eval()
+		if x := torch.RandN([]int64{2, 2}, false); m.Forward(x) != x || !Drops(Sequential(Sequential(m))) || Drops(Sequential(Dropout(0))) {
+			t.Error("evaluation drops values, or Drops does not see them")
+		}
+	})
+	for _, p := range []float64{-0.1, 1, math.NaN()} {
+		if err := torch.Try(func() { Dropout(p) }); err == nil || !strings.Contains(err.Error(), "[0, 1)") {
+			t.Errorf("probability %g: %v", p, err)
+		}
+	}
+}
+
 func TestFree(t *testing.T) {
 	before := torch.Live()
 	m := newBlock()

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"l2ul/internal/reference"
 	"l2ul/torch"
 	"l2ul/torch/models"
 	"l2ul/torch/nn"
@@ -102,6 +103,44 @@ func testPlanIsTheNetwork(t *testing.T, name string, size int64, backend string,
 			}
 		})
 	})
+}
+
+// Every network runs as a plan, or says which operator stands in the way.
+func TestEveryNetwork(t *testing.T) {
+	fallbacks := map[string]string{}
+	for _, name := range models.Names() {
+		t.Run(name, func(t *testing.T) {
+			if reference.Spared(name) {
+				t.Skip("set L2UL_LONG=1 for the large networks")
+			}
+			job(t, func() {
+				torch.ManualSeed(1)
+				net := newNet(t, name)
+				card, err := models.Info(name)
+				if err != nil {
+					t.Fatal(err)
+				}
+				size := int64(min(card.Size, 64) / 2)
+				x := torch.Rand([]int64{3, 3, size, size}, false).Contiguous(torch.ChannelsLast)
+				want := Freeze(net, Reference)
+				defer want.Thaw()
+				for _, backend := range backends {
+					exact := freeze(net, backend.library)
+					logits, grad := exact.Logits(x), exact.InputGrad(x, gradient)
+					if d := distance(logits, want.Logits(x)); !(d < 1e-4) {
+						t.Errorf("%s: logits differ by %g", backend.name, d)
+					}
+					if d := distance(grad, want.InputGrad(x, gradient)); !(d < 3e-2) {
+						t.Errorf("%s: gradients differ by %g", backend.name, d)
+					}
+					if why := exact.Fallback(); !strings.Contains(why, fallbacks[name]) || (why == "") != (fallbacks[name] == "") {
+						t.Errorf("%s: %q, want %q", backend.name, why, fallbacks[name])
+					}
+					exact.Thaw()
+				}
+			})
+		})
+	}
 }
 
 // Products of bfloat16 move the gradient, as far as rounding does and no further; logits stay those of mode exact.
@@ -317,6 +356,13 @@ func TestFallback(t *testing.T) {
 			"defaults": {func(x torch.Tensor) torch.Tensor {
 				return x.Flatten(1, -1).Linear(weight, torch.Tensor{}).Add(opConv.One(x, filter).Sum(), 1)
 			}, "aten::conv2d"},
+			"dilated": {func(x torch.Tensor) torch.Tensor {
+				return some(x.Conv2d(filter, torch.Tensor{}, []int64{1, 1}, []int64{0, 0}, []int64{2, 2}, 1))
+			}, "dilation"},
+			"concatenated rows": {func(x torch.Tensor) torch.Tensor { return some(torch.Cat([]torch.Tensor{x, x}, 2)) }, "dimension 2"},
+			"concatenated with a constant": {func(x torch.Tensor) torch.Tensor {
+				return some(torch.Cat([]torch.Tensor{x, torch.Ones(x.Shape(), false)}, 1))
+			}, "part 2"},
 			"scaled": {func(x torch.Tensor) torch.Tensor { return head(x.Add(x, 2)) }, "unscaled"},
 			"moody": {func(x torch.Tensor) torch.Tensor {
 				if calls++; calls%2 == 0 {
@@ -356,7 +402,8 @@ func TestLayers(t *testing.T) {
 		head := func(x torch.Tensor) torch.Tensor {
 			return x.AdaptiveAvgPool2d(one).Flatten(1, -1).Linear(last, lastBias)
 		}
-		wide := weight(4, 40*4*6)
+		wide, four, mosaic := weight(4, 40*4*6), weight(4, 128), weight(4, 32*35)
+		deep, grouped := weight(32, 1, 3, 3), weight(32, 8, 3, 3)
 		for name, forward := range map[string]func(x torch.Tensor) torch.Tensor{
 			"activation first": func(x torch.Tensor) torch.Tensor {
 				y := conv(x, w1, none)
@@ -381,6 +428,31 @@ func TestLayers(t *testing.T) {
 				y := conv(x, w1, none).Relu()
 				short := opSlice.One(opSlice.One(y, 2, nil, nil, 3), 3, 0, 12, 2).Pad([]int64{0, 0, 0, 0, 3, 5}, 0).Relu()
 				return head(conv(y, w3, none)).Add(short.Flatten(1, -1).Linear(wide, none), 1)
+			},
+			"groups of channels": func(x torch.Tensor) torch.Tensor {
+				y := norm(conv(x, w1, none)).Relu()
+				return head(norm(y.Conv2d(deep, bias, []int64{2, 2}, one, one, 32)).Add(y.Conv2d(grouped, none, []int64{2, 2}, one, one, 4), 1).Relu())
+			},
+			"values up to six": func(x torch.Tensor) torch.Tensor {
+				y := norm(conv(x, w1.MulScalar(8), bias))
+				z := y.Relu6()
+				y = conv(y, w3, none)
+				y.Relu6I()
+				return head(z.Add(y, 1))
+			},
+			"concatenated": func(x torch.Tensor) torch.Tensor {
+				y := conv(x, w1, none).Relu()
+				z := conv(y, w3, bias)
+				return torch.Cat([]torch.Tensor{y, z.Relu(), y, norm(z)}, 1).AdaptiveAvgPool2d(one).Flatten(1, -1).Linear(four, none)
+			},
+			"averages of windows": func(x torch.Tensor) torch.Tensor {
+				y := conv(x, w1, none).Relu()
+				z := y.AvgPool2d([]int64{3, 2}, []int64{2, 2}, []int64{1, 0}).Add(y.AdaptiveAvgPool2d([]int64{6, 6}), 1)
+				return z.AdaptiveAvgPool2d([]int64{5, 7}).Flatten(1, -1).Linear(mosaic, none)
+			},
+			"windows beyond the edge": func(x torch.Tensor) torch.Tensor {
+				y := conv(x, w1, bias).Relu()
+				return head(y.MaxPool2d([]int64{3, 3}, []int64{2, 2}, zero, one, true).MaxPool2d([]int64{2, 2}, []int64{3, 3}, one, one, true))
 			},
 			"in place": func(x torch.Tensor) torch.Tensor {
 				y := conv(x, w1, none)

@@ -7,13 +7,13 @@ import (
 	"l2ul/unlearn/kernels"
 )
 
-// What our own convolutions do not serve, such as CUDA, libtorch does: a plan is then the same layers with the same folded
+// What our own convolutions do not serve, such as CUDA and groups of channels, libtorch does: a plan is then the same layers with the same folded
 // weights, and each convolution is followed by one operator of ours that does the rest while it writes the value.
 
-// convolveByLibrary gives the plan's convolutions to libtorch.
-func (p *plan) convolveByLibrary() {
+// convolveByLibrary gives the plan's convolutions to libtorch: all, or those that are not ours to do.
+func (p *plan) convolveByLibrary(all bool) {
 	for _, n := range p.nodes {
-		if c, ok := n.op.(*conv); ok {
+		if c, ok := n.op.(*conv); ok && (all || c.groups != 1) {
 			n.op = &libraryConv{conv: c}
 		}
 	}
@@ -60,14 +60,14 @@ func (c *libraryConv) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tenso
 		e.Add = in[1]
 	}
 	return func() {
-		kernels.Finish(out, opConvolution.One(in[0], c.weight, torch.Tensor{}, c.Stride, c.Padding, []int64{1, 1}, false, []int64{0, 0}, 1), e)
+		kernels.Finish(out, opConvolution.One(in[0], c.weight, torch.Tensor{}, c.Stride, c.Padding, []int64{1, 1}, false, []int64{0, 0}, c.groups), e)
 	}
 }
 
-func (c *libraryConv) backward(to target, grad, _ torch.Tensor) func() {
+func (c *libraryConv) backward(_ int, to target, grad, _ torch.Tensor) func() {
 	return func() {
 		// Of the input it takes size and dtype alone, so that what will be the gradient stands in for it.
-		own, _, _ := opConvolutionBackward.Three(grad, to.out, c.weight, nil, c.Stride, c.Padding, []int64{1, 1}, false, []int64{0, 0}, 1, []bool{true, false, false})
+		own, _, _ := opConvolutionBackward.Three(grad, to.out, c.weight, nil, c.Stride, c.Padding, []int64{1, 1}, false, []int64{0, 0}, c.groups, []bool{true, false, false})
 		kernels.Finish(to.out, own, kernels.Epilogue{Add: to.add, Gate: to.gate})
 	}
 }

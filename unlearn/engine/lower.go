@@ -47,12 +47,10 @@ func lower(net nn.Module, x torch.Tensor, library bool, dtype torch.Dtype) (*pla
 	p.nodes = fuse(l.nodes, output)
 	if !library {
 		p.dtype, p.half = torch.Float, dtype == torch.BFloat16
-	} else {
-		if dtype != torch.Float {
-			p.narrow()
-		}
-		p.convolveByLibrary()
+	} else if dtype != torch.Float {
+		p.narrow()
 	}
+	p.convolveByLibrary(library)
 	for _, n := range p.nodes {
 		n.op.prepare(p, n)
 	}
@@ -99,7 +97,8 @@ func (l *lowering) call(c torch.Call) error {
 	for _, r := range c.Results {
 		l.values[r] = n
 	}
-	if c.Name == "aten::relu_" || c.Name == "aten::add_.Tensor" {
+	switch c.Name {
+	case "aten::relu_", "aten::relu6_", "aten::add_.Tensor":
 		return l.overwrite(l.values[c.Args[0].(torch.Tensor)], n)
 	}
 	return nil
@@ -228,8 +227,8 @@ var translations = map[string]func(a *arguments) *node{
 	"aten::conv2d": func(a *arguments) *node {
 		x, weight, bias := a.image(), a.constant(1), a.constant(2)
 		stride, padding, dilation := a.pair(3), a.pair(4), a.pair(5)
-		if dilation[0] != 1 || dilation[1] != 1 || a.number(6, 1) != 1 {
-			a.refuse("groups and dilation are not known to plans")
+		if dilation[0] != 1 || dilation[1] != 1 {
+			a.refuse("dilation is not known to plans")
 		}
 		if a.err != nil {
 			return nil
@@ -239,7 +238,10 @@ var translations = map[string]func(a *arguments) *node{
 		for d := range 2 {
 			shape[d+1] = (x.shape[d+1]+2*padding[d]-kernel[d])/stride[d] + 1
 		}
-		c := &conv{Conv: kernels.Conv{Kernel: kernel, Stride: stride, Padding: padding}, weight: weight.CastTo(torch.Double)}
+		c := &conv{
+			Conv:   kernels.Conv{Kernel: kernel, Stride: stride, Padding: padding},
+			groups: int64(a.number(6, 1)), weight: weight.CastTo(torch.Double),
+		}
 		if bias.Defined() {
 			c.bias = bias.CastTo(torch.Double)
 		}
@@ -281,22 +283,47 @@ var translations = map[string]func(a *arguments) *node{
 	"aten::max_pool2d": func(a *arguments) *node {
 		x := a.image()
 		pool := kernels.Pool{Kernel: a.pair(1), Stride: a.pair(2), Padding: a.pair(3)}
-		if d := a.pair(4); d[0] != 1 || d[1] != 1 || a.number(5, 0) != 0 {
-			a.refuse("dilation and ceil_mode are not known to plans")
+		if d := a.pair(4); d[0] != 1 || d[1] != 1 {
+			a.refuse("dilation is not known to plans")
 		}
-		shape := []int64{x.shape[0], 0, 0}
-		for d := range 2 {
-			shape[d+1] = (x.shape[d+1]+2*pool.Padding[d]-pool.Kernel[d])/max(pool.Stride[d], 1) + 1
+		return &node{op: &maxPool{pool}, in: []*node{x}, shape: pooled(x.shape, pool, a.number(5, 0) != 0)}
+	},
+	"aten::avg_pool2d": func(a *arguments) *node {
+		x := a.image()
+		pool := kernels.Pool{Kernel: a.pair(1), Stride: a.pair(2), Padding: a.pair(3)}
+		if a.number(4, 0) != 0 || a.number(5, 1) != 1 || a.arg(6) != nil {
+			a.refuse("ceil_mode and other divisors than the window's size are not known to plans")
 		}
-		return &node{op: &maxPool{pool}, in: []*node{x}, shape: shape}
+		return &node{op: averagePool{kernel: pool.Kernel, stride: pool.Stride, padding: pool.Padding}, in: []*node{x}, shape: pooled(x.shape, pool, false)}
 	},
 	"aten::adaptive_avg_pool2d": func(a *arguments) *node {
-		x := a.image()
-		if size := a.pair(1); size[0] != 1 || size[1] != 1 {
-			a.refuse("an output of %v is not known to plans, only 1x1", size)
+		x, size := a.image(), a.pair(1)
+		n := &node{op: shrink{}, in: []*node{x}, shape: []int64{x.shape[0], size[0], size[1]}}
+		if size[0] == 1 && size[1] == 1 {
+			n.op = average{}
 		}
-		return &node{op: average{}, in: []*node{x}, shape: []int64{x.shape[0], 1, 1}}
+		return n
 	},
+	"aten::cat": func(a *arguments) *node {
+		n, c := &node{shape: []int64{0, 0, 0}}, concat{}
+		parts, _ := a.arg(0).([]torch.Tensor)
+		if dim := a.number(1, 0); dim != 1 {
+			a.refuse("only channels are concatenated in plans, not dimension %g", dim)
+		}
+		for i, t := range parts {
+			x := a.values[t]
+			if x == nil || len(x.shape) != 3 || i > 0 && !slices.Equal(x.shape[1:], n.shape[1:]) {
+				a.refuse("part %d is no image of the size of the others that comes from the images", i+1)
+				return nil
+			}
+			n.in, c.from = append(n.in, x), append(c.from, n.shape[0])
+			n.shape = []int64{n.shape[0] + x.shape[0], x.shape[1], x.shape[2]}
+		}
+		n.op = c
+		return n
+	},
+	"aten::relu6":  translateRelu6,
+	"aten::relu6_": translateRelu6,
 	"aten::flatten.using_ints": func(a *arguments) *node {
 		x := a.image()
 		if a.number(1, 0) != 1 || a.number(2, -1) != -1 {
@@ -349,6 +376,25 @@ func translateAdd(a *arguments) *node {
 func translateRelu(a *arguments) *node {
 	x := a.value(0)
 	return &node{op: same{}, in: []*node{x}, shape: x.shape, relu: true}
+}
+
+func translateRelu6(a *arguments) *node {
+	x := a.image()
+	return &node{op: clamp{}, in: []*node{x}, shape: x.shape}
+}
+
+// pooled is the shape of what windows make of an image; with ceil, a last one that reaches beyond it counts.
+func pooled(shape []int64, w kernels.Pool, ceil bool) []int64 {
+	out := []int64{shape[0], 0, 0}
+	for d := range 2 {
+		stride, reach := max(w.Stride[d], 1), shape[d+1]+w.Padding[d]
+		over := reach + w.Padding[d] - w.Kernel[d]
+		out[d+1] = over/stride + 1
+		if ceil && over%stride != 0 && out[d+1]*stride < reach { // it must begin before the padding behind
+			out[d+1]++
+		}
+	}
+	return out
 }
 
 // fuse folds per-channel scaling into the convolution before it, and lets the layer before a ReLU or an addition do it.

@@ -13,8 +13,8 @@ type op interface {
 	// forward returns the step that writes out, the value of the layer (with max(0, …) if relu), from the values in.
 	// memo is the buffer that memo asked for.
 	forward(out torch.Tensor, in []torch.Tensor, memo torch.Tensor, relu bool) func()
-	// backward returns the step that brings grad, the gradient by the layer's value, to the input that passes denies.
-	backward(to target, grad, memo torch.Tensor) func()
+	// backward returns the step that brings grad, the gradient by the layer's value, to input i, which passes denies.
+	backward(i int, to target, grad, memo torch.Tensor) func()
 	// passes says that the gradient by input i is grad itself.
 	passes(i int) bool
 	// canRelu says that forward heeds relu.
@@ -53,7 +53,7 @@ func (plain) passes(int) bool      { return false }
 func (plain) canRelu() bool        { return false }
 func (plain) remembers() bool      { return false }
 
-func (plain) backward(target, torch.Tensor, torch.Tensor) func() { return nil }
+func (plain) backward(int, target, torch.Tensor, torch.Tensor) func() { return nil }
 
 // source is the images.
 type source struct{ plain }
@@ -63,6 +63,7 @@ func (source) forward(torch.Tensor, []torch.Tensor, torch.Tensor, bool) func() {
 // conv is a convolution, with the addition of a second input if there is one.
 type conv struct {
 	kernels.Conv
+	groups       int64        // of channels; libtorch alone convolves more than one
 	weight, bias torch.Tensor // Double while the plan is made, then Float; bias may be undefined
 	there, back  pass
 	plan         *plan
@@ -121,7 +122,7 @@ func (c *conv) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, relu
 	return func() { c.there.Run(out, in[0], c.there.packed, e) }
 }
 
-func (c *conv) backward(to target, grad, _ torch.Tensor) func() {
+func (c *conv) backward(_ int, to target, grad, _ torch.Tensor) func() {
 	if !c.back.packed.Defined() { // evaluation needs none
 		c.back.packed = c.plan.keep(c.back.Pack(c.weight))
 		c.plan.release(c.weight) // both directions are packed
@@ -152,7 +153,7 @@ func (a *affine) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, re
 
 var opAddcmul = torch.Define("aten::addcmul(Tensor self, Tensor tensor1, Tensor tensor2, *, Scalar value=1) -> Tensor")
 
-func (a *affine) backward(to target, grad, _ torch.Tensor) func() {
+func (a *affine) backward(_ int, to target, grad, _ torch.Tensor) func() {
 	return func() { to.put(grad.Mul(a.scale)) }
 }
 
@@ -176,6 +177,40 @@ func (same) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, relu bo
 	return func() { write(out, in[0], relu) }
 }
 
+// clamp is min(max(x, 0), 6), the activation ReLU6.
+type clamp struct{ plain }
+
+func (clamp) remembers() bool { return true }
+
+func (clamp) forward(out torch.Tensor, in []torch.Tensor, memo torch.Tensor, _ bool) func() {
+	return func() {
+		out.CopyI(in[0].Relu6())
+		memo.CopyI(out.GtScalar(0).Mul(out.LtScalar(6)))
+	}
+}
+
+func (clamp) backward(_ int, to target, grad, memo torch.Tensor) func() {
+	return func() { to.put(grad.Mul(memo)) }
+}
+
+// concat puts the channels of its inputs one after the other.
+type concat struct {
+	plain
+	from []int64 // the first channel of each input
+}
+
+func (c concat) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, _ bool) func() {
+	return func() {
+		for i, x := range in {
+			out.Narrow(1, c.from[i], x.Size(1)).CopyI(x)
+		}
+	}
+}
+
+func (c concat) backward(i int, to target, grad, _ torch.Tensor) func() {
+	return func() { to.put(grad.Narrow(1, c.from[i], to.out.Size(1))) }
+}
+
 // maxPool is max pooling.
 type maxPool struct{ kernels.Pool }
 
@@ -188,7 +223,7 @@ func (m *maxPool) forward(out torch.Tensor, in []torch.Tensor, memo torch.Tensor
 	return func() { m.Run(out, memo, in[0]) }
 }
 
-func (m *maxPool) backward(to target, grad, memo torch.Tensor) func() {
+func (m *maxPool) backward(_ int, to target, grad, memo torch.Tensor) func() {
 	return func() {
 		if to.add.Defined() {
 			own := to.out.EmptyLike()
@@ -200,6 +235,38 @@ func (m *maxPool) backward(to target, grad, memo torch.Tensor) func() {
 	}
 }
 
+// averagePool is the mean of each window, padding included.
+type averagePool struct {
+	plain
+	kernel, stride, padding []int64
+}
+
+func (a averagePool) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, _ bool) func() {
+	return func() { out.CopyI(in[0].AvgPool2d(a.kernel, a.stride, a.padding)) }
+}
+
+var opAvgPool2dBackward = torch.Define("aten::avg_pool2d_backward(Tensor grad_output, Tensor self, int[2] kernel_size, int[2] stride, int[2] padding, bool ceil_mode, bool count_include_pad, int? divisor_override) -> Tensor")
+
+func (a averagePool) backward(_ int, to target, grad, _ torch.Tensor) func() {
+	return func() { // of the input it takes the size alone
+		to.put(opAvgPool2dBackward.One(grad, to.out, a.kernel, a.stride, a.padding, false, true, nil))
+	}
+}
+
+// shrink averages an image down to the size of the value.
+type shrink struct{ plain }
+
+func (shrink) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, _ bool) func() {
+	size := out.Shape()[2:]
+	return func() { out.CopyI(in[0].AdaptiveAvgPool2d(size)) }
+}
+
+var opShrinkBackward = torch.Define("aten::_adaptive_avg_pool2d_backward(Tensor grad_output, Tensor self) -> Tensor")
+
+func (shrink) backward(_ int, to target, grad, _ torch.Tensor) func() {
+	return func() { to.put(opShrinkBackward.One(grad, to.out)) } // as above
+}
+
 // average is the mean over height and width.
 type average struct{ plain }
 
@@ -207,7 +274,7 @@ func (average) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, _ bo
 	return func() { out.CopyI(in[0].MeanDim([]int64{2, 3}, true)) }
 }
 
-func (average) backward(to target, grad, _ torch.Tensor) func() {
+func (average) backward(_ int, to target, grad, _ torch.Tensor) func() {
 	area := float64(to.out.Size(2) * to.out.Size(3))
 	return func() { to.put(grad.DivScalar(area).ExpandAs(to.out)) }
 }
@@ -226,7 +293,7 @@ func (s sample) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, _ b
 	return func() { out.CopyI(s.of(in[0])) }
 }
 
-func (s sample) backward(to target, grad, _ torch.Tensor) func() {
+func (s sample) backward(_ int, to target, grad, _ torch.Tensor) func() {
 	return func() {
 		own := to.out.ZerosLike() // to.out may be to.add
 		s.of(own).CopyI(grad)
@@ -247,7 +314,7 @@ func (w widen) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, _ bo
 	}
 }
 
-func (w widen) backward(to target, grad, _ torch.Tensor) func() {
+func (w widen) backward(_ int, to target, grad, _ torch.Tensor) func() {
 	return func() { to.put(grad.Narrow(1, w.before, to.out.Size(1))) }
 }
 
@@ -258,7 +325,7 @@ func (flatten) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, _ bo
 	return func() { out.CopyI(in[0].Contiguous(torch.Contiguous).Flatten(1, -1)) }
 }
 
-func (flatten) backward(to target, grad, _ torch.Tensor) func() {
+func (flatten) backward(_ int, to target, grad, _ torch.Tensor) func() {
 	shape := to.out.Shape()
 	return func() { to.put(grad.Reshape(shape...)) }
 }
@@ -280,6 +347,6 @@ func (l *linear) forward(out torch.Tensor, in []torch.Tensor, _ torch.Tensor, re
 	return func() { write(out, in[0].Linear(l.weight, l.bias), relu) }
 }
 
-func (l *linear) backward(to target, grad, _ torch.Tensor) func() {
+func (l *linear) backward(_ int, to target, grad, _ torch.Tensor) func() {
 	return func() { to.put(torch.MM(grad, l.weight)) }
 }

@@ -269,7 +269,7 @@ func (s *step) bindTo(r *run, memos map[*node]torch.Tensor, forward bool) {
 		}
 		back := func() { to.put(tensors[0]) }
 		if !s.node.op.passes(s.input) {
-			back = s.node.op.backward(to, tensors[0], memos[s.node])
+			back = s.node.op.backward(s.input, to, tensors[0], memos[s.node])
 		}
 		r.backward = append(r.backward, back)
 		return

@@ -312,7 +312,8 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 		return f.retrain(ctx, saved)
 	}
 	task := &unlearn.Task{
-		Net: f.net, Classes: len(f.train.Classes), Forget: f.wanted, Meter: f.meter, EvalBatch: f.batch(), Resume: f.state.Loop,
+		Net: f.net, Classes: len(f.train.Classes), Forget: f.wanted, Meter: f.meter, EvalBatch: f.batch(),
+		Seed: f.compute.Seed, Resume: f.state.Loop,
 	}
 	if f.mode != engine.Reference { // which goes operator by operator, and whose log is compared step by step
 		task.Witness, task.Graphs = true, cuda.NewRecorder(f.device)

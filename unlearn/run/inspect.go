@@ -66,7 +66,7 @@ func Inspect(path string) (*Inspection, error) {
 func networkOf(file *ckpt.File) (name string, classes int) {
 	for _, candidate := range models.Names() {
 		torch.Scope(func() {
-			net, err := models.New(candidate, models.Options{})
+			net, err := models.New(candidate, models.Options{Undrawn: true})
 			if err != nil {
 				return
 			}

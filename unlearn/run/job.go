@@ -318,8 +318,8 @@ func (d *desk) classes() (int, error) {
 // autoModel in place of a network's name is the network that the weights fit.
 const autoModel = "auto"
 
-// build makes the network with fresh weights.
-func (d *desk) build() error {
+// build makes the network, with fresh weights unless it is to be given others.
+func (d *desk) build(undrawn bool) error {
 	switch d.model.Model {
 	case "":
 		return Usagef("name the network with --model; `unlearn ls models` lists them")
@@ -330,7 +330,7 @@ func (d *desk) build() error {
 	if err != nil {
 		return err
 	}
-	d.net, err = models.New(d.model.Model, models.Options{Classes: classes, Mean: d.model.Mean, Std: d.model.Std})
+	d.net, err = models.New(d.model.Model, models.Options{Classes: classes, Mean: d.model.Mean, Std: d.model.Std, Undrawn: undrawn})
 	if err != nil {
 		return Usagef("--model: %w", err)
 	}
@@ -351,13 +351,12 @@ func (d *desk) load() error {
 	if d.model.Model == autoModel {
 		name, classes := networkOf(file)
 		if name == "" {
-			return Inputf("--model auto: %s holds the weights of none of the networks %s; `unlearn inspect` shows its tensors",
-				d.model.Weights, strings.Join(models.Names(), ", "))
+			return Inputf("--model auto: %s holds the weights of none of the networks that `unlearn ls models` lists; `unlearn inspect` shows its tensors", d.model.Weights)
 		}
 		d.Console.Log().Info().Str("model", name).Int("classes", classes).Msg("--model auto: the network that the weights fit")
 		d.model.Model = name
 	}
-	if err := d.build(); err != nil {
+	if err := d.build(true); err != nil {
 		return err
 	}
 	if prefix := file.Format.Prefix; prefix != "" {

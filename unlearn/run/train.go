@@ -79,7 +79,7 @@ func (d *desk) begin() error {
 // fresh makes the network with weights drawn from the seed.
 func (d *desk) fresh() (err error) {
 	torch.Scope(func() {
-		torch.Seeded(torch.NewGenerator(seed.For(d.compute.Seed, "train/init", 0)), func() { err = d.build() })
+		torch.Seeded(torch.NewGenerator(seed.For(d.compute.Seed, "train/init", 0)), func() { err = d.build(false) })
 	})
 	return err
 }

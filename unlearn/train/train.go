@@ -162,7 +162,8 @@ func (j *Job) step(opt *optim.SGDOptimizer, batch, next []int, rec *Record) {
 	j.Net.Root().Train(true)
 	opt.SetLR(rec.LR)
 	opt.ZeroGrad()
-	logits := j.Net.Forward(x)
+	var logits torch.Tensor
+	torch.Seeded(torch.NewGenerator(seed.For(j.Seed, "train/dropout", rec.Step)), func() { logits = j.Net.Forward(x) })
 	loss := metrics.CrossEntropy(logits, y)
 	rec.Loss, rec.Hits = loss.Item(), metrics.Hits(logits.Detach(), y)
 	loss.Backward()

@@ -86,12 +86,17 @@ func TestStreamed(t *testing.T) {
 }
 
 // A run that is interrupted after any step and resumed has the bits of one that is not: parameters, running statistics,
-// momenta, log.
+// momenta, log, with dropout too.
 func TestResume(t *testing.T) {
 	for _, schedule := range []string{"cosine", "onecycle"} {
 		o := recipe()
 		o.Schedule, o.Nesterov = schedule, schedule == "onecycle"
-		whole := newJob(t, 10, o)
+		start := func() *Job {
+			job := newJob(t, 10, o)
+			job.Net = nn.Sequential(job.Net, nn.Dropout(0.2))
+			return job
+		}
+		whole := start()
 		var log []Record
 		whole.Observe = func(r Record) { log = append(log, r) }
 		var last []byte
@@ -108,7 +113,7 @@ func TestResume(t *testing.T) {
 			if stop == 0 {
 				cancel(signal)
 			}
-			job, state := newJob(t, 10, o), State{}
+			job, state := start(), State{}
 			var file *ckpt.File
 			var logged []Record
 			job.Observe = func(r Record) { logged = append(logged, r) }
@@ -125,7 +130,7 @@ func TestResume(t *testing.T) {
 				t.Fatalf("stopped after step %d: %v, state of step %d", stop, err, state.Step)
 			}
 			torch.Scope(func() {
-				again := newJob(t, 10, o)
+				again := start()
 				var err error
 				if state.Tensors, err = nn.Unpack(file); err != nil {
 					t.Fatal(err)

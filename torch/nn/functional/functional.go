@@ -21,6 +21,15 @@ func Relu(input torch.Tensor, inplace bool) torch.Tensor {
 	return input.Relu()
 }
 
+// Relu6 is min(max(input, 0), 6), elementwise. With inplace it overwrites input and returns it.
+func Relu6(input torch.Tensor, inplace bool) torch.Tensor {
+	if inplace {
+		input.Relu6I()
+		return input
+	}
+	return input.Relu6()
+}
+
 // Conv2d correlates input [n, in, h, w] with weight [out, in/groups, kh, kw]; bias is [out] or undefined. stride,
 // padding and dilation are {height, width}.
 func Conv2d(input, weight, bias torch.Tensor, stride, padding, dilation []int64, groups int64) torch.Tensor {
@@ -50,6 +59,12 @@ func Linear(input, weight, bias torch.Tensor) torch.Tensor {
 // stride is the kernel size.
 func MaxPool2d(input torch.Tensor, kernelSize, stride, padding, dilation []int64, ceilMode bool) torch.Tensor {
 	return input.MaxPool2d(kernelSize, stride, padding, dilation, ceilMode)
+}
+
+// AvgPool2d averages every window of input [n, c, h, w], padding included. The lists are {height, width}; an empty stride is
+// the kernel size.
+func AvgPool2d(input torch.Tensor, kernelSize, stride, padding []int64) torch.Tensor {
+	return input.AvgPool2d(kernelSize, stride, padding)
 }
 
 // AdaptiveAvgPool2d averages input [n, c, h, w] over windows chosen so that the result is [n, c, outputSize...].

@@ -8,23 +8,51 @@ package initializer
 import (
 	"fmt"
 	"math"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 
 	"l2ul/torch"
 )
 
+// Undrawn runs fn, which makes modules that are given other weights at once: what the functions of this package are asked for
+// on its thread meanwhile they leave undone. Of large networks, drawing is most of the making. It cannot be nested.
+func Undrawn(fn func()) {
+	torch.Scope(func() { // stays on its thread
+		oneUndrawn.Lock()
+		defer oneUndrawn.Unlock()
+		undrawn.Store(int64(unix.Gettid()))
+		defer undrawn.Store(0)
+		fn()
+	})
+}
+
+var (
+	oneUndrawn sync.Mutex
+	undrawn    atomic.Int64 // the thread of Undrawn, or 0
+)
+
+// write lets fn set a parameter, unless it stays undrawn.
+func write(fn func()) {
+	if thread := undrawn.Load(); thread == 0 || thread != int64(unix.Gettid()) {
+		torch.NoGrad(fn)
+	}
+}
+
 // Uniform draws every element from [low, high).
 func Uniform(t torch.Tensor, low, high float64) {
-	torch.NoGrad(func() { t.UniformI(low, high) })
+	write(func() { t.UniformI(low, high) })
 }
 
 // Normal draws every element from the normal distribution of the given mean and standard deviation.
 func Normal(t torch.Tensor, mean, std float64) {
-	torch.NoGrad(func() { t.NormalI(mean, std) })
+	write(func() { t.NormalI(mean, std) })
 }
 
 // Constant sets every element to value.
 func Constant(t torch.Tensor, value float64) {
-	torch.NoGrad(func() { t.FillI(value) })
+	write(func() { t.FillI(value) })
 }
 
 // Zeros sets every element to 0.

@@ -9,17 +9,17 @@ import (
 	"l2ul/torch/nn/initializer"
 )
 
-// The small residual network for CIFAR of He et al. (2016), §4.2, with the keys and the initialisation of
-// akamaster/pytorch_resnet_cifar10: 20 layers, 16/32/64 channels, shortcuts without parameters (option A).
+// The small residual networks for CIFAR of He et al. (2016), §4.2, with the keys and the initialisation of
+// akamaster/pytorch_resnet_cifar10: 6n+2 layers, 16/32/64 channels, shortcuts without parameters (option A).
 
 func init() {
-	register(Card{
-		Name: "resnet20", Summary: "ResNet-20 for CIFAR: 16/32/64 channels, 0.27 million parameters",
-		Classes: 10, Size: 32, Mean: []float64{0.4914, 0.4822, 0.4465}, Std: []float64{0.2023, 0.1994, 0.2010},
-	}, func(classes int64, normalise nn.Module) Classifier { return newResNet20(classes, normalise) })
+	cifar10("resnet20", "ResNet-20 for CIFAR: 16/32/64 channels", 269_722, 40_551_040,
+		func(classes int64, normalise nn.Module) Classifier { return newSmallResNet(3, classes, normalise) })
+	cifar10("resnet56", "ResNet-56 for CIFAR: 16/32/64 channels", 853_018, 125_485_696,
+		func(classes int64, normalise nn.Module) Classifier { return newSmallResNet(9, classes, normalise) })
 }
 
-type resNet20 struct {
+type smallResNet struct {
 	nn.Base
 	normalise nn.Module
 	conv1     *nn.Conv2dModule
@@ -28,8 +28,9 @@ type resNet20 struct {
 	linear    *nn.LinearModule
 }
 
-func newResNet20(classes int64, normalise nn.Module) *resNet20 {
-	m := &resNet20{normalise: normalise, conv1: conv(3, 16, 3, 1), bn1: batchNorm(16)}
+// newSmallResNet makes a network with n blocks in each stage.
+func newSmallResNet(n int, classes int64, normalise nn.Module) *smallResNet {
+	m := &smallResNet{normalise: normalise, conv1: conv(3, 16, 3, 1), bn1: batchNorm(16)}
 	m.Child("normalise", m.normalise)
 	m.Child("conv1", m.conv1)
 	m.Child("bn1", m.bn1)
@@ -39,8 +40,11 @@ func newResNet20(classes int64, normalise nn.Module) *resNet20 {
 		if i > 0 {
 			stride = 2
 		}
-		m.layers[i] = nn.Sequential(
-			newPlainBlock(in, width, stride), newPlainBlock(width, width, 1), newPlainBlock(width, width, 1))
+		blocks := []nn.Module{newPlainBlock(in, width, stride)}
+		for range n - 1 {
+			blocks = append(blocks, newPlainBlock(width, width, 1))
+		}
+		m.layers[i] = nn.Sequential(blocks...)
 		m.Child(fmt.Sprintf("layer%d", i+1), m.layers[i])
 		in = width
 	}
@@ -58,9 +62,9 @@ func newResNet20(classes int64, normalise nn.Module) *resNet20 {
 	return m
 }
 
-func (m *resNet20) Forward(x torch.Tensor) torch.Tensor { return m.linear.Forward(m.Features(x)) }
+func (m *smallResNet) Forward(x torch.Tensor) torch.Tensor { return m.linear.Forward(m.Features(x)) }
 
-func (m *resNet20) Features(x torch.Tensor) torch.Tensor {
+func (m *smallResNet) Features(x torch.Tensor) torch.Tensor {
 	x = m.normalise.Forward(x)
 	x = F.Relu(m.bn1.Forward(m.conv1.Forward(x)), true)
 	for _, layer := range m.layers {
