@@ -59,7 +59,7 @@ func (a *archive) inflate(f *zip.File, limit int64) ([]byte, error) {
 	if f.Method != zip.Deflate {
 		return a.read(f.Name, -1, limit)
 	}
-	if f.UncompressedSize64 > uint64(max(limit, 0)) { //nolint:gosec // not negative
+	if f.UncompressedSize64 > uint64(max(limit, 0)) {
 		return nil, corrupt("zip entry %.100q claims to unpack to %d bytes, too many for a file of this size", f.Name, f.UncompressedSize64)
 	}
 	r, err := f.Open()
@@ -71,7 +71,7 @@ func (a *archive) inflate(f *zip.File, limit int64) ([]byte, error) {
 	if _, err := io.ReadFull(r, data); err != nil {
 		return nil, &contentError{fmt.Sprintf("zip entry %.100q cannot be unpacked", f.Name), err}
 	}
-	if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF { //nolint:errorlint // the end comes bare, and after the checksum
+	if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF { // the end comes bare, and after the checksum
 		return nil, &contentError{fmt.Sprintf("zip entry %.100q has more than its %d bytes, or the wrong checksum", f.Name, len(data)), err}
 	}
 	return data, nil

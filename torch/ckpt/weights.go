@@ -79,9 +79,15 @@ func typeName(v any) string {
 	return pickle.TypeName(v)
 }
 
+// compiledClass is what torch.compile puts around a network, pickled as a call with the network.
+const compiledClass = "torch._dynamo.eval_frame.OptimizedModule"
+
 // moduleOf returns the attributes of a torch.nn.Module.
 func moduleOf(v any) (attributes *pickle.Dict, ok bool) {
 	o, ok := v.(*pickle.Object)
+	if ok && o.Class == compiledClass && len(o.Args) > 0 {
+		o, ok = o.Args[0].(*pickle.Object)
+	}
 	if !ok {
 		return nil, false
 	}
@@ -101,7 +107,7 @@ func moduleOf(v any) (attributes *pickle.Dict, ok bool) {
 // maxWalk bounds what the tensors of modules may take. Modules may share others, and even contain themselves, so that a few
 // hundred bytes can stand for any number of tensors.
 const (
-	maxWalk  = 16 << 20
+	maxWalk  = 4 << 20
 	costName = 128
 	maxName  = 1 << 10 // of a module; it bounds the depth as well
 )

@@ -745,9 +745,9 @@ func (m *machine) call(callee any, args Tuple) error {
 		v, err := f(&m.budget, args)
 		return m.pushOr(v, err)
 	case Inert:
-		return m.push(&Object{Class: f})
+		return m.push(&Object{Class: f, Args: args})
 	case *Object: // what an inert call gave, such as functools.partial
-		return m.push(&Object{Class: f.Class})
+		return m.push(&Object{Class: f.Class, Args: args})
 	}
 	return fmt.Errorf("calls %s, which is no function", TypeName(callee))
 }

@@ -23,11 +23,12 @@ type Dict struct {
 // Inert is the name, "module.name", of a class or function that Options.Inert allows. Unprintable characters are escaped.
 type Inert string
 
-// Object is an instance of an Inert class, or what a call of an Inert function would return. Arguments and the items of
-// classes that extend list or dict are not kept.
+// Object is an instance of an Inert class, or what a call of an Inert function would return. Keyword arguments and the items
+// of classes that extend list or dict are not kept.
 type Object struct {
 	Class Inert
-	State any // what Python would pass to __setstate__, most often the *Dict of the attributes; nil if there was none
+	Args  Tuple // of the call
+	State any   // what Python would pass to __setstate__, most often the *Dict of the attributes; nil if there was none
 }
 
 // Build keeps the state, without the part that belongs to __slots__.
