@@ -135,10 +135,10 @@ func (s *Set) Summary(labels []int) Summary {
 	if n == 0 {
 		return Summary{}
 	}
-	sum, norms := Summary{Pairs: n}, make([]float64, n)
+	sum, norms, successes := Summary{Pairs: n}, make([]float64, n), 0
 	for i, p := range s.Pairs[:n] {
 		if p.Success {
-			sum.Success += 1 / float64(n)
+			successes++
 		}
 		sum.MeanLoss += p.LossEnd / float64(n)
 		sum.Norm.Mean += p.Norm / float64(n)
@@ -147,6 +147,7 @@ func (s *Set) Summary(labels []int) Summary {
 			sum.OnLabel++
 		}
 	}
+	sum.Success = float64(successes) / float64(n)
 	slices.Sort(norms)
 	at := func(q float64) float64 {
 		below, part := math.Modf(q * float64(n-1))

@@ -631,3 +631,14 @@ func largestOf(t torch.Tensor) torch.Tensor {
 	values, _ := t.Abs().Reshape(t.Size(0), -1).MaxDim(1, false)
 	return values
 }
+
+// A share of all is 1 and not a little more, which the schema of results forbids.
+func TestSummaryOfSuccesses(t *testing.T) {
+	set := &attack.Set{Done: 320, Pairs: make([]attack.Pair, 320)}
+	for i := range set.Pairs {
+		set.Pairs[i] = attack.Pair{Target: 1, Log: attack.Log{Success: true}}
+	}
+	if got := set.Summary([]int{0}).Success; got != 1 {
+		t.Errorf("%d of %d pairs are a share of %v", set.Done, set.Done, got)
+	}
+}
