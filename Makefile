@@ -94,7 +94,8 @@ build/libtorch.path: scripts/common.sh scripts/libtorch.sh scripts/link-libtorch
 # ---- our two libraries -----------------------------------------------------------------------------------------------
 # -ffp-contract=off: the kernels' arithmetic is defined operation by operation, so the compiler may not fuse any.
 
-common_flags := -std=c++20 -fPIC -fopenmp -D_GLIBCXX_USE_CXX11_ABI=1 -Wall -Wextra -MMD -MP
+# -Wno-psabi: vectors pass between functions that are always inlined, so their ABI does not matter.
+common_flags := -std=c++20 -fPIC -fopenmp -D_GLIBCXX_USE_CXX11_ABI=1 -Wall -Wextra -Wno-psabi -MMD -MP
 bridge_flags := -O2
 kernel_flags := -O3 -ffp-contract=off
 # The first path is for the bridge, which opens libl2ul.so; the second for what both link.

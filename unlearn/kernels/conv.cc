@@ -15,9 +15,6 @@
 #include <type_traits>
 #include <vector>
 
-// Vectors are passed between functions that are always inlined, so that their ABI does not matter.
-#pragma GCC diagnostic ignored "-Wpsabi"
-
 #define L2UL_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #define L2UL_INLINE __attribute__((always_inline)) inline
 
