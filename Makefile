@@ -93,7 +93,6 @@ build/libtorch.path: scripts/common.sh scripts/libtorch.sh scripts/link-libtorch
 
 # ---- our two libraries -----------------------------------------------------------------------------------------------
 # -ffp-contract=off: the kernels' arithmetic is defined operation by operation, so the compiler may not fuse any.
-
 # -Wno-psabi: vectors pass between functions that are always inlined, so their ABI does not matter.
 common_flags := -std=c++20 -fPIC -fopenmp -D_GLIBCXX_USE_CXX11_ABI=1 -Wall -Wextra -Wno-psabi -MMD -MP
 bridge_flags := -O2
