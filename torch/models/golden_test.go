@@ -96,9 +96,6 @@ func TestGolden(t *testing.T) {
 
 			nn.ToMemoryFormat(m, torch.ChannelsLast)
 			size := int64(min(card.Size, 64))
-			if strings.HasPrefix(name, "vit") {
-				size = int64(card.Size)
-			}
 			for _, mode := range []string{"eval", "train"} { // training changes the running statistics
 				want := map[string]pass{"eval": want.Eval, "train": want.Train}[mode]
 				run(t, func() {
