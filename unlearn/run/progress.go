@@ -43,7 +43,7 @@ func (c *Console) Progress(phase, unit string, total int64) *Progress {
 			style = mpb.NopStyle() // nothing to fill
 		}
 		p.bar = c.show().New(total, style,
-			mpb.PrependDecorators(decor.Name(phase, decor.WC{W: 12, C: decor.DindentRight})),
+			mpb.PrependDecorators(decor.Name(phase, decor.WC{W: 14, C: decor.DindentRight})),
 			mpb.AppendDecorators(decor.Any(func(s decor.Statistics) string { return p.told(s.Current) })))
 	}
 	return p
