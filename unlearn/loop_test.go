@@ -537,31 +537,9 @@ func TestResume(t *testing.T) {
 			want := start().finish()
 			for stop := range want.Steps {
 				torch.Scope(func() {
-					r, state := start(), unlearn.State{}
-					ctx, cancel := context.WithCancel(t.Context())
-					defer cancel()
-					if stop == 0 {
-						cancel()
-					}
-					var file *ckpt.File
-					r.task.Save = func(s *unlearn.State, force bool) error {
-						if s.Step == stop {
-							cancel()
-						}
-						if force {
-							state, file = *s, nn.Pack(s.Tensors)
-						}
-						return nil
-					}
-					res, err := unlearn.Forget(ctx, r.m, r.task, r.o)
-					if err != nil || res.Outcome != unlearn.Interrupted || res.Steps != stop || file == nil {
-						t.Fatalf("%s stopped after step %d: %+v, %v", method, stop, res, err)
-					}
-					again := start()
-					if state.Tensors, err = nn.Unpack(file); err != nil {
-						t.Fatal(err)
-					}
-					again.goOn(&state, r, want, fmt.Sprintf("%s stopped after step %d", method, stop))
+					r := start()
+					state := r.stopAfter(stop)
+					start().goOn(state, r, want, fmt.Sprintf("%s stopped after step %d", method, stop))
 				})
 			}
 		}
@@ -623,6 +601,35 @@ func (r *try) finish() *finished {
 	f.Result = r.run()
 	f.Seconds = 0
 	return f
+}
+
+// stopAfter interrupts r after so many steps and returns the state that it leaves, as a file brings it back.
+func (r *try) stopAfter(steps int) *unlearn.State {
+	r.Helper()
+	var state unlearn.State
+	var file *ckpt.File
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	if steps == 0 {
+		cancel()
+	}
+	r.task.Save = func(s *unlearn.State, force bool) error {
+		if s.Step == steps {
+			cancel()
+		}
+		if force {
+			state, file = *s, nn.Pack(s.Tensors)
+		}
+		return nil
+	}
+	res, err := unlearn.Forget(ctx, r.m, r.task, r.o)
+	if err != nil || res.Outcome != unlearn.Interrupted || res.Steps != steps || file == nil {
+		r.Fatalf("%s stopped after step %d: %+v, %v", r.m.Name, steps, res, err)
+	}
+	if state.Tensors, err = nn.Unpack(file); err != nil {
+		r.Fatal(err)
+	}
+	return &state
 }
 
 // goOn runs r from the state that the run first left, and holds the two together against a run that nothing stopped.

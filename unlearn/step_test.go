@@ -1,7 +1,6 @@
 package unlearn_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -14,7 +13,6 @@ import (
 	"l2ul/internal/smallnet"
 	"l2ul/internal/tape"
 	"l2ul/torch"
-	"l2ul/torch/ckpt"
 	"l2ul/torch/cuda"
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
@@ -260,29 +258,10 @@ func TestResumeRecordedSteps(t *testing.T) {
 		}
 		whole := start().course(nil)
 		for _, stop := range []int{1, 4, 7, 10} {
-			r, tapes, state := start(), &tape.Tape{}, unlearn.State{}
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			var file *ckpt.File
+			r, tapes := start(), &tape.Tape{}
 			r.task.Graphs = tapes.Record
-			r.task.Save = func(s *unlearn.State, force bool) error {
-				if s.Step == stop {
-					cancel()
-				}
-				if force {
-					state, file = *s, nn.Pack(s.Tensors)
-				}
-				return nil
-			}
-			if res, err := unlearn.Forget(ctx, r.m, r.task, r.o); err != nil || res.Outcome != unlearn.Interrupted || res.Steps != stop {
-				t.Fatalf("stopped after step %d: %+v, %v", stop, res, err)
-			}
-			var err error
-			if state.Tensors, err = nn.Unpack(file); err != nil {
-				t.Fatal(err)
-			}
 			again := start()
-			again.task.Resume = &state
+			again.task.Resume = r.stopAfter(stop)
 			got := again.course(tapes.Record)
 			want := course{whole.Result, whole.Log[stop:], whole.States[stop:]}
 			if d := differ(want, got); d != "" || count(tapes, "capture") == 0 || count(tapes, "free") != count(tapes, "capture") {
