@@ -28,8 +28,8 @@ import (
 	"l2ul/unlearn/data/jpeg"
 )
 
-// A decoded split is kept as a file, Source.Cache/HASH-OF-THE-SOURCE'S-PATH/SPLIT-KEY.pixels, which later starts map into
-// memory in place of decoding:
+// A decoded split is kept as a file, Source.Cache/HASH-OF-THE-SOURCE'S-PATH/SPLIT-KEY.pixels, which later starts read in place
+// of decoding:
 //
 //	pixels   n*C*H*W bytes, NCHW
 //	about    JSON: all else of the set, the key of what it was decoded from, the fingerprint
@@ -37,7 +37,8 @@ import (
 //
 // The end is written last, the file is synced and then renamed, so a file of the right name whose end fits its size is
 // whole. Its pixels are not checked again, since that would read all of a file that is there to be read in parts: they are
-// trusted as far as the disk is. The file is read-only, which keeps accidents away.
+// trusted as far as the disk is. The file is read-only, which keeps accidents away. It is read and not mapped: where a disk
+// fails or somebody truncates it, a read is an error, while a mapping would end the process by a signal.
 const (
 	keptFormat = "l2ul.decoded/1\n"
 	keptSuffix = ".pixels"
@@ -135,7 +136,7 @@ func (s Source) note(text string) {
 	}
 }
 
-// kept maps a set of the cache, which is decoded into it first where it is missing. One process does that at a time, so
+// kept opens a set of the cache, which is decoded into it first where it is missing. One process does that at a time, so
 // that many of them that start together decode once.
 func (s Source) kept(ctx context.Context, split, key string, open func() (*imageSplit, error)) (*Set, error) {
 	source, err := filepath.Abs(s.Dir)
@@ -283,27 +284,41 @@ func seal(text []byte) []byte {
 	return append(append(end, sum[:]...), keptFormat...)
 }
 
-// openKept maps a file of the cache. It fails with fs.ErrNotExist where there is none, and with what is wrong with one
+// openKept opens a file of the cache. It fails with fs.ErrNotExist where there is none, and with what is wrong with one
 // that is not whole or was decoded from something else.
 func openKept(path, key string) (*Set, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
 	info, err := file.Stat()
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, file.Close())
 	}
 	set, err := readKept(file, info.Size(), key)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, file.Close())
 	}
-	set.Pixels, err = unix.Mmap(int(file.Fd()), 0, int(set.bytes()), unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("it cannot be mapped: %w", err)
-	}
+	set.lazy = keptPixels{file}
 	return set, nil
+}
+
+// keptPixels is a file of the cache, open as long as somebody can ask for its pixels: then the runtime closes it.
+type keptPixels struct{ *os.File }
+
+func (f keptPixels) read(dst []byte, set *Set, indices []int) error {
+	size := set.C * set.H * set.W
+	for at := 0; at < len(indices); {
+		run := 1 // neighbours are read at once
+		for at+run < len(indices) && indices[at+run] == indices[at]+run {
+			run++
+		}
+		if _, err := f.ReadAt(dst[at*size:(at+run)*size], int64(indices[at])*int64(size)); err != nil {
+			return &InputError{f.Name(), "these decoded images can no longer be read; remove the file, and they are decoded again", err}
+		}
+		at += run
+	}
+	return nil
 }
 
 // readKept reads all but the pixels of a file of so many bytes.

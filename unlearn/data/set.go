@@ -9,19 +9,24 @@ import (
 	"sync"
 )
 
-// Set is one split of a dataset as the host sees it. It is read-only once opened and safe for concurrent use. Where its
-// pixels lie in a file, that stays mapped as long as the process lives, so that no slice of them ever dangles.
+// Set is one split of a dataset as the host sees it. It is read-only once opened and safe for concurrent use.
 type Set struct {
 	Dataset string   // the registered name, e.g. "cifar10"
 	Split   string   // "train", "test" or "val"
 	Classes []string // class names; a label is an index into them
 	C, H, W int      // channels (red, green, blue), height, width of every image
-	Pixels  []byte   // n*C*H*W values, NCHW; perhaps a file of the cache, mapped: writing to them ends the process
+	Pixels  []byte   // n*C*H*W values, NCHW; or nil where they lie in a file of the cache: see Read
 	Labels  []int    // n values in [0, len(Classes))
 	Names   []string // n file names relative to the split's parent, or nil where samples have none
 
+	lazy        lazy // makes the pixels where Pixels is nil
 	once        sync.Once
 	fingerprint string
+}
+
+// lazy makes the pixels of images when they are asked for.
+type lazy interface {
+	read(dst []byte, set *Set, indices []int) error
 }
 
 // bytes is the size of the pixels, known before they are there.
@@ -30,7 +35,20 @@ func (s *Set) bytes() int64 { return int64(s.Len()) * int64(s.C) * int64(s.H) * 
 // Len returns the number of images.
 func (s *Set) Len() int { return len(s.Labels) }
 
-// Image returns the pixels of image i, C*H*W values, without copying.
+// Read writes the pixels of images to dst, C*H*W values each. It works for every set: where Pixels is nil they are read now,
+// and what cannot be read is an *InputError.
+func (s *Set) Read(dst []byte, indices []int) error {
+	if s.lazy != nil {
+		return s.lazy.read(dst, s, indices)
+	}
+	size := s.C * s.H * s.W
+	for at, i := range indices {
+		copy(dst[at*size:(at+1)*size], s.Image(i))
+	}
+	return nil
+}
+
+// Image returns the pixels of image i, C*H*W values, without copying. There must be Pixels.
 func (s *Set) Image(i int) []byte {
 	size := s.C * s.H * s.W
 	return s.Pixels[i*size : (i+1)*size : (i+1)*size]
@@ -81,7 +99,7 @@ func (d digest) fingerprint() string {
 
 // check verifies what every reader must deliver.
 func (s *Set) check(path string) error {
-	if s.C <= 0 || s.H <= 0 || s.W <= 0 || int64(len(s.Pixels)) != s.bytes() {
+	if s.C <= 0 || s.H <= 0 || s.W <= 0 || s.lazy == nil && int64(len(s.Pixels)) != s.bytes() {
 		return inputf(path, "split %q: %d bytes of pixels for %d images of %dx%dx%d", s.Split, len(s.Pixels), s.Len(), s.C, s.H, s.W)
 	}
 	return s.checkSamples(path)
