@@ -168,7 +168,7 @@ func (s Source) kept(ctx context.Context, split, key string, open func() (*image
 	if set, err = images.set(); err != nil {
 		return nil, err
 	}
-	if err := makeRoom(dir, set); err != nil {
+	if err := s.makeRoom(dir, set); err != nil {
 		return nil, &unkeptError{err}
 	}
 	if err := s.write(ctx, path, key, images, set); err != nil {
@@ -201,8 +201,8 @@ func (s Source) lock(ctx context.Context, dir, split string) (*flock.Flock, erro
 }
 
 // makeRoom removes what a killed process left of a split, and what was decoded from files that have changed since. It
-// fails where the disk has no room for the set all the same, or its names cannot be kept.
-func makeRoom(dir string, set *Set) error {
+// fails where there is no room for the set all the same, or its names cannot be kept.
+func (s Source) makeRoom(dir string, set *Set) error {
 	for _, name := range slices.Concat(set.Names, set.Classes) {
 		if !utf8.ValidString(name) { // JSON would change it
 			return fmt.Errorf("the name %q is not UTF-8", name)
@@ -219,23 +219,20 @@ func makeRoom(dir string, set *Set) error {
 			}
 		}
 	}
-	free, err := freeBytes(dir)
-	if err != nil {
-		return err
-	}
-	if need := set.bytes() + spareBytes; free < need {
-		return fmt.Errorf("the %d images of %s need %d bytes in %s, %d of them to stay free, and there are %d", set.Len(), set.Split, need, dir, int64(spareBytes), free)
+	if err := s.evict(set.bytes()); err != nil {
+		return fmt.Errorf("the %d images of %s %w", set.Len(), set.Split, err)
 	}
 	return nil
 }
 
-// freeBytes is what a process without privileges may still write to the disk of a folder.
-var freeBytes = func(dir string) (int64, error) {
+// diskSpace is what a process without privileges may still write to the disk of a folder, and how large that is, in bytes.
+var diskSpace = func(dir string) (free, whole int64, err error) {
 	var disk unix.Statfs_t
 	if err := unix.Statfs(dir, &disk); err != nil {
-		return 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
+		return 0, 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	return int64(min(disk.Bavail, math.MaxInt64/uint64(disk.Bsize))) * disk.Bsize, nil
+	bytes := func(blocks uint64) int64 { return int64(min(blocks, math.MaxInt64/uint64(disk.Bsize))) * disk.Bsize }
+	return bytes(disk.Bavail), bytes(disk.Blocks), nil
 }
 
 // write decodes images into a file, which appears under its name once it is whole.
@@ -299,6 +296,7 @@ func openKept(path, key string) (*Set, error) {
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
+	use(file)
 	set.lazy = keptPixels{file}
 	return set, nil
 }

@@ -330,6 +330,71 @@ func TestKeptIsCutShort(t *testing.T) {
 	}
 }
 
+// disk pretends that the disk has so many bytes free, and in all.
+func disk(t *testing.T, free, whole int64) {
+	before := diskSpace
+	diskSpace = func(string) (int64, int64, error) { return free, whole, nil }
+	t.Cleanup(func() { diskSpace = before })
+}
+
+// What was not used for longest makes room, and is named; what a job has open stays, whenever it was opened.
+func TestKeptIsBounded(t *testing.T) {
+	const size = 4 * 3 * 23 * 37
+	cache := t.TempDir()
+	var shelves []*shelf
+	for range 4 {
+		s := newShelf(t, writeTree(t, smallTree(t)))
+		s.Cache, s.CacheSize = cache, 2*size+4096 // and what the files tell of the pixels
+		shelves = append(shelves, s)
+	}
+	open := func(i int) *Set { return shelves[i].open(t, "train")[0] }
+	kept := func(set *Set) string { return set.lazy.(keptPixels).Name() }
+	leave := func(set *Set) { // as if its process had ended an hour ago
+		t.Helper()
+		earlier := time.Now().Add(-time.Hour)
+		if err := errors.Join(set.lazy.(keptPixels).Close(), os.Chtimes(kept(set), earlier, earlier)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(paths ...string) {
+		t.Helper()
+		slices.Sort(paths)
+		if got := shelves[0].files(t); !slices.Equal(got, paths) {
+			t.Errorf("the cache holds %q, want %q", got, paths)
+		}
+	}
+
+	first, second := open(0), open(1)
+	leave(first)
+	leave(second)
+	if err := open(0).lazy.(keptPixels).Close(); err != nil { // used again, and left
+		t.Fatal(err)
+	}
+	third := open(2)
+	want(kept(first), kept(third))
+	if len(shelves[2].notes) != 1 || !strings.Contains(shelves[2].notes[0], kept(second)+", ") {
+		t.Errorf("notes %q do not name %s", shelves[2].notes, kept(second))
+	}
+
+	first = open(0) // older than the third one, and in use
+	earlier := time.Now().Add(-2 * time.Hour)
+	if err := os.Chtimes(kept(first), earlier, earlier); err != nil {
+		t.Fatal(err)
+	}
+	leave(third)
+	fourth := open(3)
+	want(kept(first), kept(fourth))
+	pixelsOf(t, first)
+
+	if set := open(1); set.lazy != nil { // both are in use
+		t.Errorf("%s is kept beyond the limit", kept(set))
+	}
+	if notes := strings.Join(shelves[1].notes, "\n"); !strings.Contains(notes, "those that running jobs use take") {
+		t.Errorf("notes %q", notes)
+	}
+	want(kept(first), kept(fourth))
+}
+
 // Who is stopped while decoding leaves nothing.
 func TestKeptIsCancelled(t *testing.T) {
 	s := newShelf(t, writeTree(t, smallTree(t)))
@@ -446,10 +511,12 @@ func TestNotKept(t *testing.T) {
 		says  string
 	}{
 		"no space": {func(t *testing.T, _ *shelf) {
-			before := freeBytes
-			freeBytes = func(string) (int64, error) { return spareBytes + 4*3*23*37 - 1, nil }
-			t.Cleanup(func() { freeBytes = before })
-		}, fmt.Sprintf("the 4 images of train need %d bytes", spareBytes+4*3*23*37)},
+			disk(t, spareBytes+4*3*23*37-1, math.MaxInt64)
+		}, fmt.Sprintf("the 4 images of train need %d bytes", 4*3*23*37)},
+		"a low limit": {func(_ *testing.T, s *shelf) { s.CacheSize = 4*3*23*37 - 1 }, "may take 10211 (UNLEARN_CACHE_IMAGES)"},
+		"half of a small disk": {func(t *testing.T, _ *shelf) {
+			disk(t, math.MaxInt64, 2*(4*3*23*37-1))
+		}, "may take 10211 (UNLEARN_CACHE_IMAGES)"},
 		"full meanwhile": {func(t *testing.T, s *shelf) {
 			s.Dir = large(t)
 			var before unix.Rlimit
@@ -496,9 +563,7 @@ func TestTooManyPixels(t *testing.T) {
 		files[fmt.Sprintf("train/a/%d.png", i)] = string(wide)
 	}
 	s := newShelf(t, writeTree(t, files))
-	before := freeBytes
-	freeBytes = func(string) (int64, error) { return 1 << 36, nil }
-	t.Cleanup(func() { freeBytes = before })
+	disk(t, 1<<36, math.MaxInt64)
 	for _, cache := range []string{"", s.Cache} {
 		s.notes, s.Cache = nil, cache
 		_, err := Open(t.Context(), "imagefolder", s.Source, "train")

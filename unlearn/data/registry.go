@@ -13,11 +13,13 @@ import (
 
 // Source says where a dataset comes from. Each dataset uses what it needs of it.
 type Source struct {
-	Dir     string            // folder or archive with the files
-	Seed    int64             // of generated datasets
-	Workers int               // goroutines that decode or draw images; 0 for one a core
-	Cache   string            // folder where decoded images are kept for the next start; "" for none
-	Note    func(text string) // is told why images are not kept, or what is waited for; nil where nobody listens
+	Dir     string // folder or archive with the files
+	Seed    int64  // of generated datasets
+	Workers int    // goroutines that decode or draw images; 0 for one a core
+	Cache   string // folder where decoded images are kept for the next start; "" for none
+	// CacheSize is how many bytes all decoded images in there may take; 0 for half of the disk. Those not used for longest go.
+	CacheSize int64
+	Note      func(text string) // is told why images are not kept, what is waited for, and what was removed; nil where nobody listens
 }
 
 func (s Source) workers() int { return cmp.Or(s.Workers, runtime.GOMAXPROCS(0)) }

@@ -148,17 +148,32 @@ func (d *desk) openData(ctx context.Context) error {
 	if err := d.openCache(); err != nil {
 		return err
 	}
-	decoded, err := d.cache.Folder("decoded")
-	if err != nil {
-		d.Console.Warn("decoded images are not kept: " + err.Error())
+	source := data.Source{Dir: d.source.DataDir, Workers: d.source.Workers, Note: d.Console.Warn}
+	if err := d.keepDecoded(&source); err != nil {
+		return err
 	}
-	source := data.Source{Dir: d.source.DataDir, Workers: d.source.Workers, Cache: decoded, Note: d.Console.Warn}
 	sets, err := data.Open(ctx, d.source.Dataset, source, "train", "test")
 	if err != nil {
 		return err
 	}
 	d.train, d.test = sets[0], sets[1]
 	d.memory = d.unused()
+	return nil
+}
+
+// keepDecoded says where decoded images are kept, and how much of them.
+func (d *desk) keepDecoded(source *data.Source) (err error) {
+	if text := os.Getenv("UNLEARN_CACHE_IMAGES"); text != "" {
+		if source.CacheSize, err = cache.ParseSize(text); err != nil {
+			return Usagef("UNLEARN_CACHE_IMAGES: %w", err)
+		}
+		if source.CacheSize == 0 {
+			return nil
+		}
+	}
+	if source.Cache, err = d.cache.Folder("decoded"); err != nil {
+		d.Console.Warn("decoded images are not kept: " + err.Error())
+	}
 	return nil
 }
 
