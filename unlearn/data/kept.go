@@ -115,7 +115,7 @@ func (s Source) keep(ctx context.Context, split string, key func() (string, erro
 			set.Len(), set.W, set.H, n, int64(maxSetBytes))
 	}
 	set.Pixels = make([]byte, 0, set.bytes())
-	err = images.decode(ctx, s, set, func(pixels []byte) error {
+	err = s.decode(ctx, images, set, func(pixels []byte) error {
 		set.Pixels = append(set.Pixels, pixels...)
 		return nil
 	})
@@ -123,6 +123,20 @@ func (s Source) keep(ctx context.Context, split string, key func() (string, erro
 		return nil, err
 	}
 	return set, nil
+}
+
+// decode decodes images while somebody may watch.
+func (s Source) decode(ctx context.Context, images *imageSplit, set *Set, emit func(pixels []byte) error) error {
+	if s.Watch == nil {
+		return images.decode(ctx, s, set, emit)
+	}
+	decoded, end := s.Watch(set.Split, set.Len())
+	defer end()
+	return images.decode(ctx, s, set, func(pixels []byte) error {
+		err := emit(pixels)
+		decoded(len(pixels) / (set.C * set.H * set.W))
+		return err
+	})
 }
 
 // unkeptError is why the cache cannot take a set. All other errors are those of the images.
@@ -243,7 +257,7 @@ func (s Source) write(ctx context.Context, path, key string, images *imageSplit,
 	}
 	defer file.Cleanup() //nolint:errcheck // does nothing after the rename, and before it there is an error to tell already
 	digest := set.newDigest()
-	err = images.decode(ctx, s, set, func(pixels []byte) error {
+	err = s.decode(ctx, images, set, func(pixels []byte) error {
 		digest.Write(pixels)
 		if _, err := file.Write(pixels); err != nil {
 			return &unkeptError{err}

@@ -130,6 +130,29 @@ func TestKept(t *testing.T) {
 	}
 }
 
+// Who watches is told how many images there are, of each that is decoded, and of the end, also of one that comes early.
+func TestDecodingIsWatched(t *testing.T) {
+	for name, cache := range map[string]string{"kept": t.TempDir(), "in memory": ""} {
+		var events []string
+		s := Source{Dir: writeTree(t, smallTree(t)), Cache: cache}
+		s.Watch = func(split string, images int) (func(int), func()) {
+			left := images
+			return func(n int) { left -= n }, func() { events = append(events, fmt.Sprintf("%s: %d, %d left", split, images, left)) }
+		}
+		open := func(splits ...string) error { _, err := Open(t.Context(), "imagefolder", s, splits...); return err }
+		if err := open("train", "val"); err != nil {
+			t.Fatal(err)
+		}
+		rewrite(t, filepath.Join(s.Dir, "test/bee/x.png"), "no image")
+		if open("test") == nil {
+			t.Error("a broken image was decoded")
+		}
+		if len(events) != 3 || events[0] != "train: 4, 0 left" || events[1] != "val: 1, 0 left" || strings.HasSuffix(events[2], " 0 left") {
+			t.Errorf("%s: %q", name, events)
+		}
+	}
+}
+
 // Whatever of the files changes, the cache does not give what they were, and lets go of it.
 func TestKeptFollowsFiles(t *testing.T) {
 	files := smallTree(t)

@@ -148,7 +148,7 @@ func (d *desk) openData(ctx context.Context) error {
 	if err := d.openCache(); err != nil {
 		return err
 	}
-	source := data.Source{Dir: d.source.DataDir, Workers: d.source.Workers, Note: d.Console.Warn}
+	source := data.Source{Dir: d.source.DataDir, Workers: d.source.Workers, Note: d.Console.Warn, Watch: d.watchDecoding}
 	if err := d.keepDecoded(&source); err != nil {
 		return err
 	}
@@ -159,6 +159,12 @@ func (d *desk) openData(ctx context.Context) error {
 	d.train, d.test = sets[0], sets[1]
 	d.memory = d.unused()
 	return nil
+}
+
+// watchDecoding shows how many images of a split are decoded.
+func (d *desk) watchDecoding(_ string, images int) (decoded func(n int), end func()) {
+	progress := d.Console.Progress("decode", "images", int64(images))
+	return func(n int) { progress.Add(int64(n)) }, progress.Done
 }
 
 // keepDecoded says where decoded images are kept, and how much of them.
