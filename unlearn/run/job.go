@@ -423,13 +423,7 @@ func (d *desk) checkNormalization(file *ckpt.File) error {
 	if err != nil {
 		return err
 	}
-	mean, std := card.Mean, card.Std
-	if d.model.Mean != nil {
-		mean = d.model.Mean
-	}
-	if d.model.Std != nil {
-		std = d.model.Std
-	}
+	mean, std := d.normalisation(card)
 	ours := map[string][]float64{"mean": mean, "std": std}
 	layer, err := nn.Unpack(&ckpt.File{Tensors: file.Format.Front})
 	if err != nil {
@@ -445,6 +439,18 @@ func (d *desk) checkNormalization(file *ckpt.File) error {
 		}
 	}
 	return nil
+}
+
+// normalisation is what the network does to pixels first: what the user says, else what its card does.
+func (d *desk) normalisation(card models.Card) (mean, std []float64) {
+	mean, std = card.Mean, card.Std
+	if d.model.Mean != nil {
+		mean = d.model.Mean
+	}
+	if d.model.Std != nil {
+		std = d.model.Std
+	}
+	return mean, std
 }
 
 // score evaluates the network on images, with progress under the name of a phase.
@@ -579,8 +585,12 @@ func (d *desk) plan(rows ...[2]string) {
 		network = d.model.Model + ", " + d.described()
 	}
 	all := [][2]string{
-		{"data", fmt.Sprintf("%s: %d training images of %d classes, %d test images", d.train.Dataset, d.train.Len(), len(d.train.Classes), d.test.Len())},
+		{"data", fmt.Sprintf("%s: %s of %d classes, %s", d.train.Dataset, Counted(d.train.Len(), "training image"), len(d.train.Classes), Counted(d.test.Len(), "test image"))},
 		{"network", network},
+	}
+	if card, err := models.Info(d.model.Model); err == nil { // of eval, several networks may have none in common
+		mean, std := d.normalisation(card)
+		all = append(all, [2]string{"pixels", fmt.Sprintf("in [0, 1], less the mean %v, over the deviation %v", mean, std)})
 	}
 	d.Console.Plan(d.Config.Spec.Verb, append(all, rows...))
 }

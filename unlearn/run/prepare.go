@@ -57,7 +57,7 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 			if err != nil {
 				return err
 			}
-			return d.planRun(o.FolderOptions, d.inputs(forget), [2]string{"attack", fmt.Sprintf("%d pairs of %d images, %d iterations each", n, len(forget.Indices), settings.Iters)})
+			return d.planRun(o.FolderOptions, d.inputs(forget), [2]string{"attack", fmt.Sprintf("%s of %s, %s each", Counted(n, "pair"), Counted(len(forget.Indices), "image"), Counted(settings.Iters, "iteration"))})
 		}
 		result, err = d.attackRun(ctx, o, settings, forget)
 		return err
@@ -214,7 +214,7 @@ func Importance(ctx context.Context, inv Invocation) (result *ImportanceResult, 
 			return err
 		}
 		if o.DryRun {
-			return d.planRun(o.FolderOptions, nil, [2]string{"importance", fmt.Sprintf("%s over %d images", settings.Kind, len(forget.Indices))})
+			return d.planRun(o.FolderOptions, nil, [2]string{"importance", fmt.Sprintf("%s over %s", settings.Kind, Counted(len(forget.Indices), "image"))})
 		}
 		result, err = d.importanceRun(ctx, o, settings, forget)
 		return err
