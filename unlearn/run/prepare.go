@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"l2ul/torch"
+	"l2ul/torch/cuda"
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
@@ -256,9 +257,16 @@ func (d *desk) estimate(ctx context.Context, o importance.Options, params []nn.N
 	for _, p := range params {
 		job.Params = append(job.Params, p.Tensor)
 	}
+	if d.mode != engine.Reference {
+		job.Graphs = cuda.NewRecorder(d.device)
+	}
 	progress := d.Console.Progress("importance", "images", int64(images.Len()))
 	defer progress.Done()
-	return job.Run(ctx, func(done int) { progress.Set(int64(done)) })
+	omega, err := job.Run(ctx, func(done int) { progress.Set(int64(done)) })
+	if job.NoGraph != "" {
+		d.Console.Log().Info().Str("reason", job.NoGraph).Msg("gradients for the importance are queued operator by operator, without a CUDA graph: same bits, but slower")
+	}
+	return omega, err
 }
 
 // summarize describes Ω̄ over all parameters.

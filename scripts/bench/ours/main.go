@@ -464,7 +464,7 @@ func estimate(kind string) func(*inputs) repeat {
 		x, y := in.all(in.forget())
 		job := &importance.Job{
 			Net: net, Params: net.Root().Parameters(), Images: &unlearn.Examples{X: x, Y: y}, Slice: 32,
-			Options: importance.Options{Kind: kind, Accumulate: true},
+			Options: importance.Options{Kind: kind, Accumulate: true}, Graphs: cuda.NewRecorder(in.device),
 		}
 		return func() (seconds float64, proof check) {
 			torch.Scope(func() {
