@@ -62,9 +62,12 @@ func Inspect(path string) (*Inspection, error) {
 }
 
 // networkOf names the network that the tensors of a file are of, and the number of classes; "" and 0 if there is none. It builds
-// all networks to compare, which takes a second.
+// one network after the other until one fits, which takes up to a second.
 func networkOf(file *ckpt.File) (name string, classes int) {
 	for _, candidate := range models.Names() {
+		if name != "" {
+			break
+		}
 		torch.Scope(func() {
 			net, err := models.New(candidate, models.Options{Undrawn: true})
 			if err != nil {
