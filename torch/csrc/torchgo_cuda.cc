@@ -84,12 +84,12 @@ bool capturing(CUDAStream stream) {
 }
 
 // A graph whose captures leave nothing behind when they fail. CUDAGraph leaves everything as it is at the failure: the
-// stream captures, both allocators ask a graph that is soon gone about every allocation and keep its pools for ever, and
-// generators refuse to draw. Where a capture has ended well, CUDAGraph::reset gives all of that back.
+// stream captures, both allocators ask a graph that is soon gone about every allocation and keep its pools for ever,
+// and generators refuse to draw. Where a capture has ended well, CUDAGraph::reset gives all of that back.
 class Graph : public at::cuda::CUDAGraph {
  public:
-  // Takes what the current stream is given into the graph, which shares the memory of `like` unless that is null. Calls of
-  // other threads do not spoil it, and enter it only where they go to its stream, as those of autograd's do.
+  // Takes what the current stream is given into the graph, which shares the memory of `like` unless that is null. Calls
+  // of other threads do not spoil it, and enter it only where they go to its stream, as those of autograd's do.
   void begin(const Graph* like) {
     TORCH_CHECK(!capturing(c10::cuda::getCurrentCUDAStream()), "the stream is captured already; captures do not nest");
     const auto pool = like == nullptr ? at::cuda::graph_pool_handle() : like->mempool_id_;
@@ -111,8 +111,8 @@ class Graph : public at::cuda::CUDAGraph {
   }
 
  private:
-  // begun says that capture_begin came to its end; without that, an allocator has a pool of this graph only where it says
-  // that it fills one.
+  // begun says that capture_begin came to its end; without that, an allocator has a pool of this graph only where it
+  // says that it fills one.
   void abandon(bool begun) noexcept {
     if (capturing(capture_stream_)) {
       cudaGraph_t unfinished = nullptr;
@@ -126,8 +126,7 @@ class Graph : public at::cuda::CUDAGraph {
           begun, [&] { allocator::endAllocateToPool(capture_dev_, mempool_id_); },
           [&] { allocator::releasePool(capture_dev_, mempool_id_); });
       auto* host = at::getHostAllocator(at::kCUDA);
-      give_back(
-          begun, [&] { host->end_allocate_to_pool(mempool_id_); }, [&] { host->release_pool(mempool_id_); });
+      give_back(begun, [&] { host->end_allocate_to_pool(mempool_id_); }, [&] { host->release_pool(mempool_id_); });
     }
     (void)cudaGetLastError();  // else the next kernel's launch would be blamed for what failed here
   }
