@@ -103,11 +103,11 @@ const fewest = 32
 
 // tile chooses how a convolution to images of the shape [C, H, W] is summed.
 func tile(c *kernels.Conv, depth int64, shape []int64) int64 {
-	three := c.Kernel[0] == 3 && c.Kernel[1] == 3 && c.Stride[0] == 1 && c.Stride[1] == 1 && c.Padding[0] <= 2 && c.Padding[1] <= 2
+	three := c.Kernel[0] == 3 && c.Kernel[1] == 3 && c.Stride[0] == 1 && c.Stride[1] == 1 && c.Padding[0] == c.Padding[1] && c.Padding[0] <= 2
 	if !three || depth%8 != 0 || depth < fewest {
 		return 0
 	}
-	return kernels.WinogradTile(shape[1], shape[2])
+	return kernels.WinogradTile(shape[1], shape[2], c.Padding[0])
 }
 
 func (c *conv) passes(i int) bool { return i == 1 }

@@ -210,27 +210,31 @@ void multiply(const Tile<Number>& tile) {
   level == Level::kAny ? multiply_any(tile) : multiply_avx2(tile);
 }
 
-// c[r, p, l] (+)= the sum over k of a[k, r] * b[k, p, l], for kOuter rows and one or two panels: the inner loop of a
+// c[r, l] (+)= the sum over rows k of a[k][r] * b[k][l], for kOuter r and one or two panels of l: the inner loop of a
 // gradient by weights.
 constexpr int kOuter = 8;
 
 struct Outer {
-  const float *a, *b;
-  int64_t a_pitch, b_pitch, depth, panels;
+  const float *const *a, *const *b;  // rows, of which the columns from a_at and b_at on are meant
+  int64_t a_at, b_at, rows, panels;
   float* c;
   int64_t pitch;
   bool fresh;
 };
 
-// Four rows of one panel.
-__attribute__((target("avx2,fma"))) void outer_four(const Outer& o, const float* a, const float* b, float* c) {
+// Four rows of one panel of c.
+template <int kHalf>
+__attribute__((target("avx2,fma"))) void outer_avx2(const Outer& o, int64_t p) {
+  float* const c = o.c + kHalf * 4 * o.pitch + p * kPanel;
+  const int64_t a_at = o.a_at + kHalf * 4, b_at = o.b_at + p * kPanel;
   __m256 sum[4][2];
 #pragma GCC unroll 4
   for (int r = 0; r < 4; ++r) {
     sum[r][0] = o.fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * o.pitch);
     sum[r][1] = o.fresh ? _mm256_setzero_ps() : _mm256_loadu_ps(c + r * o.pitch + 8);
   }
-  for (int64_t k = 0; k < o.depth; ++k, a += o.a_pitch, b += o.b_pitch) {
+  for (int64_t k = 0; k < o.rows; ++k) {
+    const float *const a = o.a[k] + a_at, *const b = o.b[k] + b_at;
     const __m256 low = _mm256_loadu_ps(b), high = _mm256_loadu_ps(b + 8);
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r) {
@@ -246,14 +250,8 @@ __attribute__((target("avx2,fma"))) void outer_four(const Outer& o, const float*
   }
 }
 
-void outer_avx2(const Outer& o) {
-  for (int64_t p = 0; p < o.panels; ++p) {
-    for (int r = 0; r < kOuter; r += 4) outer_four(o, o.a + r, o.b + p * kPanel, o.c + r * o.pitch + p * kPanel);
-  }
-}
-
 template <int P>
-__attribute__((target("avx512f"))) void outer_panels(const Outer& o) {
+__attribute__((target("avx512f"))) void outer_avx512(const Outer& o) {
   __m512 sum[kOuter][P];
 #pragma GCC unroll 8
   for (int r = 0; r < kOuter; ++r) {
@@ -262,8 +260,8 @@ __attribute__((target("avx512f"))) void outer_panels(const Outer& o) {
       sum[r][p] = o.fresh ? _mm512_setzero_ps() : _mm512_loadu_ps(o.c + r * o.pitch + p * kPanel);
     }
   }
-  const float *a = o.a, *b = o.b;
-  for (int64_t k = 0; k < o.depth; ++k, a += o.a_pitch, b += o.b_pitch) {
+  for (int64_t k = 0; k < o.rows; ++k) {
+    const float *const a = o.a[k] + o.a_at, *const b = o.b[k] + o.b_at;
     __m512 row[P];
 #pragma GCC unroll 2
     for (int p = 0; p < P; ++p) row[p] = _mm512_loadu_ps(b + p * kPanel);
@@ -281,21 +279,23 @@ __attribute__((target("avx512f"))) void outer_panels(const Outer& o) {
   }
 }
 
-void outer_avx512(const Outer& o) { o.panels == 2 ? outer_panels<2>(o) : outer_panels<1>(o); }
-
 void outer_any(const Outer& o) {
   for (int r = 0; r < kOuter; ++r) {
     for (int64_t l = 0; l < o.panels * kPanel; ++l) {
       float sum = o.fresh ? 0.0f : o.c[r * o.pitch + l];
-      for (int64_t k = 0; k < o.depth; ++k) sum = std::fma(o.a[k * o.a_pitch + r], o.b[k * o.b_pitch + l], sum);
+      for (int64_t k = 0; k < o.rows; ++k) sum = std::fma(o.a[k][o.a_at + r], o.b[k][o.b_at + l], sum);
       o.c[r * o.pitch + l] = sum;
     }
   }
 }
 
 void outer(const Outer& o) {
-  if (level == Level::kAvx512) return outer_avx512(o);
-  level == Level::kAny ? outer_any(o) : outer_avx2(o);
+  if (level == Level::kAny) return outer_any(o);
+  if (level == Level::kAvx512) return o.panels == 2 ? outer_avx512<2>(o) : outer_avx512<1>(o);
+  for (int64_t p = 0; p < o.panels; ++p) {
+    outer_avx2<0>(o, p);
+    outer_avx2<1>(o, p);
+  }
 }
 
 // Work cut into pieces that differ by one at most, none larger than `most`, and as many for each thread.
@@ -359,6 +359,45 @@ template <class Body>
 void vectorised(int64_t channels, const Body& body) {
   if (level == Level::kAvx512 && channels % 16 == 0) return sixteen_lanes(body);
   level == Level::kAny ? body.template operator()<8>() : eight_lanes(body);
+}
+
+// ---- weights, as they come and as loops take them ------------------------------------------------------------------
+
+// Exchanges rows and columns of a square, in three perfect shuffles.
+L2UL_INLINE void transpose(Vec<8>* square) {
+  using Bits = Lanes<8>::Bits;
+  for (int round = 0; round < 3; ++round) {
+    Vec<8> next[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      next[2 * i] = __builtin_shuffle(square[i], square[i + 4], Bits{0, 8, 1, 9, 2, 10, 3, 11});
+      next[2 * i + 1] = __builtin_shuffle(square[i], square[i + 4], Bits{4, 12, 5, 13, 6, 14, 7, 15});
+    }
+    std::memcpy(square, next, sizeof next);
+  }
+}
+
+// to[i][l] = from[i * row + l * lane], for up to eight rows and up to kPanel lanes, the others 0. Weights in either
+// memory format have one of the two distances 1, or neither.
+L2UL_INLINE void gather(const float* from, int64_t row, int64_t lane, int64_t rows, int64_t lanes,
+                        float (*to)[kPanel]) {
+  if (rows == kEight && lanes == kPanel && lane == 1) {
+    for (int64_t i = 0; i < kEight; ++i) std::memcpy(to[i], from + i * row, sizeof to[i]);
+  } else if (rows == kEight && lanes == kPanel && row == 1) {
+    for (int64_t l = 0; l < kPanel; l += kEight) {
+      Vec<8> square[kEight];
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < kEight; ++i) square[i] = load<8>(from + (l + i) * lane);
+      transpose(square);
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < kEight; ++i) store(to[i] + l, square[i]);
+    }
+  } else {
+    std::memset(to, 0, rows * sizeof to[0]);
+    for (int64_t l = 0; l < lanes; ++l) {
+      for (int64_t i = 0; i < rows; ++i) to[i][l] = from[i * row + l * lane];
+    }
+  }
 }
 
 // ---- what happens to finished sums ---------------------------------------------------------------------------------
@@ -466,21 +505,19 @@ constexpr int64_t kSmall = 64;          // pixels of a small map
 
 }  // namespace
 
-void pack_direct(const float* weight, const Conv& c, float* packed) {
-  const int64_t taps = c.kernel_h * c.kernel_w;
-  at::parallel_for(0, panels(c.width), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      for (int64_t t = 0; t < taps; ++t) {
-        for (int64_t k = 0; k < c.depth; ++k) {
-          float* const to = packed + ((p * taps + t) * c.depth + k) * kPanel;
-          for (int64_t l = 0; l < kPanel; ++l) {
-            const int64_t n = p * kPanel + l;
-            const int64_t from = c.gradient ? k * c.width + n : n * c.depth + k;
-            to[l] = n < c.width ? weight[from * taps + t] : 0.0f;
-          }
+void pack_direct(const float* weight, const Strides& s, const Conv& c, float* packed) {
+  const int64_t taps = c.kernel_h * c.kernel_w, lane = c.gradient ? s.in : s.out, row = c.gradient ? s.out : s.in;
+  at::parallel_for(0, panels(c.width) * taps, 1, [&](int64_t begin, int64_t end) {
+    vectorised(kPanel, [&]<int N>() __attribute__((always_inline)) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t n = i / taps * kPanel;
+        for (int64_t k = 0; k < c.depth; k += kEight) {
+          gather(weight + n * lane + i % taps * s.tap + k * row, row, lane, std::min(kEight, c.depth - k),
+                 std::min(kPanel, c.width - n),
+                 reinterpret_cast<float (*)[kPanel]>(packed + (i * c.depth + k) * kPanel));
         }
       }
-    }
+    });
   });
 }
 
@@ -551,6 +588,40 @@ void conv_direct(const Conv& c, const Number* x, const Number* packed, const Epi
           store_rows(epilogue, sums + i * kPanel, pitch, pixel.data(), rows, (p + i) * kPanel, c.width, out);
         }
       }
+    }
+  });
+}
+
+void direct_weight_gradient(const Conv& c, const float* x, const float* grad, float* out) {
+  // Each tap multiplies the input pixels that it reads by the gradients of the pixels that it reads them for. A block
+  // of these rows stays in the first-level cache, the columns of one tap and two panels with it.
+  constexpr int64_t kRowsOfBlock = 128;
+  const Taps taps = taps_of(c);
+  const int64_t count = c.kernel_h * c.kernel_w, area = c.out_h * c.out_w, pairs = (panels(c.depth) + 1) / 2;
+  at::parallel_for(0, count * pairs, 1, [&](int64_t begin, int64_t end) {
+    std::vector<const float*> read, by;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t t = i / pairs, k = i % pairs * 2 * kPanel;
+      if (i == begin || i % pairs == 0) {
+        read.clear(), by.clear();
+        for (int64_t image = 0; image < c.images; ++image) {
+          for (int64_t p = 0; p < area; ++p) {
+            const int64_t from = taps.source[p * count + t];
+            if (from < 0) continue;
+            read.push_back(x + (image * c.in_h * c.in_w + from) * c.depth);
+            by.push_back(grad + (image * area + taps.pixel[p]) * c.width);
+          }
+        }
+      }
+      int64_t first = 0;
+      do {  // once if no pixel reads this tap: its gradient is 0
+        const int64_t rows = std::min<int64_t>(kRowsOfBlock, std::ssize(read) - first);
+        for (int64_t n = 0; n < c.width; n += kOuter) {
+          outer({by.data() + first, read.data() + first, n, k, rows, std::min<int64_t>(2, panels(c.depth) - k / kPanel),
+                 out + (n * count + t) * c.depth + k, count * c.depth, first == 0});
+        }
+        first += rows;
+      } while (first < std::ssize(read));
     }
   });
 }
@@ -783,23 +854,20 @@ int64_t tiles_at_once(const Conv& c, const Tiling& tiling) {
 template <int kTile, int N>
 L2UL_INLINE void pack_block(const float* weight, const Strides& s, const Conv& c, int64_t p, int64_t k, float* packed) {
   constexpr int kPoints = kTile + 2;
-  // Lanes are channels of the output: one of the two is contiguous in memory at best, so they are gathered first.
+  // Lanes are channels of the output.
   const int64_t lane = c.gradient ? s.in : s.out, row = c.gradient ? s.out : s.in;
   const int64_t lanes = std::min(kPanel, c.width - p * kPanel);
-  float w[kEight][9][kPanel] = {};
-  for (int64_t l = 0; l < lanes; ++l) {
-    const float* const from = weight + (p * kPanel + l) * lane + k * row;
-    for (int t = 0; t < 9; ++t) {
-      // A gradient's kernel is turned half around, with its channels exchanged.
-      const float* const tap = from + (c.gradient ? 8 - t : t) * s.tap;
-      for (int64_t i = 0; i < kEight; ++i) w[i][t][l] = tap[i * row];
-    }
+  const float* const from = weight + p * kPanel * lane + k * row;
+  float w[9][kEight][kPanel];
+  for (int t = 0; t < 9; ++t) {
+    // A gradient's kernel is turned half around, with its channels exchanged.
+    gather(from + (c.gradient ? 8 - t : t) * s.tap, row, lane, kEight, lanes, w[t]);
   }
   for (int64_t i = 0; i < kEight; ++i) {
     for (int64_t l = 0; l < kPanel; l += N) {
       Vec<N> taps[9], points[kPoints * kPoints];
 #pragma GCC unroll 9
-      for (int t = 0; t < 9; ++t) taps[t] = load<N>(&w[i][t][l]);
+      for (int t = 0; t < 9; ++t) taps[t] = load<N>(&w[t][i][l]);
       transform<Transform<kTile>::template kernel<Vec<N>>, 3, kPoints>(taps, points);
 #pragma GCC unroll 36
       for (int j = 0; j < kPoints * kPoints; ++j) {
@@ -913,19 +981,29 @@ template <int kTile, int N>
 L2UL_INLINE void unpack_kernels(const Conv& c, const float* u, int64_t k, int64_t n, int64_t pitch, const Strides& s,
                                 float* out) {
   constexpr int kPoints = kTile + 2;
-  float taps[kEight][9][N];
+  float taps[9][kEight][N];
   for (int64_t row = 0; row < kEight; ++row) {
     Vec<N> points[kPoints * kPoints], kernel[9];
 #pragma GCC unroll 36
     for (int i = 0; i < kPoints * kPoints; ++i) points[i] = load<N>(u + (i * c.depth + k + row) * pitch + n);
     transform<Transform<kTile>::template kernel_adjoint<Vec<N>>, kPoints, 3>(points, kernel);
-    std::memcpy(taps[row], kernel, sizeof kernel);
+#pragma GCC unroll 9
+    for (int t = 0; t < 9; ++t) store(taps[t][row], kernel[t]);
   }
-  // Rows last: in channels-last weights they lie side by side.
-  for (int64_t l = 0; l < N; ++l) {
-    for (int t = 0; t < 9; ++t) {
-      float* const to = out + (n + l) * s.out + k * s.in + t * s.tap;
-      for (int64_t row = 0; row < kEight; ++row) to[row * s.in] = taps[row][t][l];
+  for (int t = 0; t < 9; ++t) {
+    for (int64_t l = 0; l < N; l += kEight) {
+      Vec<8> square[kEight];
+#pragma GCC unroll 8
+      for (int64_t row = 0; row < kEight; ++row) square[row] = load<8>(taps[t][row] + l);
+      transpose(square);
+      for (int64_t i = 0; i < kEight; ++i) {
+        float* const to = out + (n + l + i) * s.out + k * s.in + t * s.tap;
+        if (s.in == 1) {
+          store(to, square[i]);
+        } else {
+          for (int64_t row = 0; row < kEight; ++row) to[row * s.in] = square[i][row];
+        }
+      }
     }
   }
 }
@@ -953,12 +1031,16 @@ void winograd_weight_gradient(const Conv& c, int tile, const float* x, const flo
     });
     const int64_t pairs = (panels(c.width) + 1) / 2;
     at::parallel_for(0, points * pairs, 1, [&](int64_t begin, int64_t end) {
+      std::vector<const float*> from(count), by(count);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t point = i / pairs, p = i % pairs * 2;
+        for (int64_t t = 0; t < count; ++t) {
+          from[t] = v + point * from_v + t * c.depth;
+          by[t] = m + point * from_m + t * pitch;
+        }
         for (int64_t k = 0; k < c.depth; k += kOuter) {
-          outer({v + point * from_v + k, m + point * from_m + p * kPanel, c.depth, pitch, count,
-                 std::min<int64_t>(2, panels(c.width) - p), u + (point * c.depth + k) * pitch + p * kPanel, pitch,
-                 first == 0});
+          outer({from.data(), by.data(), k, p * kPanel, count, std::min<int64_t>(2, panels(c.width) - p),
+                 u + (point * c.depth + k) * pitch + p * kPanel, pitch, first == 0});
         }
       }
     });

@@ -224,7 +224,7 @@ func TestConvBitsAreTheImagesOwn(t *testing.T) {
 func TestConvOnOtherProcessors(t *testing.T) {
 	digests := map[string]string{}
 	for _, capability := range []string{"default", "avx2", "avx512"} {
-		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^(TestConv|TestConvHalf|TestConvEpilogue|TestWinogradConv2d|TestConvDigest)$", "-test.v")
+		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^(TestConv|TestConvHalf|TestConvEpilogue|TestConv2d|TestConvDigest)$", "-test.v")
 		child.Env = append(os.Environ(), "ATEN_CPU_CAPABILITY="+capability, "L2UL_DIGEST=1")
 		out, err := child.CombinedOutput()
 		if err != nil {
@@ -258,10 +258,12 @@ func TestConvDigest(t *testing.T) {
 						hash.Write(c.run(conv, x, grad, weight, Epilogue{}).Bytes())
 					}
 				}
-				if c.kernel == 3 && c.stride == 1 {
-					weight.SetRequiresGrad(true)
-					y := WinogradConv2d(x, weight, 4, c.padding)
-					hash.Write(torch.VectorJacobian([]torch.Tensor{y}, []torch.Tensor{grad}, []torch.Tensor{weight}, false)[0].Bytes())
+				weight.SetRequiresGrad(true)
+				for _, tile := range []int64{0, 4} {
+					if tile == 0 && c.in%16 == 0 && c.out%16 == 0 || tile > 0 && c.kernel == 3 && c.stride == 1 {
+						y := Conv2d(x, weight, tile, pair(c.stride), pair(c.padding))
+						hash.Write(torch.VectorJacobian([]torch.Tensor{y}, []torch.Tensor{grad}, []torch.Tensor{weight}, false)[0].Bytes())
+					}
 				}
 			}
 		})
@@ -270,44 +272,63 @@ func TestConvDigest(t *testing.T) {
 }
 
 // Forward and both gradients of the trained form, against libtorch in float64.
-func TestWinogradConv2d(t *testing.T) {
+func TestConv2d(t *testing.T) {
+	bounds := map[int64]float64{0: 3e-6, 2: 5e-5, 4: 5e-5}
 	run(t, func() {
 		torch.ManualSeed(5)
 		for _, c := range []convolution{
-			{3, 16, 24, 9, 6, 3, 1, 1}, {2, 64, 64, 16, 16, 3, 1, 1}, {5, 8, 8, 2, 2, 3, 1, 1}, {1, 40, 16, 7, 7, 3, 1, 0}, {700, 8, 16, 4, 4, 3, 1, 2},
+			{3, 16, 24, 9, 6, 3, 1, 1},
+			{2, 64, 64, 16, 16, 3, 1, 1},
+			{5, 8, 8, 2, 2, 3, 1, 1},
+			{1, 40, 16, 7, 7, 3, 1, 0},
+			{700, 8, 16, 4, 4, 3, 1, 2},
+			{3, 32, 48, 8, 8, 3, 2, 1},
+			{2, 16, 16, 17, 20, 1, 2, 0},
+			{40, 48, 32, 2, 2, 3, 1, 1},
+			{2, 64, 80, 12, 5, 1, 1, 0},
+			{1, 16, 32, 9, 10, 5, 3, 4},
+			{4, 16, 16, 1, 1, 3, 1, 1},
 		} {
-			for _, tile := range []int64{2, 4} {
+			for _, tile := range []int64{0, 2, 4} {
+				if tile == 0 && (c.in%16 != 0 || c.out%16 != 0) || tile > 0 && (c.kernel != 3 || c.stride != 1) {
+					continue
+				}
 				for _, format := range []torch.MemoryFormat{torch.Contiguous, torch.ChannelsLast} {
 					x, grad, weight := c.tensors()
 					weight = weight.Contiguous(format)
 					double := []torch.Tensor{x.CastTo(torch.Double).SetRequiresGrad(true), weight.CastTo(torch.Double).SetRequiresGrad(true)}
-					want := double[0].Conv2d(double[1], torch.Tensor{}, pair(1), pair(c.padding), pair(1), 1)
+					want := double[0].Conv2d(double[1], torch.Tensor{}, pair(c.stride), pair(c.padding), pair(1), 1)
 					wantBack := torch.VectorJacobian([]torch.Tensor{want}, []torch.Tensor{grad.CastTo(torch.Double)}, double, false)
 					single := []torch.Tensor{x.SetRequiresGrad(true), weight.SetRequiresGrad(true)}
-					got := WinogradConv2d(x, weight, tile, c.padding)
+					got := Conv2d(x, weight, tile, pair(c.stride), pair(c.padding))
 					back := torch.VectorJacobian([]torch.Tensor{got}, []torch.Tensor{grad}, single, false)
 					for i, d := range []float64{largest(got, want), largest(back[0], wantBack[0]), largest(back[1], wantBack[1])} {
-						if !(d <= 5e-5) {
+						if !(d <= bounds[tile]) {
 							t.Errorf("%+v, tile %d, %v: %s differs by %g", c, tile, format, []string{"output", "gradient by x", "gradient by weights"}[i], d)
 						}
 					}
 				}
 			}
 		}
-		c := convolution{1, 16, 24, 6, 6, 3, 1, 1}
+		c := convolution{1, 16, 32, 6, 6, 3, 1, 1}
 		x, _, weight := c.tensors()
 		// No images have no gradient, whatever the last call left in memory.
 		weight.SetRequiresGrad(true)
-		none := torch.Grad([]torch.Tensor{WinogradConv2d(x.Narrow(0, 0, 0).Contiguous(torch.ChannelsLast), weight, 4, 1).Sum()}, []torch.Tensor{weight})[0]
-		if none.Abs().Max().Item() != 0 {
-			t.Error("an empty batch has a gradient")
+		for _, tile := range []int64{0, 4} {
+			none := torch.Grad([]torch.Tensor{Conv2d(x.Narrow(0, 0, 0).Contiguous(torch.ChannelsLast), weight, tile, pair(1), pair(1)).Sum()}, []torch.Tensor{weight})[0]
+			if none.Abs().Max().Item() != 0 {
+				t.Error("an empty batch has a gradient")
+			}
 		}
 		weight = weight.Detach()
 		for want, call := range map[string]func(){
-			"both channels multiples of 8": func() { WinogradConv2d(x, weight.Narrow(0, 0, 12), 4, 1) },
-			"tile is 3":                    func() { WinogradConv2d(x, weight, 3, 1) },
-			"padding is 3":                 func() { WinogradConv2d(x, weight, 4, 3) },
-			"x is not channels-last":       func() { WinogradConv2d(x.Contiguous(torch.Contiguous), weight, 4, 1) },
+			"both channels multiples of 8":  func() { Conv2d(x, weight.Narrow(0, 0, 12), 4, pair(1), pair(1)) },
+			"both channels multiples of 16": func() { Conv2d(x, weight.Narrow(0, 0, 8), 0, pair(1), pair(1)) },
+			"tile is 3":                     func() { Conv2d(x, weight, 3, pair(1), pair(1)) },
+			"padding of at most 2":          func() { Conv2d(x, weight, 4, pair(1), pair(3)) },
+			"stride 1 and":                  func() { Conv2d(x, weight, 4, pair(2), pair(1)) },
+			"no image would be left":        func() { Conv2d(x.Narrow(2, 0, 1).Contiguous(torch.ChannelsLast), weight, 0, pair(1), pair(0)) },
+			"x is not channels-last":        func() { Conv2d(x.Contiguous(torch.Contiguous), weight, 4, pair(1), pair(1)) },
 		} {
 			refused(t, want, call)
 		}
