@@ -1,0 +1,130 @@
+// Package resample makes images smaller or larger, bit for bit as Pillow's Image.resize does: a separable filter that widens with the scale (antialiasing), weights in fixed point, first
+// along the rows, whose results are rounded to bytes, then along the columns. Only the part of the result that is wanted is computed.
+//
+// Sums are of integers, so that the bits depend on no instruction set.
+package resample
+
+// #cgo CFLAGS: -O3 -Wall -Wextra
+// #include "passes.h"
+import "C"
+
+import (
+	"fmt"
+	"image"
+	"math"
+	"unsafe"
+)
+
+// Filter is a way to weigh the pixels around a point.
+type Filter string
+
+// The filters, by their names in torchvision.
+const (
+	Bilinear Filter = "bilinear"
+	Bicubic  Filter = "bicubic" // a = -0.5, as Pillow has it; OpenCV and tensors of torch have -0.75
+)
+
+// weight is the filter's value at x, and support the distance from which on it is 0.
+func (f Filter) weight(x float64) float64 {
+	x = math.Abs(x)
+	if f == Bilinear {
+		return max(0, 1-x)
+	}
+	const a = -0.5
+	switch {
+	case x < 1:
+		return ((a+2)*x-(a+3))*x*x + 1
+	case x < 2:
+		return (((x-5)*x+8)*x - 4) * a
+	}
+	return 0
+}
+
+func (f Filter) support() float64 {
+	if f == Bilinear {
+		return 1
+	}
+	return 2
+}
+
+// axis is the resampling along rows or columns: of each result, which pixels it is made of and with what weights.
+type axis struct {
+	from, count []int32 // of the result's pixels, first relative to that of the first result
+	weights     []int32 // taps for each result
+	taps        int
+	begin, end  int // the pixels that all results are made of
+}
+
+// precision is the number of bits behind the point of a weight: eight less than 32 for the pixels, two less for sums
+// that overshoot.
+const precision = 32 - 8 - 2
+
+// newAxis is the resampling of in pixels to out, of which those from first to first+n-1 are wanted.
+func newAxis(in, out, first, n int, f Filter) axis {
+	scale := float64(in) / float64(out)
+	widening := max(scale, 1)
+	support := f.support() * widening
+	a := axis{taps: int(math.Ceil(support))*2 + 1}
+	a.from, a.count, a.weights = make([]int32, n), make([]int32, n), make([]int32, n*a.taps)
+	w := make([]float64, a.taps)
+	for i := range n {
+		center := (float64(first+i) + 0.5) * scale
+		from := max(0, int(center-support+0.5))
+		count := min(in, int(center+support+0.5)) - from
+		sum := 0.0
+		for k := range count {
+			w[k] = f.weight((float64(k+from) - center + 0.5) * (1 / widening))
+			sum += w[k]
+		}
+		for k := range count {
+			weight := w[k] / sum * (1 << precision)
+			a.weights[i*a.taps+k] = int32(weight + math.Copysign(0.5, weight))
+		}
+		if i == 0 {
+			a.begin = from
+		}
+		a.from[i], a.count[i] = int32(from-a.begin), int32(count)
+		a.end = max(a.end, from+count)
+	}
+	return a
+}
+
+// Plan is the resampling of images of one size. It is safe for concurrent use.
+type Plan struct {
+	horizontal, vertical axis
+}
+
+// New returns the plan that resizes an image to another size with a filter and cuts out the part of that. It panics
+// unless there are pixels before and after, and the part lies in the resized image.
+func New(size, resized image.Point, part image.Rectangle, f Filter) *Plan {
+	if size.X < 1 || size.Y < 1 || part.Empty() || !part.In(image.Rectangle{Max: resized}) {
+		panic(fmt.Sprintf("resample.New: the part %v of %v pixels resized to %v", part, size, resized))
+	}
+	return &Plan{
+		horizontal: newAxis(size.X, resized.X, part.Min.X, part.Dx(), f),
+		vertical:   newAxis(size.Y, resized.Y, part.Min.Y, part.Dy(), f),
+	}
+}
+
+// Source returns the part of the image that the result depends on.
+func (p *Plan) Source() image.Rectangle {
+	return image.Rect(p.horizontal.begin, p.vertical.begin, p.horizontal.end, p.vertical.end)
+}
+
+// Apply makes the result, three planes, from the pixels of Source, four bytes each, of which the last is ignored. It
+// panics if the sizes do not fit.
+func (p *Plan) Apply(dst, src []byte) {
+	h, v := &p.horizontal, &p.vertical
+	width, rows, height := len(h.from), v.end-v.begin, len(v.from)
+	if len(dst) != 3*width*height || len(src) != 4*(h.end-h.begin)*rows {
+		panic(fmt.Sprintf("resample.Plan.Apply: %d bytes of the pixels %v for %d of %d x %d", len(src), p.Source(), len(dst), width, height))
+	}
+	// Between the passes are rows of three planes, so that the second one adds whole rows.
+	const margin = C.L2UL_RESAMPLE_MARGIN
+	between, line := make([]byte, 3*width*rows+margin), make([]byte, 3*width+margin)
+	C.l2ul_resample_rows(bytes(between), bytes(src), C.int(h.end-h.begin), C.int(rows), C.int(width), numbers(h.from), numbers(h.count), numbers(h.weights), C.int(h.taps))
+	C.l2ul_resample_columns(bytes(dst), bytes(between), C.int(width), C.int(height), numbers(v.from), numbers(v.count), numbers(v.weights), C.int(v.taps), bytes(line))
+}
+
+func bytes(b []byte) *C.uchar      { return (*C.uchar)(unsafe.SliceData(b)) }
+func numbers(n []int32) *C.int32_t { return (*C.int32_t)(unsafe.SliceData(n)) }
