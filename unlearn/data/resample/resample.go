@@ -1,5 +1,6 @@
-// Package resample makes images smaller or larger, bit for bit as Pillow's Image.resize does: a separable filter that widens with the scale (antialiasing), weights in fixed point, first
-// along the rows, whose results are rounded to bytes, then along the columns. Only the part of the result that is wanted is computed.
+// Package resample makes images smaller or larger, bit for bit as Pillow's Image.resize does: a separable filter that
+// widens with the scale (antialiasing), weights in fixed point, first along the rows, whose results are rounded to bytes, then
+// along the columns. Only the part of the result that is wanted is computed.
 //
 // Sums are of integers, so that the bits depend on no instruction set.
 package resample
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"image"
 	"math"
+	"runtime"
 	"unsafe"
 )
 
@@ -47,12 +49,13 @@ func (f Filter) support() float64 {
 	return 2
 }
 
-// axis is the resampling along rows or columns: of each result, which pixels it is made of and with what weights.
+// axis is the resampling along rows or columns: each result is the sum of taps pixels from some pixel on, times weights.
+// Windows of the filter that are narrower than others have weights of 0 beside them.
 type axis struct {
-	from, count []int32 // of the result's pixels, first relative to that of the first result
-	weights     []int32 // taps for each result
-	taps        int
-	begin, end  int // the pixels that all results are made of
+	begin, end int     // the pixels that all results are made of
+	from       []int32 // the first pixel of each result, counted from begin
+	weights    []int32 // taps for each result
+	taps       int
 }
 
 // precision is the number of bits behind the point of a weight: eight less than 32 for the pixels, two less for sums
@@ -64,27 +67,32 @@ func newAxis(in, out, first, n int, f Filter) axis {
 	scale := float64(in) / float64(out)
 	widening := max(scale, 1)
 	support := f.support() * widening
-	a := axis{taps: int(math.Ceil(support))*2 + 1}
-	a.from, a.count, a.weights = make([]int32, n), make([]int32, n), make([]int32, n*a.taps)
-	w := make([]float64, a.taps)
+	center := func(i int) float64 { return (float64(first+i) + 0.5) * scale }
+	window := func(i int) (from, to int) {
+		return max(0, int(center(i)-support+0.5)), min(in, int(center(i)+support+0.5))
+	}
+	a := axis{from: make([]int32, n)}
+	a.begin, _ = window(0)
+	_, a.end = window(n - 1)
 	for i := range n {
-		center := (float64(first+i) + 0.5) * scale
-		from := max(0, int(center-support+0.5))
-		count := min(in, int(center+support+0.5)) - from
+		from, to := window(i)
+		a.taps = max(a.taps, to-from)
+	}
+	a.weights = make([]int32, n*a.taps)
+	exact := make([]float64, a.taps)
+	for i := range n {
+		from, to := window(i)
 		sum := 0.0
-		for k := range count {
-			w[k] = f.weight((float64(k+from) - center + 0.5) * (1 / widening))
-			sum += w[k]
+		for k := range to - from {
+			exact[k] = f.weight((float64(from+k) - center(i) + 0.5) * (1 / widening))
+			sum += exact[k]
 		}
-		for k := range count {
-			weight := w[k] / sum * (1 << precision)
-			a.weights[i*a.taps+k] = int32(weight + math.Copysign(0.5, weight))
+		start := min(from, a.end-a.taps)
+		a.from[i] = int32(start - a.begin)
+		for k := range to - from {
+			w := exact[k] / sum * (1 << precision)
+			a.weights[i*a.taps+from-start+k] = int32(w + math.Copysign(0.5, w))
 		}
-		if i == 0 {
-			a.begin = from
-		}
-		a.from[i], a.count[i] = int32(from-a.begin), int32(count)
-		a.end = max(a.end, from+count)
 	}
 	return a
 }
@@ -119,12 +127,23 @@ func (p *Plan) Apply(dst, src []byte) {
 	if len(dst) != 3*width*height || len(src) != 4*(h.end-h.begin)*rows {
 		panic(fmt.Sprintf("resample.Plan.Apply: %d bytes of the pixels %v for %d of %d x %d", len(src), p.Source(), len(dst), width, height))
 	}
-	// Between the passes are rows of three planes, so that the second one adds whole rows.
 	const margin = C.L2UL_RESAMPLE_MARGIN
-	between, line := make([]byte, 3*width*rows+margin), make([]byte, 3*width+margin)
-	C.l2ul_resample_rows(bytes(between), bytes(src), C.int(h.end-h.begin), C.int(rows), C.int(width), numbers(h.from), numbers(h.count), numbers(h.weights), C.int(h.taps))
-	C.l2ul_resample_columns(bytes(dst), bytes(between), C.int(width), C.int(height), numbers(v.from), numbers(v.count), numbers(v.weights), C.int(v.taps), bytes(line))
+	between, line := make([]byte, 4*width*rows+margin), make([]byte, 4*width+margin)
+	var pinned runtime.Pinner
+	defer pinned.Unpin()
+	C.l2ul_resample_rows(start(between), start(src), C.int(h.end-h.begin), C.int(rows), C.int(width), h.native(&pinned), avx2)
+	C.l2ul_resample_columns(start(dst), start(between), C.int(width), C.int(height), v.native(&pinned), start(line), avx2)
 }
 
-func bytes(b []byte) *C.uchar      { return (*C.uchar)(unsafe.SliceData(b)) }
-func numbers(n []int32) *C.int32_t { return (*C.int32_t)(unsafe.SliceData(n)) }
+// native is the axis as the passes take it.
+func (a *axis) native(pinned *runtime.Pinner) C.l2ul_resample_axis {
+	from, weights := unsafe.SliceData(a.from), unsafe.SliceData(a.weights)
+	pinned.Pin(from)
+	pinned.Pin(weights)
+	return C.l2ul_resample_axis{from: (*C.int32_t)(from), weights: (*C.int32_t)(weights), taps: C.int(a.taps)}
+}
+
+func start(b []byte) *C.uchar { return (*C.uchar)(unsafe.SliceData(b)) }
+
+// avx2 is whether the passes use it; a test compares them without.
+var avx2 = C.l2ul_resample_has_avx2()
