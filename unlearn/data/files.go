@@ -68,6 +68,15 @@ func (f folder) stat(name string) (fs.FileInfo, error) {
 	return info, nil
 }
 
+// sub is a folder in this one.
+func (f folder) sub(dir string) folder {
+	sub := folder{f.path(dir), system(f.path(dir))}
+	if _, ok := f.fs.(system); !ok {
+		sub.fs, _ = fs.Sub(f.fs, dir) // which fails on no constant path
+	}
+	return sub
+}
+
 // has reports whether there is a regular file of this name.
 func (f folder) has(name string) bool {
 	info, err := fs.Stat(f.fs, name)

@@ -20,6 +20,7 @@ type Source struct {
 	Cache   string            // folder where decoded images are kept for the next start; "" for none
 	Note    func(text string) // is told why images are not kept, or what is waited for; nil where nobody listens
 
+	Label      string     // the column that holds the class, where a dataset has several
 	Preprocess Preprocess // of images that are files
 
 	fs fs.FS // the files of Dir, for tests; nil for those of the operating system
