@@ -43,6 +43,7 @@ var samples = []struct{ name, sum string }{
 	{"restart.jpg", "41bb93e488a875294bc0feec1a01fc7030638b08972cf0b8bf9b7a6be20cbcd9"},
 	{"grey.jpg", "9d94c17e66f58000f1b271ab51369768f0f497b579b51a97c0aa80e25859eba3"},
 	{"cmyk.jpg", "0d641bc5405a17217fce46f5b0a4ee3fe25182931f36e23ebc63a2de454e6c94"},
+	{"rotated.jpg", "41bb93e488a875294bc0feec1a01fc7030638b08972cf0b8bf9b7a6be20cbcd9"}, // EXIF says so; nobody turns it
 	{"ycck.jpg", "aca3c8b2963d87d758c6078265be45a0a0462e6799ae4550ee62ae50c8e283a6"},
 }
 
