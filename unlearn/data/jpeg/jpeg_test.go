@@ -165,7 +165,11 @@ func TestTrailingBytesAreIgnored(t *testing.T) {
 // the header such that the same blocks make another image.
 func resampled(t *testing.T, name string, factors byte, width, height uint16) []byte {
 	content := bytes.Clone(read(t, name))
-	frame := content[bytes.Index(content, []byte{0xff, 0xc0}):]
+	at := bytes.Index(content, []byte{0xff, 0xc0})
+	if at < 0 {
+		t.Fatalf("%s is no sequential image", name)
+	}
+	frame := content[at:]
 	binary.BigEndian.PutUint16(frame[5:], height)
 	binary.BigEndian.PutUint16(frame[7:], width)
 	frame[11] = factors
