@@ -13,6 +13,42 @@ func StepLR(lr float64, size int, gamma float64) Schedule {
 	return func(step int) float64 { return lr * math.Pow(gamma, float64(step/size)) }
 }
 
+// MultiStepLR multiplies lr by gamma at each milestone, a step, that is reached (torch.optim.lr_scheduler.MultiStepLR).
+func MultiStepLR(lr float64, milestones []int, gamma float64) Schedule {
+	return func(step int) float64 {
+		rate := lr // multiplied one by one, as PyTorch does: a power may round otherwise
+		for _, m := range milestones {
+			if step >= m {
+				rate *= gamma
+			}
+		}
+		return rate
+	}
+}
+
+// LinearLR rises from lr·start to lr over the first steps, and stays there (torch.optim.lr_scheduler.LinearLR with
+// start_factor = start, total_iters = steps): a warm-up, with SequentialLR (Goyal et al., "Accurate, Large Minibatch SGD",
+// 2017).
+func LinearLR(lr, start float64, steps int) Schedule {
+	if steps < 1 || !(start >= 0 && start <= 1) {
+		fail("optim.LinearLR", "%d steps from a share of %g: steps must be 1 or more, the share in [0, 1]", steps, start)
+	}
+	return func(step int) float64 {
+		return lr * (start + (1-start)*float64(min(step, steps))/float64(steps))
+	}
+}
+
+// SequentialLR is first before the step milestone, and from there on second, which counts from 0 again
+// (torch.optim.lr_scheduler.SequentialLR).
+func SequentialLR(first Schedule, milestone int, second Schedule) Schedule {
+	return func(step int) float64 {
+		if step < milestone {
+			return first(step)
+		}
+		return second(step - milestone)
+	}
+}
+
 // CosineAnnealingLR falls from lr to end over the first steps along half a cosine, and rises again over as many
 // (Loshchilov and Hutter, "SGDR", 2017; torch.optim.lr_scheduler.CosineAnnealingLR with T_max = steps, eta_min = end).
 func CosineAnnealingLR(lr float64, steps int, end float64) Schedule {
