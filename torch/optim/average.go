@@ -77,23 +77,34 @@ func (a *Average) State() []nn.Named {
 	return state
 }
 
-// SetState replaces the average by copies of what State gave for the same tensors. It fails, and changes nothing, if they do
-// not fit. It belongs inside torch.Scope or torch.Run.
+// SetState replaces the average by copies of what State gave for the same tensors, in any order. It fails, and changes
+// nothing, if they do not fit. It belongs inside torch.Scope or torch.Run.
 func (a *Average) SetState(state []nn.Named) error {
 	if len(state) != 0 && len(state) != len(a.live) {
 		return fmt.Errorf("an average of %d tensors for a network of %d", len(state), len(a.live))
 	}
-	for i, t := range state {
-		if t.Name != a.live[i].Name || !slices.Equal(t.Tensor.Shape(), a.live[i].Tensor.Shape()) {
-			return fmt.Errorf("the average of %s has shape %v; expected %s with %v", t.Name, t.Tensor.Shape(), a.live[i].Name, a.live[i].Tensor.Shape())
+	saved := map[string]torch.Tensor{}
+	for _, t := range state {
+		saved[t.Name] = t.Tensor
+	}
+	ordered := make([]nn.Named, len(state))
+	for i := range state {
+		live := a.live[i]
+		t, ok := saved[live.Name]
+		if !ok {
+			return fmt.Errorf("the average lacks %s", live.Name)
 		}
+		if got, want := t.Shape(), live.Tensor.Shape(); !slices.Equal(got, want) {
+			return fmt.Errorf("the average of %s has shape %v, the tensor %v", live.Name, got, want)
+		}
+		ordered[i] = nn.Named{Name: live.Name, Tensor: t}
 	}
 	a.Free()
-	torch.NoGrad(func() { a.set(state) })
+	torch.NoGrad(func() { a.set(ordered) })
 	return nil
 }
 
-// set makes the average of copies of tensors, in the memory formats of the live ones.
+// set makes the average of copies of tensors, in the order and memory formats of the live ones.
 func (a *Average) set(tensors []nn.Named) {
 	for i, t := range tensors {
 		mean := a.live[i].Tensor.Detach().EmptyLike()

@@ -322,7 +322,9 @@ func TestAverage(t *testing.T) {
 		}
 		b := NewAverage(0.75, live)
 		defer b.Free()
-		if err := b.SetState(a.State()); err != nil {
+		state := a.State()
+		slices.Reverse(state)
+		if err := b.SetState(state); err != nil {
 			t.Fatal(err)
 		}
 		for _, average := range []*Average{a, b} {
@@ -336,7 +338,7 @@ func TestAverage(t *testing.T) {
 			}
 		}
 		wide := torch.NewTensor([]float64{1, 2})
-		for _, wrong := range [][]nn.Named{live[:1], {live[1], live[0]}, {{Name: "p", Tensor: wide}, live[1]}} {
+		for _, wrong := range [][]nn.Named{live[:1], {live[0], live[0]}, {{Name: "p", Tensor: wide}, live[1]}} {
 			if err := b.SetState(wrong); err == nil || b.State()[0].Tensor.Item() != 8.25 {
 				t.Errorf("the state %v was taken: %v", wrong, err)
 			}

@@ -6,6 +6,7 @@
 package cache
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -21,6 +22,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
 )
 
@@ -118,6 +120,26 @@ func (c *Cache) Folder(kind string) (string, error) {
 		return "", err
 	}
 	return filepath.Join(c.dir, kind), nil
+}
+
+// Lock keeps other processes from making an entry until unlock is called, so that what is dear is made once: whoever has the
+// lock asks Get, and makes the entry if there is none. While another process has it, waiting is called once, and Lock waits
+// until ctx ends. The files of locks stay, empty: removing one would let two processes lock two files of a name.
+func (c *Cache) Lock(ctx context.Context, kind, key string, waiting func()) (unlock func(), err error) {
+	folder, err := c.Folder(filepath.Join(kind, "locks"))
+	if err != nil || folder == "" {
+		return func() {}, err
+	}
+	lock := flock.New(filepath.Join(folder, key))
+	locked, err := lock.TryLock()
+	if err == nil && !locked {
+		waiting()
+		_, err = lock.TryLockContext(ctx, 100*time.Millisecond)
+	}
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return func() { _ = lock.Close() }, nil // the end of the process would unlock it as well
 }
 
 const recordSuffix = ".json"

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -254,6 +255,43 @@ func TestFolder(t *testing.T) {
 	for _, none := range []*Cache{nil, New(filepath.Join(root, "none"), 0)} {
 		if dir, err := none.Folder("large"); dir != "" || err != nil {
 			t.Errorf("%v: %q, %v", none, dir, err)
+		}
+	}
+}
+
+// One holder of a lock at a time, per key; who waits says so, and stops waiting when told.
+func TestLock(t *testing.T) {
+	dir := t.TempDir()
+	never := func() { t.Error("waits for nobody") }
+	unlock, err := New(dir, 1000).Lock(t.Context(), "files", "a", never)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := New(dir, 1000).Lock(t.Context(), "files", "b", never)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other()
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := New(dir, 1000).Lock(ctx, "files", "a", cancel); !errors.Is(err, context.Canceled) {
+		t.Errorf("waiting was to end: %v", err)
+	}
+	again, err := New(dir, 1000).Lock(t.Context(), "files", "a", unlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again()
+	c := New(dir, 10)
+	put(t, c, "x", 10)
+	put(t, c, "y", 10) // evicts, and must leave the locks alone
+	if _, err := os.Stat(filepath.Join(dir, "files", "locks", "a")); err != nil {
+		t.Error(err)
+	}
+	for _, c := range []*Cache{nil, New(dir, 0)} { // which keep nothing, and so hold up nobody
+		for range 2 {
+			if _, err := c.Lock(t.Context(), "files", "a", never); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 }
