@@ -33,6 +33,7 @@ class Recipe:
     nesterov: bool = False
     weight_decay: float = 5e-4
     schedule: str = "cosine"
+    cycle_momentum: bool = False
     milestones: tuple = ()
     gamma: float = 0.1
     warmup: int = 0
@@ -51,20 +52,21 @@ class Recipe:
         return json.dumps({name.replace("_", ""): value for name, value in asdict(self).items()})
 
 
-def rates_of(make, lr, steps, **settings):
-    """Rates that a scheduler sets for steps 0, 1, …"""
+def rates_of(make, lr, steps, key="lr", **settings):
+    """What a scheduler sets for steps 0, 1, …"""
     optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr, momentum=0.9)
     scheduler, out = make(optimiser, **settings), []
     for _ in range(steps):
-        out.append(optimiser.param_groups[0]["lr"])
+        out.append(optimiser.param_groups[0][key])
         optimiser.step()
         scheduler.step()
     return out
 
 
-def rates(r, per_epoch):
+def rates(r, per_epoch, key="lr"):
     if r.schedule == "onecycle":
-        return rates_of(lr_scheduler.OneCycleLR, r.lr, r.epochs * per_epoch, max_lr=r.lr, total_steps=r.epochs * per_epoch)
+        steps = r.epochs * per_epoch
+        return rates_of(lr_scheduler.OneCycleLR, r.lr, steps, key, max_lr=r.lr, total_steps=steps)
     rising = r.warmup * per_epoch
     warm = rates_of(lr_scheduler.LinearLR, r.lr, rising, start_factor=0.01, total_iters=rising) if rising else []
     left = r.epochs - r.warmup
@@ -127,6 +129,7 @@ def train(model, pixels, labels, indices, r, seed, layout, at_once=64):
     per_epoch = n // r.batch if n % r.batch == 1 else -(-n // r.batch)
     params, lr = list(model.parameters()), rates(r, per_epoch)
     optimiser, average = optimizer(r, params), None
+    momentum = rates(r, per_epoch, "momentum") if r.cycle_momentum else None
     if r.ema:
         average = swa_utils.AveragedModel(model, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(r.ema), use_buffers=True)
     out = {"loss": [], "hits": [], "lr": lr, "val_hits": [], "val_loss": []}
@@ -143,7 +146,12 @@ def train(model, pixels, labels, indices, r, seed, layout, at_once=64):
                 x, partner, share = mixed(x, r, seed, step)
             x = x.contiguous(memory_format=layout)
             model.train()
-            optimiser.param_groups[0]["lr"] = lr[step - 1]
+            group = optimiser.param_groups[0]
+            group["lr"] = lr[step - 1]
+            if r.cycle_momentum and r.optimizer == "sgd":
+                group["momentum"] = momentum[step - 1]
+            elif r.cycle_momentum:
+                group["betas"] = (momentum[step - 1], group["betas"][1])
             optimiser.zero_grad()
             parts = max(1, min(r.accumulate, len(batch) // 2))
             total, hits = 0.0, 0
@@ -190,6 +198,8 @@ CASES = {
     "sgd": Recipe(nesterov=True),
     "adam": Recipe(optimizer="adam", lr=0.01, schedule="multistep", milestones=(1, 2), gamma=0.3),
     "adamw": Recipe(optimizer="adamw", lr=0.02, weight_decay=0.1, warmup=1, label_smoothing=0.1, clip_norm=0.5),
+    "cycle": Recipe(schedule="onecycle", cycle_momentum=True),
+    "adam-cycle": Recipe(optimizer="adam", lr=0.01, schedule="onecycle", cycle_momentum=True),
     "mix": Recipe(schedule="onecycle", mix_up=0.4, cut_mix=1.0, augment=False),
     "average": Recipe(schedule="constant", ema=0.9, val=5, accumulate=2),
     "amp": Recipe(amp=True),

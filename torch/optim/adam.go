@@ -50,6 +50,9 @@ func newAdam(op string, lr, beta1, beta2, eps, weightDecay float64, decoupled bo
 	}
 }
 
+// SetMomentum implements Optimizer.
+func (o *AdamOptimizer) SetMomentum(momentum float64) { o.beta1 = momentum }
+
 // As SGD's: on the CPU each is PyTorch's loop over parameters.
 var (
 	opLerpI    = torch.Define("aten::_foreach_lerp_.Scalar(Tensor(a!)[] self, Tensor[] tensors1, Scalar weight) -> ()")

@@ -365,6 +365,14 @@ func TestSchedules(t *testing.T) {
 	} {
 		checkRates(t, tt.schedule, golden, tt.name, tt.columns)
 	}
+	momentum := OneCycleMomentum(0.85, 0.95, 200, 0.3)
+	rates, _ := golden.Lookup("rates.onecycle")
+	for step := range 200 {
+		want := math.Float64frombits(binary.LittleEndian.Uint64(rates.Data[16*step+8:]))
+		if got := momentum(step); math.Abs(got-want) > 1e-12 {
+			t.Errorf("step %d has momentum %.17g, PyTorch %.17g", step, got, want)
+		}
+	}
 	if golden, err = ckpt.Load(reference.Golden(t, "recipes.safetensors")); err != nil {
 		t.Fatal(err)
 	}

@@ -60,25 +60,36 @@ func CosineAnnealingLR(lr float64, steps int, end float64) Schedule {
 
 // OneCycleLR rises from lr/div to lr over the first share of the steps (0.3 in PyTorch) and falls to lr/(div·finalDiv) at
 // the last, step steps-1, along half a cosine each (Smith and Topin, "Super-Convergence", 2018;
-// torch.optim.lr_scheduler.OneCycleLR with max_lr = lr and cycle_momentum=False; its div is 25 and its finalDiv 1e4 by
-// default). A step beyond the last panics.
+// torch.optim.lr_scheduler.OneCycleLR with max_lr = lr; its div is 25 and its finalDiv 1e4 by default). Momentum stays what it
+// is, unless it follows OneCycleMomentum. A step beyond the last panics.
 func OneCycleLR(lr float64, steps int, share, div, finalDiv float64) Schedule {
-	if steps < 1 || !(share >= 0 && share <= 1) || !(div > 0) || !(finalDiv > 0) {
-		fail("optim.OneCycleLR", "%d steps, share %g, divisors %g and %g: steps must be 1 or more, share in [0, 1], divisors above 0",
-			steps, share, div, finalDiv)
+	if !(div > 0) || !(finalDiv > 0) {
+		fail("optim.OneCycleLR", "divisors %g and %g: both must be above 0", div, finalDiv)
 	}
-	start := lr / div
-	end := start / finalDiv
-	peak, last := share*float64(steps)-1, float64(steps-1)
+	return oneCycle("optim.OneCycleLR", lr/div, lr, lr/div/finalDiv, steps, share)
+}
+
+// OneCycleMomentum is the momentum that goes with OneCycleLR in PyTorch: it falls from high to low while the rate rises, and
+// rises to high again (0.95 and 0.85 by default).
+func OneCycleMomentum(low, high float64, steps int, share float64) Schedule {
+	return oneCycle("optim.OneCycleMomentum", high, low, high, steps, share)
+}
+
+// oneCycle goes from start to peak over the first share of the steps, and to end at the last.
+func oneCycle(op string, start, peak, end float64, steps int, share float64) Schedule {
+	if steps < 1 || !(share >= 0 && share <= 1) {
+		fail(op, "%d steps, share %g: steps must be 1 or more, share in [0, 1]", steps, share)
+	}
+	turn, last := share*float64(steps)-1, float64(steps-1)
 	return func(step int) float64 {
 		s := float64(step)
 		switch {
 		case step < 0 || step >= steps:
-			fail("optim.OneCycleLR", "step %d of a cycle of %d", step, steps)
-		case s <= peak && peak > 0:
-			return halfCosine(start, lr, s/peak)
+			fail(op, "step %d of a cycle of %d", step, steps)
+		case s <= turn && turn > 0:
+			return halfCosine(start, peak, s/turn)
 		case s < last:
-			return halfCosine(lr, end, (s-peak)/(last-peak))
+			return halfCosine(peak, end, (s-turn)/(last-turn))
 		}
 		return end
 	}

@@ -37,6 +37,9 @@ func SGD(lr, momentum, dampening, weightDecay float64, nesterov bool) *SGDOptimi
 	}
 }
 
+// SetMomentum implements Optimizer.
+func (o *SGDOptimizer) SetMomentum(momentum float64) { o.momentum = momentum }
+
 // Operators over lists: one call for all parameters. Their CPU kernels apply the operators of PyTorch's loop over
 // parameters one by one, so the results have the same bits.
 var (

@@ -76,7 +76,9 @@ func TestRecipes(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, tolerance := range map[string]float64{"sgd": 1e-4, "adam": 1e-3, "adamw": 1e-3, "mix": 1e-4, "average": 1e-4, "amp": 0.1} {
+	for name, tolerance := range map[string]float64{
+		"sgd": 1e-4, "adam": 1e-3, "adamw": 1e-3, "cycle": 1e-4, "adam-cycle": 1e-3, "mix": 1e-4, "average": 1e-4, "amp": 0.1,
+	} {
 		t.Run(name, func(t *testing.T) {
 			torch.Scope(func() {
 				g := &smallnet.Golden{TB: t, Name: "tiny", File: file, Format: torch.ChannelsLast, Exact: reference.MadeHere(file.Metadata)}

@@ -17,6 +17,7 @@ type Options struct {
 	Nesterov       bool      `flag:"nesterov" group:"training" help:"Nesterov's form of momentum"`
 	WeightDecay    float64   `flag:"weight-decay" default:"0.0005" min:"0" group:"training" help:"weight decay: times the weights, added to the gradient; adamw takes it off the weights instead"`
 	Schedule       string    `flag:"sched" default:"cosine" oneof:"cosine|multistep|onecycle|constant" group:"training" help:"learning rate: cosine or multistep by epoch, one cycle by step, or constant"`
+	CycleMomentum  bool      `flag:"cycle-momentum" group:"training" help:"with one cycle: let momentum (beta1 of Adam) fall from 0.95 to 0.85 while the rate rises, and rise while it falls"`
 	Milestones     []float64 `flag:"milestones" arg:"E1,E2" group:"training" help:"epochs after which multistep lowers the rate"`
 	Gamma          float64   `flag:"lr-gamma" default:"0.1" above:"0" group:"training" help:"what multistep multiplies the rate by"`
 	Warmup         int       `flag:"warmup" default:"0" min:"0" group:"training" help:"epochs in which the rate rises, step by step, from a hundredth of --lr"`
@@ -50,6 +51,9 @@ func (o *Options) Validate() error {
 	if o.Warmup > 0 && o.Schedule == "onecycle" {
 		return fmt.Errorf("--warmup %d: --sched onecycle begins with a rise of its own; leave one of the two out", o.Warmup)
 	}
+	if o.CycleMomentum && o.Schedule != "onecycle" {
+		return fmt.Errorf("--cycle-momentum goes with --sched onecycle, not with %s", o.Schedule)
+	}
 	if o.Warmup >= o.Epochs {
 		return fmt.Errorf("--warmup %d must be less than --epochs %d", o.Warmup, o.Epochs)
 	}
@@ -72,6 +76,17 @@ func (o *Options) optimizer() optim.Optimizer {
 	}
 }
 
+// Of the steps of one cycle, the share in which the rate rises.
+const cycleShare = 0.3
+
+// momentum gives the momentum of each step, nil where it stays what it is.
+func (o *Options) momentum(perEpoch int) optim.Schedule {
+	if !o.CycleMomentum {
+		return nil
+	}
+	return optim.OneCycleMomentum(0.85, 0.95, o.Epochs*perEpoch, cycleShare)
+}
+
 // warmupStart is the share of the learning rate that a warm-up begins with.
 const warmupStart = 0.01
 
@@ -81,7 +96,7 @@ func (o *Options) schedule(perEpoch int) optim.Schedule {
 	var byEpoch optim.Schedule
 	switch o.Schedule {
 	case "onecycle":
-		return optim.OneCycleLR(o.LR, o.Epochs*perEpoch, 0.3, 25, 1e4)
+		return optim.OneCycleLR(o.LR, o.Epochs*perEpoch, cycleShare, 25, 1e4)
 	case "constant":
 		byEpoch = func(int) float64 { return o.LR }
 	case "multistep":

@@ -112,6 +112,7 @@ type trainer struct {
 	opt      optim.Optimizer
 	average  *optim.Average // nil without one
 	rate     optim.Schedule
+	momentum optim.Schedule // nil where it stays
 	state    State
 	began    time.Time
 	order    []int // of the epoch; nil before its first step
@@ -123,7 +124,7 @@ func (j *Job) run(ctx context.Context) error {
 	if t.perEpoch == 0 {
 		return fmt.Errorf("train: %d images are too few to train on", len(j.Indices))
 	}
-	t.rate = j.Options.schedule(t.perEpoch)
+	t.rate, t.momentum = j.Options.schedule(t.perEpoch), j.Options.momentum(t.perEpoch)
 	t.opt.AddParameters(t.params)
 	if j.Options.EMA > 0 {
 		t.average = optim.NewAverage(j.Options.EMA, j.Net.Root().StateDict())
@@ -251,6 +252,9 @@ func (t *trainer) step(indices, expected []int, rec *Record) {
 	t.Images.Expect(expected)
 	t.Net.Root().Train(true)
 	t.opt.SetLR(rec.LR)
+	if t.momentum != nil {
+		t.opt.SetMomentum(t.momentum(t.state.Step))
+	}
 	t.opt.ZeroGrad()
 	dropout := torch.NewGenerator(seed.For(t.Seed, "train/dropout", rec.Step))
 	parts := max(1, min(t.Options.Accumulate, rec.N/2)) // batch normalisation needs two images
