@@ -510,7 +510,9 @@ func TestOracle(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, more := range [][]string{
-		{"forget", "ids:1,5,9"}, {"forget", "ids:9,1,5"}, {"forget", "ids:1,5,9", "name", "again", "batch-size", "7", "limit", "9"},
+		{"forget", "ids:1,5,9"},
+		{"forget", "ids:9,1,5"},
+		{"forget", "ids:1,5,9", "name", "again", "batch-size", "7", "limit", "9"},
 		{"forget", "ids:1,5,9", "weights", first.model},
 	} {
 		r := do(more...)

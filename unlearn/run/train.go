@@ -153,7 +153,8 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*T
 		name    string
 		score   *Score
 	}{
-		{job.Images, d.limited(job.Indices), "train", &result.Train}, {job.Images, held, "val", result.Val},
+		{job.Images, d.limited(job.Indices), "train", &result.Train},
+		{job.Images, held, "val", result.Val},
 		{d.loader(d.test), d.limited(count(d.test.Len())), "test", &result.Test},
 	} {
 		if part.score == nil {
