@@ -211,6 +211,9 @@ func (f *forgetting) tellPlan() error {
 	var steps string
 	if f.method.Scratch {
 		steps = planned(f.trainJob(f.recipe, f.rest, data.PartRetain, nil))
+		if f.cache.Has(oracleCache, f.oracleKey()) {
+			steps = "none: the cache has the network of " + steps
+		}
 	} else {
 		steps = fmt.Sprintf("at most %d passes of %d steps", f.loop.MaxPasses, f.loop.StepsOfPass(f.method, driving))
 		if f.loop.MaxSteps > 0 {

@@ -534,6 +534,18 @@ func TestOracle(t *testing.T) {
 			t.Errorf("%v: the oracle of other settings was taken", more)
 		}
 	}
+	plan := func(more ...string) (steps string) {
+		j := base
+		j.dir, j.flags = filepath.Join(t.TempDir(), "run"), with(j.flags, append(more, "dry-run", "true")...)
+		out := j.run(t.Context(), dir, nil)
+		if out.err != nil {
+			t.Fatal(out.err)
+		}
+		return out.events[len(out.events)-1]["result"].(map[string]any)["plan"].(map[string]any)["steps"].(string)
+	}
+	if had, lacked := plan("forget", "ids:5,1,9"), plan("forget", "ids:2"); !strings.HasPrefix(had, "none: the cache has") || strings.Contains(lacked, "cache") {
+		t.Errorf("planned %q and %q", had, lacked)
+	}
 	// What somebody wrote into a run folder is not handed on.
 	if err := os.WriteFile(first.model, []byte("changed"), 0o644); err != nil {
 		t.Fatal(err)

@@ -127,7 +127,12 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*T
 	if len(held) > 0 {
 		job.Val, job.AtOnce = job.Images.View(data.PartVal, held, nil), d.batch()
 		d.thaw() // which auto looked at the network for
-		job.Validated = func(v train.Validation) error { return d.validated(folder, v) }
+		job.Validated = func(v train.Validation) error {
+			if !v.Best {
+				return nil
+			}
+			return ckpt.Save(folder.Path(bestModel), d.snapshot())
+		}
 	}
 	var best *train.Best
 	if job.Resume != nil {
@@ -183,17 +188,6 @@ func (d *desk) snapshot() *ckpt.File {
 // bestModel is the file of the weights that scored best on the held-out images.
 const bestModel = "model-best.safetensors"
 
-// validated reports the score of an epoch, and keeps the weights if no epoch before was as good.
-func (d *desk) validated(folder *Folder, v train.Validation) error {
-	d.Console.Emit(Metric{Phase: "val", Step: int64(v.Step), Values: map[string]Number{
-		"loss": Number(v.Score.Loss), "accuracy": Number(v.Score.Accuracy()), "epoch": Number(v.Epoch),
-	}})
-	if !v.Best {
-		return nil
-	}
-	return ckpt.Save(folder.Path(bestModel), d.snapshot())
-}
-
 // held are the training images that a recipe holds out.
 func (d *desk) held(recipe train.Options) []int {
 	if recipe.Val == 0 {
@@ -238,9 +232,10 @@ func (d *desk) runTraining(ctx context.Context, job *train.Job) error {
 		progress.Set(int64(job.Resume.Step))
 	}
 	var right, seen int64
+	var scored string
 	job.Observe = func(r train.Record) {
 		right, seen = right+r.Hits, seen+int64(r.N)
-		progress.Note(fmt.Sprintf("epoch %d, loss %.3f, accuracy %.3f", r.Epoch, r.Loss, float64(right)/float64(seen)))
+		progress.Note(fmt.Sprintf("epoch %d, loss %.3f, accuracy %.3f%s", r.Epoch, r.Loss, float64(right)/float64(seen), scored))
 		progress.Set(int64(r.Step))
 		d.Console.Emit(Metric{Phase: "train", Step: int64(r.Step), Values: map[string]Number{
 			"loss": Number(r.Loss), "accuracy": Number(float64(r.Hits) / float64(r.N)), "lr": Number(r.LR), "epoch": Number(r.Epoch),
@@ -248,6 +243,14 @@ func (d *desk) runTraining(ctx context.Context, job *train.Job) error {
 		if r.Step*job.Options.Epochs%r.Steps == 0 {
 			right, seen = 0, 0
 		}
+	}
+	keep := job.Validated
+	job.Validated = func(v train.Validation) error {
+		scored = fmt.Sprintf(", held out %.3f", v.Score.Accuracy())
+		d.Console.Emit(Metric{Phase: "val", Step: int64(v.Step), Values: map[string]Number{
+			"loss": Number(v.Score.Loss), "accuracy": Number(v.Score.Accuracy()), "epoch": Number(v.Epoch),
+		}})
+		return keep(v)
 	}
 	if !d.amp { // autocast would not reach our convolutions
 		defer engine.Accelerate(d.net, d.mode)()

@@ -77,6 +77,15 @@ func (c *Cache) Get(kind, key string, note any, path string) (bool, error) {
 	return true, nil
 }
 
+// Has reports whether there is such an entry, as far as that can be seen without reading its file.
+func (c *Cache) Has(kind, key string) bool {
+	if c == nil {
+		return false
+	}
+	_, err := os.Stat(c.name(kind, key) + recordSuffix)
+	return err == nil
+}
+
 // Put makes an entry of a note and the file at path ("" for none), and evicts the entries that were not used for longest
 // until the cache is within its limit.
 func (c *Cache) Put(kind, key string, note any, path string) error {

@@ -52,11 +52,14 @@ func TestNotes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "deep", "cache")
 	c := New(dir, 1000)
 	var got map[string]float64
-	if ok, err := c.Get("notes", "a", &got, ""); ok || err != nil {
+	if ok, err := c.Get("notes", "a", &got, ""); ok || err != nil || c.Has("notes", "a") {
 		t.Errorf("an empty cache: %v, %v", ok, err)
 	}
 	if err := c.Put("notes", "a", map[string]float64{"x": 0.1}, ""); err != nil {
 		t.Fatal(err)
+	}
+	if !c.Has("notes", "a") || c.Has("notes", "b") || (*Cache)(nil).Has("notes", "a") {
+		t.Error("the cache does not know what it has")
 	}
 	if ok, err := New(dir, 1000).Get("notes", "a", &got, ""); !ok || err != nil || got["x"] != 0.1 {
 		t.Errorf("%v, %v, %v", ok, err, got)
