@@ -23,7 +23,7 @@ var _ Optimizer = (*AdamOptimizer)(nil)
 //	p = p - lr/(1-beta1ᵗ) · m / (√v/√(1-beta2ᵗ) + eps)
 //
 // PyTorch's defaults are lr 1e-3, beta1 0.9, beta2 0.999, eps 1e-8. Step calls PyTorch's operators in its order, so float32
-// has its bits. The two powers are taken in float64, where Go and C may differ by the last bit; that reaches a float32 about
+// has its bits: on the CPU those of foreach=False, on a GPU those of foreach=True, its defaults. The two powers are taken in float64, where Go and C may differ by the last bit; that reaches a float32 about
 // once in 10⁸ steps. It panics if a number is negative or not finite, or a beta 1 or more.
 func Adam(lr, beta1, beta2, eps, weightDecay float64) *AdamOptimizer {
 	return newAdam("optim.Adam", lr, beta1, beta2, eps, weightDecay, false)

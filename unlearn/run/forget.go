@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"time"
 
 	"l2ul/torch"
@@ -158,14 +157,13 @@ func (f *forgetting) prepare(ctx context.Context) error {
 
 // check refuses settings of the loop, or of training, that cannot work on these images.
 func (f *forgetting) check() error {
+	k := len(f.set.Indices)
 	if f.method.Scratch {
-		held := f.held(f.recipe)
-		if n := len(held) - len(slices.DeleteFunc(slices.Clone(held), func(i int) bool { return slices.Contains(f.set.Indices, i) })); n > 0 {
-			f.Console.Warn(fmt.Sprintf("--val holds out %d of the images to forget: a network of this recipe and seed never learned them", n))
+		if known := len(without(f.set.Indices, f.held(f.recipe))); known < k {
+			f.Console.Warn(fmt.Sprintf("--val holds out %d of the images to forget: a network of this recipe and seed never learned them", k-known))
 		}
 		return checkTraining(f.trainJob(f.recipe, f.rest, data.PartRetain, nil))
 	}
-	k := len(f.set.Indices)
 	driving, err := f.driving()
 	if err != nil {
 		return err

@@ -49,13 +49,13 @@ func (f *forgetting) retrain(ctx context.Context, saved []nn.Named) (*unlearn.Re
 	unlock, err := f.cache.Lock(ctx, oracleCache, key, func() {
 		f.Console.Log().Info().Str("key", key).Msg("another process trains this very network; waiting for it")
 	})
-	switch {
-	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
-	case err != nil:
-		f.Console.Log().Warn().Err(err).Msg("the cache cannot be locked: another process may train this network as well")
-	default:
+	if err == nil {
 		defer unlock()
+	} else if ctx.Err() == nil {
+		f.Console.Log().Warn().Err(err).Msg("the cache cannot be locked: another process may train this network as well")
+	}
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
 	}
 	found, err := f.fetchOracle(key)
 	if err != nil {

@@ -198,14 +198,17 @@ func (d *desk) held(recipe train.Options) []int {
 
 // trainJob sets up training on some of the training images, but for those that the recipe holds out.
 func (d *desk) trainJob(recipe train.Options, indices []int, part data.Part, meter *data.Meter) *train.Job {
-	held := d.held(recipe)
-	indices = slices.DeleteFunc(slices.Clone(indices), func(i int) bool {
-		_, out := slices.BinarySearch(held, i)
-		return out
-	})
 	return &train.Job{
-		Net: d.net, Indices: indices, Part: part, Meter: meter, Options: recipe, Seed: d.compute.Seed,
+		Net: d.net, Indices: without(indices, d.held(recipe)), Part: part, Meter: meter, Options: recipe, Seed: d.compute.Seed,
 	}
+}
+
+// without are the indices that are not among others, which ascend.
+func without(indices, others []int) []int {
+	return slices.DeleteFunc(slices.Clone(indices), func(i int) bool {
+		_, found := slices.BinarySearch(others, i)
+		return found
+	})
 }
 
 // checkTraining refuses a job without a single step.
