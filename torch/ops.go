@@ -430,6 +430,12 @@ func (t Tensor) CrossEntropy(target, weight Tensor, reduction Reduction, ignoreI
 	return opCrossEntropy.One(t, target, weight, int64(reduction), ignoreIndex)
 }
 
+// SmoothedCrossEntropy is CrossEntropy at targets of which a share, labelSmoothing, is spread evenly over all classes
+// (Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016, section 7).
+func (t Tensor) SmoothedCrossEntropy(target, weight Tensor, reduction Reduction, ignoreIndex int64, labelSmoothing float64) Tensor {
+	return opCrossEntropy.One(t, target, weight, int64(reduction), ignoreIndex, labelSmoothing)
+}
+
 var opLinear = Define("aten::linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor")
 
 // Linear returns t·weightᵀ + bias; t is [..., in], weight [out, in], bias [out] or undefined.

@@ -2,7 +2,7 @@
 
     python make.py [--out DIR] [--threads N] [--format channels_last|contiguous] [names …]
 
-Names: streams tiny block-a block-b-basic block-b-bottleneck resnet networks. Default: all, beside this script.
+Names: streams recipes tiny block-a block-b-basic block-b-bottleneck resnet networks. Default: all, beside this script.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import l2ul
 import nets
+import recipes
 
 HERE = Path(__file__).resolve().parent
 
@@ -415,7 +416,8 @@ def main():
         "format": a.format,
     }
     a.out.mkdir(parents=True, exist_ok=True)
-    makers = {"streams": streams, "resnet": resnet} | {n: lambda a, n=n: small(n, a) for n in SMALL}
+    layout = torch.channels_last if a.format == "channels_last" else torch.contiguous_format
+    makers = {"streams": streams, "recipes": lambda _: recipes.values(nets.Tiny, layout), "resnet": resnet} | {n: lambda a, n=n: small(n, a) for n in SMALL}
     for name in a.names or [*makers, "networks"]:
         if name == "networks":
             path = a.out / "networks.json"

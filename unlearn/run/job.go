@@ -53,6 +53,7 @@ type desk struct {
 	loaders     []*data.Loader
 	net         models.Classifier
 	mode        engine.Mode
+	amp         bool            // training is in mixed precision
 	still       *engine.Network // the network while it is frozen, nil before and after
 	fallback    string          // how it ran in place of the mode that was asked for, and why
 	scoring     *chunk.Size     // images at once when scoring; nil before the first
@@ -240,10 +241,10 @@ func (d *desk) noteFallback() string {
 	return d.fallback
 }
 
-// precision is that of products, of the attack's first.
+// precision is that of products, of the attack's or of training first.
 func (d *desk) precision() string {
 	var names []string
-	if d.mode == engine.BF16 && d.noteFallback() == "" {
+	if d.amp || d.mode == engine.BF16 && d.noteFallback() == "" {
 		names = append(names, "bf16")
 	}
 	if d.compute.TF32 {

@@ -70,6 +70,12 @@ type AnchorSummary struct {
 	Ones   float64 `json:"ones" jsonschema:"minimum=0,maximum=1,description=share that is exactly 1"`
 }
 
+// OracleSummary describes a network retrained without the images to forget.
+type OracleSummary struct {
+	Key     string  `json:"key,omitempty" jsonschema:"description=sha256 of all that decides its bits: recipe\\, data\\, images to forget\\, seed\\, architecture\\, machine and versions. The same key is the same network; it has none if it was trained on two machines"`
+	Seconds float64 `json:"seconds" jsonschema:"minimum=0,description=what training it took\\, in this run or in the earlier one whose network it took from the cache"`
+}
+
 // Versions of the parts that make the bits.
 type Versions struct {
 	Unlearn  string `json:"unlearn"`
@@ -124,12 +130,13 @@ type Result struct {
 	DataAccess DataAccess      `json:"data_access"`
 	Attack     *AttackSummary  `json:"attack,omitempty"`
 	Anchors    *AnchorSummary  `json:"anchors,omitempty"`
-	Cached     []string        `json:"cached,omitempty" jsonschema:"description=what was taken from the cache and not computed: attack\\, before.forget\\, before.retain\\, before.test"`
+	Oracle     *OracleSummary  `json:"oracle,omitempty" jsonschema:"description=the network that was retrained"`
+	Cached     []string        `json:"cached,omitempty" jsonschema:"description=what was taken from the cache and not computed: attack\\, oracle\\, before.forget\\, before.retain\\, before.test"`
 	Penalty    *Number         `json:"penalty,omitempty" jsonschema:"oneof_type=number;null,description=final value of lambda times R"`
 	Distance   *Number         `json:"distance,omitempty" jsonschema:"oneof_type=number;null,description=Euclidean distance of the parameters from where they began"`
 	PeakMemory int64           `json:"peak_memory_bytes,omitempty" jsonschema:"minimum=0,description=largest resident size of the process"`
 	Device     string          `json:"device"`
-	Precision  string          `json:"precision" jsonschema:"enum=fp32,enum=tf32,enum=bf16,enum=bf16+tf32,description=of what convolutions and matrix products multiply: bf16 in the attack alone\\, tf32 everywhere\\, bf16+tf32 in the attack and elsewhere; all else\\, and what decides the class of an image\\, is fp32"`
+	Precision  string          `json:"precision" jsonschema:"enum=fp32,enum=tf32,enum=bf16,enum=bf16+tf32,description=of what convolutions and matrix products multiply: bf16 in the attack alone\\, or in training with --amp\\, tf32 everywhere\\, bf16+tf32 in the attack and elsewhere; all else\\, and what decides the class of an image\\, is fp32"`
 	Mode       engine.Mode     `json:"mode,omitempty" jsonschema:"enum=exact,enum=bf16,enum=fast,enum=reference,description=arithmetic of attack\\, scores and training: exact is float32 in another order than PyTorch's\\, bf16 multiplies bfloat16 in the attack\\, fast ends the attack on a pair when its target is sure\\, reference has PyTorch's bits"`
 	Fallback   string          `json:"fallback,omitempty" jsonschema:"description=how attack and scores\\, or the attack's gradients\\, ran in place of what mode says\\, and why"`
 	Threads    int             `json:"threads,omitempty"`
