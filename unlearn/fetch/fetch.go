@@ -94,7 +94,11 @@ func (c *Client) Head(ctx context.Context, src Source) (header http.Header, err 
 			return 0, err
 		}
 		header = resp.Header
-		return 0, errors.Join(resp.Body.Close(), statusError(resp, http.StatusOK, http.StatusFound, http.StatusTemporaryRedirect))
+		err = resp.Body.Close()
+		if resp.StatusCode/100 == 3 {
+			return 0, err
+		}
+		return 0, errors.Join(statusError(resp, http.StatusOK), err)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", redacted(src.URL), err)
