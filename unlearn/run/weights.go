@@ -103,6 +103,7 @@ func (d *desk) load(ctx context.Context) error {
 	}
 	d.origin = &Origin{Source: found.Origin, SHA256: found.SHA256, Keys: style}
 	if found.Path != d.model.Weights {
+		d.model.Weights = found.Origin // for people: it holds no secrets
 		d.Console.Log().Info().Str("source", found.Origin).Str("file", found.Path).Str("sha256", found.SHA256).Msg("weights found")
 	}
 	if d.model.Model == autoModel {
