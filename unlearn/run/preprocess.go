@@ -2,6 +2,7 @@ package run
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"math"
 	"slices"
@@ -57,7 +58,7 @@ func usualPreprocess(card models.Card) data.Preprocess {
 
 // choosePreprocess decides what is done to the images of files: what flags say, else what is usual for the network, else for
 // the dataset.
-func (d *desk) choosePreprocess() error {
+func (d *desk) choosePreprocess(ctx context.Context) error {
 	datasets := data.Datasets()
 	i := slices.IndexFunc(datasets, func(s data.Dataset) bool { return s.Name == d.source.Dataset })
 	if i < 0 {
@@ -70,13 +71,12 @@ func (d *desk) choosePreprocess() error {
 		return nil
 	}
 	usual := datasets[i].Preprocess
-	name := d.model.Model
-	if name == autoModel && d.model.Weights != "" {
-		if file, err := readWeights(d.model.Weights); err == nil { // what is wrong with it, load says
-			name, _ = networkOf(file)
+	if d.model.Model == autoModel {
+		if err := d.openWeights(ctx); err != nil {
+			return err
 		}
 	}
-	if card, err := models.Info(name); err == nil && card.Resize != 0 {
+	if card, err := models.Info(d.model.Model); err == nil && card.Resize != 0 {
 		usual = usualPreprocess(card)
 	}
 	var err error
