@@ -68,7 +68,7 @@ func TestPreprocessOfCard(t *testing.T) {
 	} {
 		d := &desk{Invocation: Invocation{Console: NewConsole(TerminalOptions{Quiet: true}, io.Discard, io.Discard)}}
 		d.source.Dataset, d.source.ImgSize, d.model.Model, d.model.Mean = c.dataset, c.size, c.model, c.mean
-		if err := d.choosePreprocess(); err != nil {
+		if err := d.choosePreprocess(t.Context()); err != nil {
 			t.Errorf("%+v: %v", c, err)
 			continue
 		}
@@ -87,7 +87,7 @@ func TestPreprocessOfCard(t *testing.T) {
 	} {
 		d := &desk{source: source}
 		d.model.Model = "l2ul-resnet18"
-		if err := d.choosePreprocess(); err == nil || !strings.Contains(err.Error(), says) {
+		if err := d.choosePreprocess(t.Context()); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%+v: error %v does not say %q", source, err, says)
 		}
 	}
