@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -556,6 +558,42 @@ func TestAccelerate(t *testing.T) {
 		}
 		if changed == 0 {
 			t.Error("nothing was accelerated")
+		}
+		defer Accelerate(net, Exact)()
+		tiles := map[int64]int{}
+		for _, call := range torch.Trace(func() { net.Forward(x) }) {
+			if call.Name == "l2ul::conv2d" {
+				tiles[call.Args[2].(int64)]++
+			}
+		}
+		// Of 20 convolutions the first has three channels; those to maps of 16x16, 8x8 and 4x4 with stride 1 are ten; strides and
+		// the maps of 2x2 are the others.
+		if want := map[int64]int{0: 9, 4: 10}; !maps.Equal(tiles, want) {
+			t.Errorf("convolutions by tile: %v, want %v", tiles, want)
+		}
+	})
+}
+
+// Buffers for more images than memory holds leave nothing behind, and what there was goes on.
+func TestOutOfMemoryWhileBinding(t *testing.T) {
+	job(t, func() {
+		net := Freeze(newNet(t, "resnet20"), Exact)
+		defer net.Thaw()
+		x := torch.Rand([]int64{2, 3, 32, 32}, false).Contiguous(torch.ChannelsLast)
+		want := net.InputGrad(x, gradient).Clone()
+		before := torch.Live()
+		many := x.Narrow(0, 0, 1).Expand(1<<36, 3, 32, 32)
+		for range 2 {
+			err := torch.Try(func() { net.Input(many) })
+			if bad, ok := errors.AsType[*torch.Error](err); !ok || bad.Code != torch.OutOfMemory {
+				t.Fatalf("2^36 images: %v", err)
+			}
+		}
+		if live := torch.Live(); live > before {
+			t.Errorf("%d tensors were alive, now %d", before, live)
+		}
+		if got := net.InputGrad(x, gradient); !torch.Equal(got, want) {
+			t.Error("the gradient is another one afterwards")
 		}
 	})
 }

@@ -469,8 +469,8 @@ Taps taps_of(const Conv& c) {
   // In a gradient with strides, only every stride-th pixel has a given tap. Those that share their taps go together, so
   // that the inner loop can leave the others out.
   const int64_t step_h = c.gradient ? c.stride_h : 1, step_w = c.gradient ? c.stride_w : 1;
-  for (int64_t h0 = 0; h0 < step_h; ++h0) {
-    for (int64_t w0 = 0; w0 < step_w; ++w0) {
+  for (int64_t h0 = 0; h0 < std::min(step_h, c.out_h); ++h0) {
+    for (int64_t w0 = 0; w0 < std::min(step_w, c.out_w); ++w0) {
       for (int64_t h = h0; h < c.out_h; h += step_h) {
         for (int64_t w = w0; w < c.out_w; w += step_w) taps.pixel.push_back(h * c.out_w + w);
       }
@@ -535,7 +535,9 @@ void conv_direct(const Conv& c, const Number* x, const Number* packed, const Epi
   // On small maps most taps of a pixel are outside, or with strides not there. Pixels at one place in all images share
   // those that are, so they go together; on large maps neighbours do, and share the pixels they read as well.
   const bool by_place = area <= kSmall;
-  const Pieces blocks(total, kBlock);
+  // Whole groups of rows make a block: which rows share a group, and leave out the same taps, hangs on no number of
+  // threads.
+  const Pieces blocks((total + kRows - 1) / kRows, kBlock / kRows);
   at::parallel_for(0, blocks.count, 1, [&](int64_t begin, int64_t end) {
     std::vector<Rows<Number>> source(kBlock / kRows * count);
     std::vector<int64_t> pixel(kBlock);
@@ -543,7 +545,8 @@ void conv_direct(const Conv& c, const Number* x, const Number* packed, const Epi
     float* const sums = scratch(kBlock * (pitch + (joined ? depth : 0)));
     Number* const patches = reinterpret_cast<Number*>(sums + kBlock * pitch);
     for (int64_t block = begin; block < end; ++block) {
-      const int64_t first = blocks.begin(block), rows = blocks.begin(block + 1) - first;
+      const int64_t first = blocks.begin(block) * kRows,
+                    rows = std::min(blocks.begin(block + 1) * kRows, total) - first;
       const int64_t groups = (rows + kRows - 1) / kRows;
       for (int64_t i = 0; i < groups * kRows; ++i) {
         Rows<Number>* const row = &source[i / kRows * count];

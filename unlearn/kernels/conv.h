@@ -3,7 +3,8 @@
 // Like the bodies of bodies.h these know no tensors.
 //
 // Every output is one chain of fused multiply-adds in a fixed order, so bits depend neither on the number of threads,
-// nor on the instruction set (but see Pair), nor, while weights are finite, on which other images share the batch.
+// nor on the instruction set (but see Pair), nor, while weights are finite, but for the sign of a 0, on which other
+// images share the batch.
 #pragma once
 
 #include <cstdint>

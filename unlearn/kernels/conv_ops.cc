@@ -36,12 +36,26 @@ void check_tile(const Name& name, int64_t tile) {
   TORCH_CHECK(tile == 0 || tile == 2 || tile == 4, name, " is ", tile, "; it must be 0 (direct), 2 or 4");
 }
 
-// Weights [out, in, h, w] whose taps lie at even distances, as contiguous and channels-last ones do.
+// Weights [out, in, h, w] whose taps lie at even distances, as contiguous and channels-last ones do. A dimension of one
+// tap has a stride too, which may be any number.
 Tensor evenly_spaced(const Tensor& weight) {
-  return weight.stride(2) == weight.size(3) * weight.stride(3) ? weight : weight.contiguous();
+  const bool line = weight.size(2) == 1 || weight.size(3) == 1;
+  return line || weight.stride(2) == weight.size(3) * weight.stride(3) ? weight : weight.contiguous();
 }
 
-cpu::Strides strides_of(const Tensor& weight) { return {weight.stride(0), weight.stride(1), weight.stride(3)}; }
+cpu::Strides strides_of(const Tensor& weight) {
+  return {weight.stride(0), weight.stride(1), weight.stride(weight.size(3) > 1 ? 3 : 2)};
+}
+
+// The most pixels of padding or stride: enough for any network, and sums of them are whole numbers.
+constexpr int64_t kFarthest = int64_t{1} << 24;
+
+void check_geometry(const char* op, IntArrayRef stride, IntArrayRef padding) {
+  for (const int64_t v : {stride[0], stride[1], padding[0], padding[1]}) {
+    TORCH_CHECK(v <= kFarthest, "l2ul::", op, ": stride ", stride, " and padding ", padding, " may be at most ",
+                kFarthest);
+  }
+}
 
 // Packed weights as pairs of bfloat16: [..., depth / 2, kPanel, 2].
 Tensor pairs_of(const Tensor& packed) {
@@ -91,6 +105,7 @@ Tensor& conv_(Tensor& out, const Tensor& x, const Tensor& packed, int64_t tile, 
   const auto [kernel_h, kernel_w] = check_pair({op, "kernel"}, kernel, 1);
   const auto [stride_h, stride_w] = check_pair({op, "stride"}, stride, 1);
   const auto [pad_h, pad_w] = check_pair({op, "padding"}, padding, 0);
+  check_geometry(op, stride, padding);
   // The images before and after the forward pass.
   const Image before = gradient ? to : from, after = gradient ? from : to;
   const auto fits = [](int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad) {
@@ -126,6 +141,7 @@ Tensor& conv_(Tensor& out, const Tensor& x, const Tensor& packed, int64_t tile, 
     check_type({op, "bias"}, *bias, at::kFloat);
     TORCH_CHECK(bias->dim() == 1 && bias->size(0) == conv.width && bias->is_contiguous(),
                 "l2ul::conv_: bias has shape ", bias->sizes(), "; out needs [", conv.width, "]");
+    check_written_images(op, "out", out, "bias", *bias);
     epilogue.bias = bias->const_data_ptr<float>();
   }
   if (out.numel() == 0) return out;
@@ -155,6 +171,7 @@ cpu::Conv check_trained(const Tensor& x, const Tensor& weight, int64_t tile, Int
   check_tile({op, "tile"}, tile);
   const auto [stride_h, stride_w] = check_pair({op, "stride"}, stride, 1);
   const auto [pad_h, pad_w] = check_pair({op, "padding"}, padding, 0);
+  check_geometry(op, stride, padding);
   const int64_t multiple = tile == 0 ? cpu::kPanel : 8;
   TORCH_CHECK(weight.dim() == 4 && weight.size(1) == from.channels && weight.numel() > 0 &&
                   weight.size(0) % multiple == 0 && weight.size(1) % multiple == 0,
@@ -166,8 +183,8 @@ cpu::Conv check_trained(const Tensor& x, const Tensor& weight, int64_t tile, Int
       "l2ul::conv2d: tile ", tile, " needs a 3x3 kernel, stride 1 and padding of at most 2; the weight has shape ",
       weight.sizes(), ", stride is ", stride, ", padding ", padding);
   const int64_t room_h = from.height + 2 * pad_h - weight.size(2), room_w = from.width + 2 * pad_w - weight.size(3);
-  TORCH_CHECK(room_h >= 0 && room_w >= 0, "l2ul::conv2d: padding is ", padding, " for x ", x.sizes(), " and weight ",
-              weight.sizes(), "; no image would be left");
+  TORCH_CHECK(from.height > 0 && from.width > 0 && room_h >= 0 && room_w >= 0, "l2ul::conv2d: padding is ", padding,
+              " for x ", x.sizes(), " and weight ", weight.sizes(), "; no image would be left");
   return {from.count,
           from.height,
           from.width,
