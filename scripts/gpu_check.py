@@ -69,13 +69,6 @@ def ratios(answers, key="seconds"):
     return {"U/O": median["O"] / median["U"] if "O" in median else None, "U/P": median["P"] / median["U"]}
 
 
-def agreement(answers, bound):
-    """The contestants' checks, and what is wrong with them."""
-    check = {n: v[-1]["check"] for n, v in answers.items()}
-    apart = max(abs(c - check["P"]) / abs(check["P"]) for c in check.values())
-    return {"check": check} | ({} if apart < bound else {"failed": f"the contestants' checks differ by {apart:.2g}"})
-
-
 def contest(row, work, plain, gflop=None):
     """A row of `make bench`: O, P and U take turns. plain is P's variant that needs no compiler; gflop is what is computed at
     least, forward and backward, none where bytes count."""
@@ -88,10 +81,9 @@ def contest(row, work, plain, gflop=None):
     if isinstance(answers, str):
         return {"left out": answers}
     rate = gflop and not ARGS.tiny and gflop / 1e3 / statistics.median(x["seconds"] for x in answers["U"])
-    exact = "bf16" not in row and not work.get("tf32")
     return {
         "work": a.work, "seconds": {n: [x["seconds"] for x in v] for n, v in answers.items()}, "P": answers["P"][-1]["variant"],
-        **ratios(answers), "TFLOP/s": rate or None, **agreement(answers, 1e-3 if exact else 1e-2),
+        **ratios(answers), "TFLOP/s": rate or None, **bench.agreement(answers, "bf16" in row or work.get("tf32")),
     }  # fmt: skip
 
 
@@ -105,7 +97,7 @@ def whole(work):
         answers = bench.whole(a)
     return {
         "work": a.work, "seconds": {n: [x["seconds"] for x in v] for n, v in answers.items()}, **ratios(answers),
-        "job": {n: [x["job"] for x in v] for n, v in answers.items()} | ratios(answers, "job"), **agreement(answers, 1e-3),
+        "job": {n: [x["job"] for x in v] for n, v in answers.items()} | ratios(answers, "job"), **bench.agreement(answers),
     }  # fmt: skip
 
 
@@ -114,7 +106,7 @@ def ladder(work):
     reference, which is float32 by the operators of P."""
     import expert
     import run as bench
-    from contestants import Data
+    from contestants import Data, attained
     from safetensors.torch import load_file
 
     rungs = {"fp32": "C1", "reference": "C1-reference", "tf32": "C1", "bf16": "C1-bf16"}
@@ -135,7 +127,7 @@ def ladder(work):
     x = images.repeat(-(-n // len(images)), 1, 1, 1)[:n]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # what examples reach is float32's
     for name, x_adv in made.items():
-        result[name] |= bench.apart(x, made["fp32"], x_adv) | bench.attained(model, x_adv, data["pair.target"][:n])
+        result[name] |= bench.apart(x, made["fp32"], x_adv) | attained(model, x_adv, data["pair.target"][:n])
     return {"work": a.work, "rungs": result}
 
 
@@ -329,7 +321,7 @@ def main():
         measured[name] = row
         save()
     bad = [n for part in ("tests", "program") for n, r in result[part].items() if r["exit"] not in (0, 3)]
-    bad += [n for n, r in measured.items() if "failed" in r]
+    bad += [n for n, r in measured.items() if r.keys() & {"failed", "apart"}]
     print(f"{RESULT}: {result['device']}, " + (f"failed: {', '.join(bad)}" if bad else "all passed"))
     sys.exit(1 if bad or not CUDA and not ARGS.tiny else 0)
 

@@ -129,7 +129,8 @@ type loop struct {
 	driver, forget slot                 // the images of a step
 	told           torch.Tensor         // Double [5]: what the step tells
 	steps          map[sizes]*cuda.Loop // all but the first
-	noGraph        string               // why steps are not captured
+	capture        cuda.Recorder        // makes graphs of them, if the task asks for that, and until it fails
+	noGraph        string               // why it does not
 }
 
 func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
@@ -146,9 +147,14 @@ func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
 		l.reference = append(l.reference, p.Tensor.Detach().Clone())
 		l.momenta = append(l.momenta, p.Tensor.Detach().ZerosLike())
 	}
-	if task.Graphs != nil && nn.Drops(task.Net) {
-		l.noGraph = "the network drops other values at each step"
+	graphs := task.Graphs
+	if graphs != nil && nn.Drops(task.Net) {
+		graphs, l.noGraph = nil, "the network drops other values at each step"
 	}
+	l.capture = graphs.Trying(func(why string) {
+		l.noGraph = why
+		l.free() // they may leave too little memory for a step by itself
+	})
 	l.told = l.params[0].Detach().NewZeros([]int64{5}, torch.Double)
 	for _, t := range task.Net.Root().StateDict() {
 		l.live = append(l.live, t.Tensor)

@@ -41,8 +41,13 @@ func (g Goal) Met(hits, n int64) bool {
 
 // Progress says how near the goal is, given the same hits: "3 of 16 images keep their label".
 func (g Goal) Progress(hits, n int64) string {
-	if g == Relabel {
+	switch {
+	case g == Relabel && n == 1:
+		return fmt.Sprintf("%d of 1 image has its new label", hits)
+	case g == Relabel:
 		return fmt.Sprintf("%d of %d images have their new label", hits, n)
+	case n == 1:
+		return fmt.Sprintf("%d of 1 image keeps its label", hits)
 	}
 	return fmt.Sprintf("%d of %d images keep their label", hits, n)
 }

@@ -99,18 +99,6 @@ func (l *loop) take(n sizes) {
 	step.Next(l.capture)
 }
 
-// capture makes a graph of a step if the task asks for it, and until that fails.
-func (l *loop) capture(step func()) (graph cuda.Recording) {
-	if l.task.Graphs == nil || l.noGraph != "" {
-		return nil
-	}
-	if err := torch.Try(func() { graph = l.task.Graphs(step) }); err != nil {
-		l.noGraph = err.Error()
-		l.free() // as above
-	}
-	return graph
-}
-
 // free gives the graphs back.
 func (l *loop) free() {
 	for _, step := range l.steps {

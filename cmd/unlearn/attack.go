@@ -18,7 +18,7 @@ func (p *program) attack() *cli.Command {
 				return err
 			}
 			s := result.Summary
-			return printLines(p.stdout, fmt.Sprintf("%d examples, %.2f %% successful, mean cross-entropy to the target %.3g, L2 norm %.3g to %.3g, %.1f s",
-				s.Pairs, 100*s.Success, s.MeanLoss, s.Norm.Min, s.Norm.Max, result.Seconds))
+			return printLines(p.stdout, fmt.Sprintf("%s, %.2f %% successful, mean cross-entropy to the target %.3g, L2 norm %.3g to %.3g, %.1f s",
+				run.Counted(s.Pairs, "example"), 100*s.Success, s.MeanLoss, s.Norm.Min, s.Norm.Max, result.Seconds))
 		})
 }

@@ -18,7 +18,7 @@ func (p *program) importance() *cli.Command {
 				return err
 			}
 			a := result.Anchors
-			return printLines(p.stdout, fmt.Sprintf("%s over %d images in %.1f s; anchor weights: least %.3f, median %.3f, mean %.3f, greatest %.3f; %.2f %% are 1",
-				result.Estimator, len(result.Forget.Indices), result.Seconds, a.Min, a.Median, a.Mean, a.Max, 100*a.Ones))
+			return printLines(p.stdout, fmt.Sprintf("%s over %s in %.1f s; anchor weights: least %.3f, median %.3f, mean %.3f, greatest %.3f; %.2f %% are 1",
+				result.Estimator, run.Counted(len(result.Forget.Indices), "image"), result.Seconds, a.Min, a.Median, a.Mean, a.Max, 100*a.Ones))
 		})
 }

@@ -72,13 +72,16 @@ func newApp(stdout, stderr io.Writer) (*cli.App, error) {
 	}
 	p := &program{catalog, stdout, stderr}
 	app := &cli.App{
-		Name:                      "unlearn",
-		Usage:                     "make a trained image classifier forget",
-		Writer:                    stdout,
-		ErrWriter:                 stderr,
-		HideVersion:               true,
-		HideHelpCommand:           true,
-		Flags:                     []cli.Flag{cli.HelpFlag}, // not added by itself beside a help command of ours
+		Name:            "unlearn",
+		Usage:           "make a trained image classifier forget",
+		Writer:          stdout,
+		ErrWriter:       stderr,
+		HideVersion:     true,
+		HideHelpCommand: true,
+		Flags: []cli.Flag{
+			cli.HelpFlag, // not added by itself beside a help command of ours
+			&cli.BoolFlag{Name: "version", Usage: "versions of the program and its parts"},
+		},
 		DisableSliceFlagSeparator: true,
 		ExitErrHandler:            func(*cli.Context, error) {}, // start decides the exit code
 		Commands: []*cli.Command{
@@ -88,6 +91,9 @@ func newApp(stdout, stderr io.Writer) (*cli.App, error) {
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
 				return unknown("command", name, commandNames(c.App.Commands))
+			}
+			if c.Bool("version") {
+				return printVersions(stdout)
 			}
 			printRoot(stdout, c.App)
 			return nil

@@ -74,6 +74,9 @@ func permute(app *cli.App, args []string) []string {
 			}
 		}
 		if next == nil {
+			if len(commands) > 0 && !strings.HasPrefix(rest[0], "-") {
+				return append(out, rest[0]) // no command, which is all there is to say
+			}
 			break
 		}
 		out, rest = append(out, rest[0]), rest[1:]

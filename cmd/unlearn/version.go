@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"runtime"
 
 	"github.com/urfave/cli/v2"
@@ -25,12 +26,16 @@ func (p *program) version() *cli.Command {
 			if err := noArguments(c); err != nil {
 				return err
 			}
-			v := run.CurrentVersions()
 			if o.JSON {
-				return json.NewEncoder(p.stdout).Encode(v)
+				return json.NewEncoder(p.stdout).Encode(run.CurrentVersions())
 			}
-			_, err := fmt.Fprintf(p.stdout, "unlearn %s\nlibtorch %s\n%s %s/%s\n", v.Unlearn, v.Libtorch, v.Go, runtime.GOOS, runtime.GOARCH)
-			return err
+			return printVersions(p.stdout)
 		},
 	}
+}
+
+func printVersions(w io.Writer) error {
+	v := run.CurrentVersions()
+	_, err := fmt.Fprintf(w, "unlearn %s\nlibtorch %s\n%s %s/%s\n", v.Unlearn, v.Libtorch, v.Go, runtime.GOOS, runtime.GOARCH)
+	return err
 }

@@ -18,6 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "golden"))
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+
+# The steps of C3, of which the last is timed, at a rate that keeps the goal away from them.
+STEPS, LR = 4, 1e-5
 
 
 class Data(dict):
@@ -31,7 +36,7 @@ class Data(dict):
 
 
 def timed(run):
-    """Seconds of one repeat, and its check. What is restored before and computed for the check is not timed."""
+    """Seconds of one repeat, and its check, a dictionary of numbers. What is restored before and computed for the check is not timed."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     state = run.restore() if hasattr(run, "restore") else None
     wait()
@@ -67,7 +72,7 @@ def peak(work, amount):
         start = time.perf_counter()
         work()
         rate = amount / (time.perf_counter() - start) / 1e9
-        return lambda: rate
+        return lambda: {"rate": rate}
 
     return {"torch": lambda: run}
 
@@ -84,9 +89,33 @@ def memory():
     return peak(lambda: a.add_(b), 3 * 4 * 40_000_000)
 
 
+@torch.no_grad()
+def attained(model, x_adv, target):
+    """How many examples reach their targets, and the mean cross-entropy to them."""
+    logits = model(x_adv)
+    return {"reached": (logits.argmax(1) == target).sum().item(), "cross_entropy": F.cross_entropy(logits, target).item()}
+
+
+def attacked(model, x, start, x_adv, target):
+    """The check of an attack: what it made of the cross-entropy it began with, and how far it went from the images for that. model computes in float32."""
+    began, ended = attained(model, start, target), attained(model, x_adv, target)
+    distance = (x_adv - x).double().flatten(1).norm(dim=1)
+    return ended | {"descent": began["cross_entropy"] - ended["cross_entropy"], "distance": distance.sum().item(), "farthest": distance.max().item()}
+
+
+def norm(tensors):
+    """The Euclidean norm of all tensors together."""
+    return sum(t.detach().double().square().sum() for t in tensors).sqrt().item()
+
+
+def moved(params, momenta, since):
+    """The check of updates: how far parameters went since, and their momenta."""
+    return {"moved": norm([p.detach().double() - s.double() for p, s in zip(params, since)]), "momentum": norm(momenta)}
+
+
 def anchored(anchors):
     """How much of all parameters is free to move: the check of the rows of importance."""
-    return sum((1 - a.double()).sum().item() for a in anchors)
+    return {"free": sum((1 - a.double()).sum().item() for a in anchors)}
 
 
 def job(folder):
@@ -104,6 +133,14 @@ def job(folder):
 
     read = files if settings["dataset"] == "imagefolder" else binary
     return settings, load_file(folder / "weights.safetensors"), read("train"), read("test")
+
+
+def finished(steps, scores, distance, seconds):
+    """The answer of C7: scores are hits and losses on D_r, D_f and D_test afterwards, seconds those of the job."""
+    check = {"steps": steps, "moved": distance}
+    for split, (hits, loss) in zip(("retain", "forget", "test"), scores):
+        check |= {f"{split} hits": hits, f"{split} loss": loss}
+    return {"check": check, "job": seconds}
 
 
 def settings_of(folder):

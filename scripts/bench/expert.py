@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 
 import l2ul
 import nets
-from contestants import anchored, retained, spaced
+from contestants import LR, STEPS, anchored, attacked, finished, moved, norm, retained, spaced
 
 LAST = torch.channels_last
 
@@ -70,6 +70,10 @@ def compiled(function):
     return torch.compile(function, dynamic=False)  # every shape gets kernels of its own
 
 
+def same(work):
+    return work
+
+
 def captured(work):
     """Replays work, all of whose tensors stay where they are, as a CUDA graph."""
     side = torch.cuda.Stream()
@@ -97,13 +101,13 @@ def c1(data, bf16):
     images = pixels(data["forget.pixels"])
     x = images.repeat(-(-n // len(images)), 1, 1, 1)[:n].contiguous(memory_format=LAST)
     target, start = data["pair.target"][:n], data["pair.start"][:n].contiguous(memory_format=LAST)
+    judge, began = frozen_of(data), x + l2ul.pgd_start(x, start, 4.0)
+
+    def check(x_adv):
+        return lambda: attacked(judge, x, began, x_adv, target)
 
     def variant(loss_of):
-        def run():
-            x_adv = pgd(loss_of, x, start, target, 4.0, 0.1, iterations)
-            return lambda: x_adv.double().square().sum().item()
-
-        return run
+        return lambda: check(pgd(loss_of, x, start, target, 4.0, 0.1, iterations))
 
     def graph(loss_of):
         """An iteration captured once, and replayed."""
@@ -114,8 +118,7 @@ def c1(data, bf16):
             delta.copy_(l2ul.pgd_start(x, start, 4.0))
             for _ in range(iterations):
                 iteration()
-            x_adv = (x + delta).clamp_(0, 1)
-            return lambda: x_adv.double().square().sum().item()
+            return check((x + delta).clamp_(0, 1))
 
         return run
 
@@ -170,7 +173,7 @@ def c2(data):
                     out, y = model(pixels(images[i : i + size])), labels[i : i + size]
                     hits += (out.argmax(1) == y).sum()
                     total += F.cross_entropy(out, y, reduction="sum")
-            return lambda: total.item() / len(images)
+            return lambda: {"loss": total.item() / len(images), "hits": hits.item()}
 
         return run
 
@@ -226,37 +229,51 @@ def c3(data):
     xa, ya = data["adv.images"].contiguous(memory_format=LAST), data["adv.labels"]
     xf, yf = pixels(data["forget.pixels"]), data["forget.labels"]
 
-    def variant(compile_forward, step):
+    def variant(change, step, repeat=same):
         model = network(data.weights, data.work["network"], data.device)
-        params = list(model.parameters())
+        params, forward = list(model.parameters()), change(model)
         names = [n for n, _ in model.net.named_parameters()]
         state = {n: v.clone(memory_format=torch.preserve_format) for n, v in model.net.state_dict().items()}
+        first = [p.detach().clone(memory_format=torch.preserve_format) for p in params]
         reference, anchors = laid_out(data, "moved.", names), laid_out(data, "anchor.", names)
-        forward = compiled(model) if compile_forward else model
+        momenta = [torch.zeros_like(p) for p in params]
+        loss, hits = torch.zeros((), device=data.device), torch.zeros((), dtype=torch.int64, device=data.device)
+
+        def whole():
+            model.train()
+            n = len(xa) + len(xf)
+            now = F.cross_entropy(forward(xa), ya) * (len(xa) / n) - F.cross_entropy(forward(xf), yf) * (len(xf) / n)
+            step(params, list(torch.autograd.grad(now, params)), momenta, anchors, reference, LR, 0.9, 1e-4, 1.0)
+            model.eval()
+            with torch.no_grad():
+                loss.copy_(now)
+                hits.copy_((model(xf).argmax(1) == yf).sum())
+
+        once = repeat(whole)
 
         def restore():
             model.net.load_state_dict(state)
-            return [torch.zeros_like(p) for p in params]
+            torch._foreach_zero_(momenta)
+            for _ in range(STEPS - 1):
+                once()
 
-        def run(momenta):
-            model.train()
-            n = len(xa) + len(xf)
-            loss = F.cross_entropy(forward(xa), ya) * (len(xa) / n) - F.cross_entropy(forward(xf), yf) * (len(xf) / n)
-            grads = torch.autograd.grad(loss, params)
-            step(params, list(grads), momenta, anchors, reference, 0.001, 0.9, 1e-4, 1.0)
-            model.eval()
-            with torch.inference_mode():
-                hits = (model(xf).argmax(1) == yf).sum().item()
-            return lambda: loss.item()
+        def run(_):
+            once()
+            hits.item()  # whoever stops at the goal waits for this
+            return lambda: {"loss": loss.item()} | moved(params, momenta, first)
 
         run.restore = restore
         return run
 
-    return {
-        "eager-foreach": lambda: variant(False, update),
-        "eager-each": lambda: variant(False, update_each),
-        "compile-each": lambda: variant(True, update_each),
+    variants = {
+        "eager-foreach": lambda: variant(same, update),
+        "eager-each": lambda: variant(same, update_each),
+        "compile-each": lambda: variant(compiled, update_each),
     }
+    if data.device.type == "cuda":
+        variants["graph"] = lambda: variant(same, update, captured)
+        variants["compile-graph"] = lambda: variant(compiled, update, captured)
+    return variants
 
 
 def c4(data):
@@ -270,7 +287,7 @@ def c4(data):
         def run():
             for i in range(0, len(order), 256):
                 batch = function(source, order[i : i + 256])
-            return lambda: batch.double().sum().item()
+            return lambda: {"sum": batch.double().sum().item()}
 
         return run
 
@@ -288,7 +305,7 @@ def c5(files):
 
     def run():
         images = torch.stack([transform(decode_image(str(f), mode=ImageReadMode.RGB)) for f in files])
-        return lambda: images.double().mean().item()
+        return lambda: {"mean": images.double().mean().item()}
 
     return {"tensors": lambda: run}
 
@@ -308,7 +325,7 @@ def c6(data):
 
         def run(_):
             step(params, grads, momenta, anchors, reference, 0.001, 0.9, 1e-4, 1.0)
-            return lambda: sum(p.double().sum().item() for p in params)
+            return lambda: moved(params, momenta, first)
 
         run.restore = restore
         return run
@@ -359,7 +376,6 @@ def mas_batch(data):
 
         return run
 
-    same = lambda f: f  # noqa: E731
     variants = {"eager": lambda: variant(same, same)}
     if data.device.type == "cuda":
         variants["graph"] = lambda: variant(same, captured)
@@ -413,7 +429,7 @@ def mas(data):
         return run
 
     if data.device.type == "cpu":
-        return {"vmap-4": lambda: vectorised(4), "each": lambda: one_by_one(lambda f: f)}
+        return {"vmap-4": lambda: vectorised(4), "each": lambda: one_by_one(same)}
     return {"vmap-16": lambda: vectorised(16), "vmap-64": lambda: vectorised(64), "graph": lambda: one_by_one(captured)}
 
 
@@ -473,7 +489,7 @@ def c7(job, weights, train, tests):
             if not (model(xf).argmax(1) == yf).any():
                 break
     after = measure()
-    return {"steps": steps, "check": after[2][1], "hits": [a[0] for a in after], "job": time.perf_counter() - began}
+    return finished(steps, after, norm([p - r for p, r in zip(params, reference)]), time.perf_counter() - began)
 
 
 def c8(data):
@@ -487,7 +503,7 @@ def c8(data):
             # The reference's own step: this row compares bits, not speed.
             delta = l2ul.pgd(model, x, start, target, 4.0, 0.1, 100)
             run.result = x.add(delta).clamp(0, 1)
-            return lambda: run.result.double().square().sum().item()
+            return lambda: {}
 
         return run
 

@@ -17,7 +17,7 @@ from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize, ToT
 
 import l2ul
 import nets
-from contestants import anchored, retained, spaced
+from contestants import LR, STEPS, anchored, attacked, finished, moved, norm, retained, spaced
 
 
 class NormalizeLayer(nn.Module):
@@ -135,6 +135,10 @@ def step(model, optimizer, adversarial, forget, before, anchor, lam):
     return ce
 
 
+def momenta_of(optimizer):
+    return [optimizer.state[p]["momentum_buffer"] for p in optimizer.param_groups[0]["params"]]
+
+
 def sgd(model, lr):
     return torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
 
@@ -159,7 +163,15 @@ def c1(data, bf16):
                 at += len(x)
                 if at >= data.work["pairs"]:
                     break
-        return lambda: sum(torch.from_numpy(x).double().square().sum().item() for x in images)
+
+        def check():
+            n, model = data.work["pairs"], network_of(data).eval()
+            x, x_adv = data["forget.pixels"].float().div(255), torch.cat([torch.from_numpy(x) for x in images])
+            x, target = x.repeat(-(-n // len(x)), 1, 1, 1)[:n], data["pair.target"][:n]
+            start = x + l2ul.pgd_start(x, data["pair.start"][:n], 4.0)
+            return attacked(model, *(t.to(device) for t in (x, start, x_adv, target)))
+
+        return check
 
     return run
 
@@ -170,7 +182,7 @@ def c2(data):
 
     def run():
         hits, loss = test(model, loader)
-        return lambda: loss
+        return lambda: {"loss": loss, "hits": hits}
 
     return run
 
@@ -184,16 +196,25 @@ def c3(data):
     adversarial = DataLoader(TensorDataset(data["adv.images"], data["adv.labels"]), batch_size=256)
     forget = DataLoader(PixelSet(data["forget.pixels"], data["forget.labels"]), batch_size=32)
 
-    def restore():
-        model.load_state_dict(state)
-        return sgd(model, 0.001)
+    first = [p.detach().clone() for p in model.parameters()]
 
-    def run(optimizer):
+    def once(optimizer):
         model.train()
         batches = [[t.to(device) for t in next(iter(loader))] for loader in (adversarial, forget)]
         ce = step(model, optimizer, *batches, before, anchor, 1.0)
         test(model, forget)
-        return lambda: ce
+        return ce
+
+    def restore():
+        model.load_state_dict(state)
+        optimizer = sgd(model, LR)
+        for _ in range(STEPS - 1):
+            once(optimizer)
+        return optimizer
+
+    def run(optimizer):
+        ce = once(optimizer)
+        return lambda: {"loss": ce} | moved(model.parameters(), momenta_of(optimizer), first)
 
     run.restore = restore
     return run
@@ -205,7 +226,7 @@ def c4(data):
     def run():
         for x, _ in loader:
             pass
-        return lambda: x.double().sum().item()
+        return lambda: {"sum": x.double().sum().item()}
 
     return run
 
@@ -216,7 +237,7 @@ def c5(files):
 
     def run():
         images = torch.stack([transform(Image.open(f).convert("RGB")) for f in files])
-        return lambda: images.double().mean().item()
+        return lambda: {"mean": images.double().mean().item()}
 
     return run
 
@@ -239,7 +260,7 @@ def c6(data):
     def run(_):
         (1.0 * penalty(model, before, anchor)).backward()
         optimizer.step()
-        return lambda: sum(p.detach().double().sum().item() for p in params)
+        return lambda: moved(params, momenta_of(optimizer), [data["moved." + n].to(device) for n in names])
 
     run.restore = restore
     return run
@@ -303,7 +324,8 @@ def c7(job, weights, train, tests):
             continue
         break
     after = [test(model, loader) for loader in (retain, forget, rest)]
-    return {"steps": steps, "check": after[2][1], "hits": [a[0] for a in after], "job": time.perf_counter() - began}
+    distance = norm([p - before[n] for n, p in model.named_parameters()])
+    return finished(steps, after, distance, time.perf_counter() - began)
 
 
 def c8(data):
@@ -316,6 +338,6 @@ def c8(data):
             for i in range(12)
         ]
         run.result = torch.cat(images)
-        return lambda: run.result.double().square().sum().item()
+        return lambda: {}
 
     return run

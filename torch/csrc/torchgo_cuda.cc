@@ -5,6 +5,8 @@
 // graphs are numbers there, the addresses of what is made here; whoever made one frees it.
 
 #include <ATen/Context.h>
+#include <ATen/core/CachingHostAllocator.h>
+#include <ATen/cuda/CUDAGeneratorImpl.h>
 #include <ATen/cuda/CUDAGraph.h>
 #include <c10/core/Event.h>
 #include <c10/cuda/CUDACachingAllocator.h>
@@ -15,12 +17,12 @@
 
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 namespace {
 
 namespace allocator = c10::cuda::CUDACachingAllocator;
-using at::cuda::CUDAGraph;
 using c10::cuda::CUDAStream;
 
 template <class T>
@@ -75,35 +77,74 @@ std::vector<int64_t> memory(int64_t device) {
           static_cast<int64_t>(total)};
 }
 
-// A graph and the memory of what it makes.
-struct Graph {
-  CUDAGraph graph;
-  at::cuda::MempoolId_t pool{};
-  c10::DeviceIndex device = 0;
-};
-
-// Capture takes what the current stream is given into the graph, which shares the memory of `like` unless that is 0.
-// Calls of other threads do not spoil it, and enter it only where they go to its stream, as those of autograd's do.
-void graph_begin(int64_t graph, int64_t like) {
-  Graph& g = at_address<Graph>(graph);
-  g.pool = like == 0 ? at::cuda::graph_pool_handle() : at_address<Graph>(like).pool;
-  g.device = c10::cuda::current_device();
-  g.graph.capture_begin(g.pool, cudaStreamCaptureModeThreadLocal);
+// Whether a stream is being captured, be it in vain.
+bool capturing(CUDAStream stream) {
+  auto status = cudaStreamCaptureStatusNone;
+  return cudaStreamIsCapturing(stream.stream(), &status) == cudaSuccess && status != cudaStreamCaptureStatusNone;
 }
 
-void graph_end(int64_t graph) {
-  Graph& g = at_address<Graph>(graph);
-  try {
-    g.graph.capture_end();
-  } catch (...) {
-    try {  // libtorch's allocator would capture for ever, and take back nothing that it keeps
-      allocator::endAllocateToPool(g.device, g.pool);
-      allocator::releasePool(g.device, g.pool);
-    } catch (const c10::Error&) {  // it no longer did
+// A graph whose captures leave nothing behind when they fail. CUDAGraph leaves everything as it is at the failure: the
+// stream captures, both allocators ask a graph that is soon gone about every allocation and keep its pools for ever,
+// and generators refuse to draw. Where a capture has ended well, CUDAGraph::reset gives all of that back.
+class Graph : public at::cuda::CUDAGraph {
+ public:
+  // Takes what the current stream is given into the graph, which shares the memory of `like` unless that is null. Calls
+  // of other threads do not spoil it, and enter it only where they go to its stream, as those of autograd's do.
+  void begin(const Graph* like) {
+    TORCH_CHECK(!capturing(c10::cuda::getCurrentCUDAStream()), "the stream is captured already; captures do not nest");
+    const auto pool = like == nullptr ? at::cuda::graph_pool_handle() : like->mempool_id_;
+    try {
+      capture_begin(pool, cudaStreamCaptureModeThreadLocal);
+    } catch (...) {
+      abandon(/*begun=*/false);
+      throw;
     }
-    throw;
   }
-}
+
+  void end() {
+    try {
+      capture_end();
+    } catch (...) {
+      abandon(/*begun=*/true);
+      throw;
+    }
+  }
+
+ private:
+  // begun says that capture_begin came to its end; without that, an allocator has a pool of this graph only where it
+  // says that it fills one.
+  void abandon(bool begun) noexcept {
+    if (capturing(capture_stream_)) {
+      cudaGraph_t unfinished = nullptr;
+      (void)cudaStreamEndCapture(capture_stream_.stream(), &unfinished);
+      if (unfinished != nullptr) (void)cudaGraphDestroy(unfinished);
+    }
+    for (auto& [generator, increment] : captured_generator_states_) generator->capturing_ = false;
+    if (!capture_ended_) {
+      if (graph_ != nullptr) (void)cudaGraphDestroy(std::exchange(graph_, nullptr));
+      give_back(
+          begun, [&] { allocator::endAllocateToPool(capture_dev_, mempool_id_); },
+          [&] { allocator::releasePool(capture_dev_, mempool_id_); });
+      auto* host = at::getHostAllocator(at::kCUDA);
+      give_back(begun, [&] { host->end_allocate_to_pool(mempool_id_); }, [&] { host->release_pool(mempool_id_); });
+    }
+    (void)cudaGetLastError();  // else the next kernel's launch would be blamed for what failed here
+  }
+
+  template <class End, class Release>
+  static void give_back(bool begun, End end, Release release) noexcept {
+    try {
+      end();
+      begun = true;
+    } catch (...) {  // it no longer fills the pool, or never did
+    }
+    if (!begun) return;
+    try {
+      release();
+    } catch (...) {  // the first failure is the one to tell
+    }
+  }
+};
 
 TORCH_LIBRARY(torchgo_cuda, m) {
   m.def("devices() -> int", devices);
@@ -153,9 +194,11 @@ TORCH_LIBRARY(torchgo_cuda, m) {
   m.def("event_free(int event) -> ()", [](int64_t event) { delete &at_address<c10::Event>(event); });
 
   m.def("graph_new() -> int", []() -> int64_t { return address_of(new Graph); });
-  m.def("graph_begin(int graph, int like) -> ()", graph_begin);
-  m.def("graph_end(int graph) -> ()", graph_end);
-  m.def("graph_replay(int graph) -> ()", [](int64_t graph) { at_address<Graph>(graph).graph.replay(); });
+  m.def("graph_begin(int graph, int like) -> ()", [](int64_t graph, int64_t like) {
+    at_address<Graph>(graph).begin(like == 0 ? nullptr : &at_address<Graph>(like));
+  });
+  m.def("graph_end(int graph) -> ()", [](int64_t graph) { at_address<Graph>(graph).end(); });
+  m.def("graph_replay(int graph) -> ()", [](int64_t graph) { at_address<Graph>(graph).replay(); });
   m.def("graph_free(int graph) -> ()", [](int64_t graph) { delete &at_address<Graph>(graph); });
 }
 

@@ -169,16 +169,35 @@ func TestGraphOfGradients(t *testing.T) {
 func TestCaptureThatFailsLeavesTheDeviceUsable(t *testing.T) {
 	onGPU(t, func(dev torch.Device) {
 		x := torch.Ones([]int64{3}, false).To(dev, torch.Float)
-		if err := torch.Try(func() { Capture(dev, nil, func() { x.Sum().Item() }) }); err == nil {
-			t.Error("a graph that waits for the device was captured")
-		}
 		double := func() { x.AddI(x, 1) }
 		double()
-		g := Capture(dev, nil, double)
-		defer g.Free()
-		g.Replay()
-		if got := x.Sum().Item(); got != 12 {
-			t.Errorf("the sum is %v afterwards, want 12", got)
+		before := Capture(dev, nil, double)
+		defer before.Free()
+		draw := torch.Define("aten::uniform_(Tensor(a!) self, float from=0, float to=1, *, Generator? generator=None) -> Tensor(a!)")
+		for what, work := range map[string]func(){
+			"waits for the device": func() { x.Sum().Item() },
+			"draws, and then waits": func() {
+				torch.Scope(func() { draw.Do(x.Clone(), 0.0, 1.0) })
+				x.Sum().Item()
+			},
+			"panics": func() { panic(&torch.Error{Op: "test", Msg: "no"}) },
+		} {
+			for _, like := range []*Graph{nil, before} {
+				if err := torch.Try(func() { Capture(dev, like, work) }); err == nil {
+					t.Errorf("work that %s was captured", what)
+				}
+			}
+			torch.Scope(func() { // random draws, and memory of the host that the device reads
+				draw.Do(x.Clone(), 0.0, 1.0)
+				Copy(x, Pin(torch.Ones([]int64{3}, false)))
+			})
+			before.Replay()
+			after := Capture(dev, before, double)
+			after.Replay()
+			if got := x.Sum().Item(); got != 12 {
+				t.Errorf("%s: the sum is %v afterwards, want 12", what, got)
+			}
+			after.Free()
 		}
 	})
 }

@@ -33,6 +33,21 @@ func NewRecorder(dev torch.Device) Recorder {
 	}
 }
 
+// Trying returns a recorder like r that gives up at the first failure, after which it says why and records no more. Of a nil r
+// it is one that never records.
+func (r Recorder) Trying(failed func(why string)) Recorder {
+	return func(work func()) (recording Recording) {
+		if r == nil {
+			return nil
+		}
+		if err := torch.Try(func() { recording = r(work) }); err != nil {
+			r = nil
+			failed(err.Error())
+		}
+		return recording
+	}
+}
+
 // NewLoop returns the work as a loop. The caller frees it.
 func NewLoop(work func()) *Loop { return &Loop{work: work} }
 

@@ -37,6 +37,26 @@ func TestLoop(t *testing.T) {
 	}
 }
 
+// The first failure is told, and nothing is tried after it.
+func TestTrying(t *testing.T) {
+	var told []string
+	tell := func(why string) { told = append(told, why) }
+	if record := cuda.Recorder(nil).Trying(tell); record(func() {}) != nil {
+		t.Error("a recorder that is none records")
+	}
+	tapes, asked := &tape.Tape{}, 0
+	record := cuda.Recorder(func(work func()) cuda.Recording {
+		if asked++; asked == 2 {
+			panic(&torch.Error{Op: "capture", Msg: "no memory"})
+		}
+		return tapes.Record(work)
+	}).Trying(tell)
+	first, second, third := record(func() {}), record(func() {}), record(func() {})
+	if first == nil || second != nil || third != nil || asked != 2 || !slices.Equal(told, []string{"capture: no memory"}) {
+		t.Errorf("%v, %v, %v after %d tries; told %q", first, second, third, asked, told)
+	}
+}
+
 func TestNoRecorderOnTheCPU(t *testing.T) {
 	if cuda.NewRecorder(torch.CPU) != nil {
 		t.Error("the CPU has graphs")

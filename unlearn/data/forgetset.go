@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/google/renameio/v2"
 )
@@ -17,16 +19,17 @@ const ForgetSchema = "unlearn.forget/1"
 
 // ForgetSet is the ordered list of samples to forget, and forget.json when written as JSON.
 type ForgetSet struct {
-	Schema   string `json:"schema"`            // ForgetSchema
-	Dataset  string `json:"dataset"`           // Set.Dataset
-	Split    string `json:"split"`             // Set.Split, usually "train"
-	N        int    `json:"n"`                 // samples in that split
-	Indices  []int  `json:"indices"`           // distinct, in the order in which they are processed
-	Labels   []int  `json:"labels"`            // the true label of each
-	Targets  []int  `json:"targets,omitempty"` // for goal relabel: the label wanted for each, other than the true one
-	Spec     string `json:"spec"`              // as the user wrote it
-	Seed     int64  `json:"seed"`              // of random:K
-	DataHash string `json:"data_hash"`         // Set.Fingerprint of the split
+	Schema   string   `json:"schema"`            // ForgetSchema
+	Dataset  string   `json:"dataset"`           // Set.Dataset
+	Split    string   `json:"split"`             // Set.Split, usually "train"
+	N        int      `json:"n"`                 // samples in that split
+	Indices  []int    `json:"indices"`           // distinct, in the order in which they are processed
+	Labels   []int    `json:"labels"`            // the true label of each
+	Names    []string `json:"names,omitempty"`   // the file name of each, as in Set.Names, where samples have names
+	Targets  []int    `json:"targets,omitempty"` // for goal relabel: the label wanted for each, other than the true one
+	Spec     string   `json:"spec"`              // as the user wrote it
+	Seed     int64    `json:"seed"`              // of random:K
+	DataHash string   `json:"data_hash"`         // Set.Fingerprint of the split
 
 	// FilesHash is over names, sizes and labels of the files that the samples are, if they are, so that a set that was drawn
 	// for one size of images is good for another.
@@ -49,6 +52,12 @@ func newForgetSet(set *Set, indices []int, spec string, seed int64) (*ForgetSet,
 		}
 		seen[i] = struct{}{}
 		f.Labels = append(f.Labels, set.Labels[i])
+		if set.Names != nil {
+			f.Names = append(f.Names, set.Names[i])
+		}
+	}
+	if !utf8.ValidString(strings.Join(f.Names, "")) { // JSON would change them
+		f.Names = nil
 	}
 	return f, nil
 }
@@ -91,7 +100,7 @@ func (f *ForgetSet) Write(path string) error {
 }
 
 // readForgetSet reads forget.json and checks it against the set it was made for. What a hand-written file leaves out
-// (n, labels, data_hash) is filled in; what it says must be true.
+// (n, labels, names, data_hash) is filled in; what it says must be true.
 func readForgetSet(path string, content []byte, set *Set) (*ForgetSet, error) {
 	var f ForgetSet
 	dec := json.NewDecoder(bytes.NewReader(content))
@@ -116,6 +125,8 @@ func readForgetSet(path string, content []byte, set *Set) (*ForgetSet, error) {
 		return nil, inputf(path, "no indices in it")
 	case len(f.Labels) != 0 && len(f.Labels) != len(f.Indices):
 		return nil, inputf(path, "%d labels for %d indices", len(f.Labels), len(f.Indices))
+	case len(f.Names) != 0 && len(f.Names) != len(f.Indices):
+		return nil, inputf(path, "%d names for %d indices", len(f.Names), len(f.Indices))
 	}
 	spec := f.Spec
 	if spec == "" {
@@ -128,6 +139,11 @@ func readForgetSet(path string, content []byte, set *Set) (*ForgetSet, error) {
 	for i, y := range f.Labels {
 		if y != checked.Labels[i] {
 			return nil, inputf(path, "sample %d has label %d there and %d in the data", f.Indices[i], y, checked.Labels[i])
+		}
+	}
+	for i, name := range f.Names {
+		if f.DataHash == "" && checked.Names != nil && name != checked.Names[i] { // the same images may have got other names
+			return nil, inputf(path, "sample %d is %s there and %s in the data", f.Indices[i], name, checked.Names[i])
 		}
 	}
 	if len(f.Targets) != 0 {

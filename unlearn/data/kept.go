@@ -28,8 +28,7 @@ import (
 )
 
 // A decoded split is kept as a file, Source.Cache/HASH/SPLIT-KEY.pixels, where HASH is of the dataset, the path of its source
-// and the size its images are given, which later starts map into
-// memory in place of decoding:
+// and the size its images are given, which later starts read in place of decoding:
 //
 //	pixels   n*C*H*W bytes, NCHW
 //	about    JSON: all else of the set, the key of what it was decoded from, the fingerprint
@@ -37,7 +36,8 @@ import (
 //
 // The end is written last, the file is synced and then renamed, so a file of the right name whose end fits its size is
 // whole. Its pixels are not checked again, since that would read all of a file that is there to be read in parts: they are
-// trusted as far as the disk is. The file is read-only, which keeps accidents away.
+// trusted as far as the disk is. The file is read-only, which keeps accidents away. It is read and not mapped: where a disk
+// fails or somebody truncates it, a read is an error, while a mapping would end the process by a signal.
 const (
 	keptFormat = "l2ul.decoded/1\n"
 	keptSuffix = ".pixels"
@@ -107,7 +107,7 @@ func (s Source) keep(ctx context.Context, dataset, split string, key func() (str
 			set.Len(), set.W, set.H, n, int64(maxSetBytes))
 	}
 	set.Pixels = make([]byte, 0, set.bytes())
-	err = images.decodeAll(ctx, s, set, func(pixels []byte) error {
+	err = s.decode(ctx, images, set, func(pixels []byte) error {
 		set.Pixels = append(set.Pixels, pixels...)
 		return nil
 	})
@@ -115,6 +115,20 @@ func (s Source) keep(ctx context.Context, dataset, split string, key func() (str
 		return nil, err
 	}
 	return set, nil
+}
+
+// decode decodes images while somebody may watch.
+func (s Source) decode(ctx context.Context, images *imageSplit, set *Set, emit func(pixels []byte) error) error {
+	if s.Watch == nil {
+		return images.decodeAll(ctx, s, set, emit)
+	}
+	decoded, end := s.Watch(set.Split, set.Len())
+	defer end()
+	return images.decodeAll(ctx, s, set, func(pixels []byte) error {
+		err := emit(pixels)
+		decoded(len(pixels) / (set.C * set.H * set.W))
+		return err
+	})
 }
 
 // unkeptError is why the cache cannot take a set. All other errors are those of the images.
@@ -128,7 +142,7 @@ func (s Source) note(text string) {
 	}
 }
 
-// kept maps a set of the cache, which is decoded into it first where it is missing. One process does that at a time, so
+// kept opens a set of the cache, which is decoded into it first where it is missing. One process does that at a time, so
 // that many of them that start together decode once.
 func (s Source) kept(ctx context.Context, dataset, split, key string, open func() (*imageSplit, error)) (*Set, error) {
 	source, err := filepath.Abs(s.Dir)
@@ -160,7 +174,7 @@ func (s Source) kept(ctx context.Context, dataset, split, key string, open func(
 	if set, err = images.set(s.Preprocess); err != nil {
 		return nil, err
 	}
-	if err := makeRoom(dir, set); err != nil {
+	if err := s.makeRoom(dir, set); err != nil {
 		return nil, &unkeptError{err}
 	}
 	if err := s.write(ctx, path, key, images, set); err != nil {
@@ -193,8 +207,8 @@ func (s Source) lock(ctx context.Context, dir, split string) (*flock.Flock, erro
 }
 
 // makeRoom removes what a killed process left of a split, and what was decoded from files that have changed since. It
-// fails where the disk has no room for the set all the same, or its names cannot be kept.
-func makeRoom(dir string, set *Set) error {
+// fails where there is no room for the set all the same, or its names cannot be kept.
+func (s Source) makeRoom(dir string, set *Set) error {
 	for _, name := range slices.Concat(set.Names, set.Classes) {
 		if !utf8.ValidString(name) { // JSON would change it
 			return fmt.Errorf("the name %q is not UTF-8", name)
@@ -211,23 +225,20 @@ func makeRoom(dir string, set *Set) error {
 			}
 		}
 	}
-	free, err := freeBytes(dir)
-	if err != nil {
-		return err
-	}
-	if need := set.bytes() + spareBytes; free < need {
-		return fmt.Errorf("the %d images of %s need %d bytes in %s, %d of them to stay free, and there are %d", set.Len(), set.Split, need, dir, int64(spareBytes), free)
+	if err := s.evict(set.bytes()); err != nil {
+		return fmt.Errorf("the %d images of %s %w", set.Len(), set.Split, err)
 	}
 	return nil
 }
 
-// freeBytes is what a process without privileges may still write to the disk of a folder.
-var freeBytes = func(dir string) (int64, error) {
+// diskSpace is what a process without privileges may still write to the disk of a folder, and how large that is, in bytes.
+var diskSpace = func(dir string) (free, whole int64, err error) {
 	var disk unix.Statfs_t
 	if err := unix.Statfs(dir, &disk); err != nil {
-		return 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
+		return 0, 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	return int64(min(disk.Bavail, math.MaxInt64/uint64(disk.Bsize))) * disk.Bsize, nil
+	bytes := func(blocks uint64) int64 { return int64(min(blocks, math.MaxInt64/uint64(disk.Bsize))) * disk.Bsize }
+	return bytes(disk.Bavail), bytes(disk.Blocks), nil
 }
 
 // write decodes images into a file, which appears under its name once it is whole.
@@ -238,7 +249,7 @@ func (s Source) write(ctx context.Context, path, key string, images *imageSplit,
 	}
 	defer file.Cleanup() //nolint:errcheck // does nothing after the rename, and before it there is an error to tell already
 	digest := set.newDigest()
-	err = images.decodeAll(ctx, s, set, func(pixels []byte) error {
+	err = s.decode(ctx, images, set, func(pixels []byte) error {
 		digest.Write(pixels)
 		if _, err := file.Write(pixels); err != nil {
 			return &unkeptError{err}
@@ -276,27 +287,42 @@ func seal(text []byte) []byte {
 	return append(append(end, sum[:]...), keptFormat...)
 }
 
-// openKept maps a file of the cache. It fails with fs.ErrNotExist where there is none, and with what is wrong with one
+// openKept opens a file of the cache. It fails with fs.ErrNotExist where there is none, and with what is wrong with one
 // that is not whole or was decoded from something else.
 func openKept(path, key string) (*Set, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
 	info, err := file.Stat()
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, file.Close())
 	}
 	set, err := readKept(file, info.Size(), key)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, file.Close())
 	}
-	set.Pixels, err = unix.Mmap(int(file.Fd()), 0, int(set.bytes()), unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		return nil, fmt.Errorf("it cannot be mapped: %w", err)
-	}
+	use(file)
+	set.lazy = keptPixels{file}
 	return set, nil
+}
+
+// keptPixels is a file of the cache, open as long as somebody can ask for its pixels: then the runtime closes it.
+type keptPixels struct{ *os.File }
+
+func (f keptPixels) read(dst []byte, set *Set, indices []int) error {
+	size := set.C * set.H * set.W
+	for at := 0; at < len(indices); {
+		run := 1 // neighbours are read at once
+		for at+run < len(indices) && indices[at+run] == indices[at]+run {
+			run++
+		}
+		if _, err := f.ReadAt(dst[at*size:(at+run)*size], int64(indices[at])*int64(size)); err != nil {
+			return &InputError{f.Name(), "these decoded images can no longer be read; remove the file, and they are decoded again", err}
+		}
+		at += run
+	}
+	return nil
 }
 
 // readKept reads all but the pixels of a file of so many bytes.

@@ -2,6 +2,7 @@ package data
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"image"
 	"image/color"
 	"image/jpeg"
+	"io"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -54,12 +56,22 @@ func (s *shelf) open(t testing.TB, splits ...string) []*Set {
 	}
 	for i, w := range want {
 		g := got[i]
-		if w.Fingerprint() != g.Fingerprint() || !bytes.Equal(w.Pixels, g.Pixels) || !slices.Equal(w.Labels, g.Labels) ||
+		if w.Fingerprint() != g.Fingerprint() || !bytes.Equal(w.Pixels, pixelsOf(t, g)) || !slices.Equal(w.Labels, g.Labels) ||
 			w.Dataset != g.Dataset || w.Split != g.Split || !slices.Equal(w.Classes, g.Classes) || !slices.Equal(w.Names, g.Names) {
 			t.Errorf("%s: the set is another one with a cache", w.Split)
 		}
 	}
 	return got
+}
+
+// pixelsOf reads all pixels of a set.
+func pixelsOf(t testing.TB, set *Set) []byte {
+	t.Helper()
+	pixels := make([]byte, set.bytes())
+	if err := set.Read(pixels, all(set.Len())); err != nil {
+		t.Fatal(err)
+	}
+	return pixels
 }
 
 // files lists what the cache holds, but for locks.
@@ -111,9 +123,32 @@ func TestKept(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, set := range sets {
-			if want[i].Pixels[7] ^= 255; !bytes.Equal(set.Pixels, want[i].Pixels) {
+			if want[i].Pixels[7] ^= 255; !bytes.Equal(pixelsOf(t, set), want[i].Pixels) {
 				t.Errorf("%s: %s was decoded again", dir, set.Split)
 			}
+		}
+	}
+}
+
+// Who watches is told how many images there are, of each that is decoded, and of the end, also of one that comes early.
+func TestDecodingIsWatched(t *testing.T) {
+	for name, cache := range map[string]string{"kept": t.TempDir(), "in memory": ""} {
+		var events []string
+		s := Source{Dir: writeTree(t, smallTree(t)), Cache: cache}
+		s.Watch = func(split string, images int) (func(int), func()) {
+			left := images
+			return func(n int) { left -= n }, func() { events = append(events, fmt.Sprintf("%s: %d, %d left", split, images, left)) }
+		}
+		open := func(splits ...string) error { _, err := Open(t.Context(), "imagefolder", s, splits...); return err }
+		if err := open("train", "val"); err != nil {
+			t.Fatal(err)
+		}
+		rewrite(t, filepath.Join(s.Dir, "test/bee/x.png"), "no image")
+		if open("test") == nil {
+			t.Error("a broken image was decoded")
+		}
+		if len(events) != 3 || events[0] != "train: 4, 0 left" || events[1] != "val: 1, 0 left" || strings.HasSuffix(events[2], " 0 left") {
+			t.Errorf("%s: %q", name, events)
 		}
 	}
 }
@@ -159,6 +194,7 @@ func TestKeptFollowsFiles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newShelf(t, writeTree(t, files))
 			before := s.open(t, "train", "test")
+			pixels := pixelsOf(t, before[0])
 			print := before[0].Fingerprint() + before[1].Fingerprint()
 			change(t, s.Dir)
 			after := s.open(t, "train", "test")
@@ -168,7 +204,7 @@ func TestKeptFollowsFiles(t *testing.T) {
 			if kept := s.files(t); len(kept) != 2 {
 				t.Errorf("the cache holds %v", kept)
 			}
-			if before[0].Image(0)[0] != before[0].Pixels[0] {
+			if !bytes.Equal(pixelsOf(t, before[0]), pixels) {
 				t.Error("pixels in use are gone")
 			}
 		})
@@ -283,6 +319,105 @@ func train(dir string) (*imageSplit, error) {
 		return nil, err
 	}
 	return tree.split(files, images, dir, "train")
+}
+
+// A file that is cut short while a set of it is open is an error with its name, and not the end of the process: where the
+// device holds the pixels, where it streams them, and where a stream has begun. What is still there can be read.
+func TestKeptIsCutShort(t *testing.T) {
+	for name, room := range room {
+		s := newShelf(t, writeTree(t, smallTree(t)))
+		set := s.open(t, "train")[0]
+		path := s.files(t)[0]
+		last, size := set.Len()-1, int64(set.C*set.H*set.W)
+		cut := func() {
+			if err := errors.Join(os.Chmod(path, 0o600), os.Truncate(path, int64(last)*size+1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := torch.Run(torch.CPU, func() error {
+			if room > 0 { // read at once
+				cut()
+			}
+			l := NewLoader(set, torch.CPU, torch.Contiguous, room)
+			defer l.Free()
+			l.Expect([]int{0})
+			l.Gather([]int{0})
+			cut()
+			l.Gather([]int{0, last - 1})
+			l.Expect([]int{last, 0})
+			l.Gather([]int{last, 0})
+			return nil
+		})
+		var wrong *InputError
+		if !errors.As(err, &wrong) || wrong.Path != path || !errors.Is(err, io.EOF) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// disk pretends that the disk has so many bytes free, and in all.
+func disk(t *testing.T, free, whole int64) {
+	before := diskSpace
+	diskSpace = func(string) (int64, int64, error) { return free, whole, nil }
+	t.Cleanup(func() { diskSpace = before })
+}
+
+// What was not used for longest makes room, and is named; what a job has open stays, whenever it was opened.
+func TestKeptIsBounded(t *testing.T) {
+	const size = 4 * 3 * 23 * 37
+	cache := t.TempDir()
+	var shelves []*shelf
+	for range 4 {
+		s := newShelf(t, writeTree(t, smallTree(t)))
+		s.Cache, s.CacheSize = cache, 2*size+4096 // and what the files tell of the pixels
+		shelves = append(shelves, s)
+	}
+	open := func(i int) *Set { return shelves[i].open(t, "train")[0] }
+	kept := func(set *Set) string { return set.lazy.(keptPixels).Name() }
+	leave := func(set *Set) { // as if its process had ended an hour ago
+		t.Helper()
+		earlier := time.Now().Add(-time.Hour)
+		if err := errors.Join(set.lazy.(keptPixels).Close(), os.Chtimes(kept(set), earlier, earlier)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(paths ...string) {
+		t.Helper()
+		slices.Sort(paths)
+		if got := shelves[0].files(t); !slices.Equal(got, paths) {
+			t.Errorf("the cache holds %q, want %q", got, paths)
+		}
+	}
+
+	first, second := open(0), open(1)
+	leave(first)
+	leave(second)
+	if err := open(0).lazy.(keptPixels).Close(); err != nil { // used again, and left
+		t.Fatal(err)
+	}
+	third := open(2)
+	want(kept(first), kept(third))
+	if len(shelves[2].notes) != 1 || !strings.Contains(shelves[2].notes[0], kept(second)+", ") {
+		t.Errorf("notes %q do not name %s", shelves[2].notes, kept(second))
+	}
+
+	first = open(0) // older than the third one, and in use
+	earlier := time.Now().Add(-2 * time.Hour)
+	if err := os.Chtimes(kept(first), earlier, earlier); err != nil {
+		t.Fatal(err)
+	}
+	leave(third)
+	fourth := open(3)
+	want(kept(first), kept(fourth))
+	pixelsOf(t, first)
+
+	if set := open(1); set.lazy != nil { // both are in use
+		t.Errorf("%s is kept beyond the limit", kept(set))
+	}
+	if notes := strings.Join(shelves[1].notes, "\n"); !strings.Contains(notes, "those that running jobs use take") {
+		t.Errorf("notes %q", notes)
+	}
+	want(kept(first), kept(fourth))
 }
 
 // Who is stopped while decoding leaves nothing.
@@ -401,10 +536,12 @@ func TestNotKept(t *testing.T) {
 		says  string
 	}{
 		"no space": {func(t *testing.T, _ *shelf) {
-			before := freeBytes
-			freeBytes = func(string) (int64, error) { return spareBytes + 4*3*23*37 - 1, nil }
-			t.Cleanup(func() { freeBytes = before })
-		}, fmt.Sprintf("the 4 images of train need %d bytes", spareBytes+4*3*23*37)},
+			disk(t, spareBytes+4*3*23*37-1, math.MaxInt64)
+		}, fmt.Sprintf("the 4 images of train need %d bytes", 4*3*23*37)},
+		"a low limit": {func(_ *testing.T, s *shelf) { s.CacheSize = 4*3*23*37 - 1 }, "may take 10211 (UNLEARN_CACHE_IMAGES)"},
+		"half of a small disk": {func(t *testing.T, _ *shelf) {
+			disk(t, math.MaxInt64, 2*(4*3*23*37-1))
+		}, "may take 10211 (UNLEARN_CACHE_IMAGES)"},
 		"full meanwhile": {func(t *testing.T, s *shelf) {
 			s.Dir = large(t)
 			var before unix.Rlimit
@@ -451,9 +588,7 @@ func TestTooManyPixels(t *testing.T) {
 		files[fmt.Sprintf("train/a/%d.png", i)] = string(wide)
 	}
 	s := newShelf(t, packTar(t, "a.tar", files))
-	before := freeBytes
-	freeBytes = func(string) (int64, error) { return 1 << 36, nil }
-	t.Cleanup(func() { freeBytes = before })
+	disk(t, 1<<36, math.MaxInt64)
 	for _, cache := range []string{"", s.Cache} {
 		s.notes, s.Cache = nil, cache
 		_, err := Open(t.Context(), "imagefolder", s.Source, "train")
@@ -501,8 +636,9 @@ func TestKeptIsNotInMemory(t *testing.T) {
 		}
 		return nil
 	})
-	if got := set.Image(200_000)[:len(want)]; err != nil || !bytes.Equal(got, want) {
-		t.Errorf("%q, %v", got, err)
+	image := make([]byte, 3*side*side)
+	if err = cmp.Or(err, set.Read(image, []int{200_000})); err != nil || !bytes.HasPrefix(image, want) {
+		t.Errorf("%q, %v", image[:len(want)], err)
 	}
 	runtime.ReadMemStats(&after)
 	if took := after.Sys - before.Sys; took > 64<<20 {
@@ -510,7 +646,7 @@ func TestKeptIsNotInMemory(t *testing.T) {
 	}
 }
 
-// BenchmarkOpen is the first start with 224x224 JPEGs, which decodes and keeps them, and a later one, which maps them; both
+// BenchmarkOpen is the first start with 224x224 JPEGs, which decodes and keeps them, and a later one, which opens them; both
 // read all pixels once.
 func BenchmarkOpen(b *testing.B) {
 	var jpg bytes.Buffer
@@ -533,7 +669,7 @@ func BenchmarkOpen(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.SetBytes(sets[0].bytes())
-		bytes.Count(sets[0].Pixels, []byte{0})
+		pixelsOf(b, sets[0])
 	}
 	b.Run("first", func(b *testing.B) {
 		for b.Loop() {
@@ -546,4 +682,34 @@ func BenchmarkOpen(b *testing.B) {
 			pass(b, again)
 		}
 	})
+}
+
+// BenchmarkStream gathers batches of 256 in a random order from a file of the cache: 30 MB of images as small as CIFAR-10's.
+func BenchmarkStream(b *testing.B) {
+	const n, side = 10_000, 32
+	set := &Set{C: 3, H: side, W: side, Split: "train", Classes: []string{"a"}, Labels: make([]int, n)}
+	about := keptAbout{Shape: [3]int{3, side, side}, Classes: set.Classes, Labels: set.Labels}
+	path := filepath.Join(b.TempDir(), "kept")
+	if err := os.WriteFile(path, append(make([]byte, set.bytes()), keptEnd(about)...), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	set, err := openKept(path, "")
+	if err != nil {
+		b.Fatal(err)
+	}
+	order := rand.New(rand.NewPCG(7, 8)).Perm(n)
+	err = torch.Run(torch.CPU, func() error {
+		l := NewLoader(set, torch.CPU, torch.Contiguous, 0)
+		defer l.Free()
+		b.SetBytes(set.bytes())
+		for b.Loop() {
+			for batch := range slices.Chunk(order, 256) {
+				l.stream.send(batch)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
 }

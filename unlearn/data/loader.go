@@ -25,10 +25,11 @@ type Loader struct {
 const share = 4
 
 // NewLoader returns a loader of a set for a device, whose batches have the memory format. room is how much memory is
-// free, in bytes. It must run in a scope; the caller frees the result.
+// free, in bytes. It must run in a scope; the caller frees the result. Images that cannot be read are a panic with *torch.Error,
+// here and in Gather.
 func NewLoader(set *Set, device torch.Device, format torch.MemoryFormat, room int64) *Loader {
 	l := &Loader{set: set, format: format}
-	n, c := int64(set.Len()), int64(set.C)
+	n := int64(set.Len())
 	torch.Scope(func() {
 		labels := make([]int64, n)
 		for i, y := range set.Labels {
@@ -39,12 +40,28 @@ func NewLoader(set *Set, device torch.Device, format torch.MemoryFormat, room in
 		if set.lazy != nil || set.bytes() > room/share {
 			l.stream = &stream{set: set, device: device}
 		} else {
-			l.pixels = torch.FromBytes(torch.Byte, set.Pixels, n, c, int64(set.H), int64(set.W)).To(device, torch.Byte).Contiguous(format)
+			l.pixels = hostPixels(set).To(device, torch.Byte).Contiguous(format)
 			torch.Own(l.pixels)
 		}
 		torch.Own(l.labels, l.table)
 	})
 	return l
+}
+
+var opEmpty = torch.Define("aten::empty.memory_format(SymInt[] size, *, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None, MemoryFormat? memory_format=None) -> Tensor")
+
+// hostPixels returns all pixels of a set, Byte [n, C, H, W].
+func hostPixels(set *Set) torch.Tensor {
+	pixels := opEmpty.One([]int64{int64(set.Len()), int64(set.C), int64(set.H), int64(set.W)}, torch.Byte)
+	if err := set.Read(pixels.Memory(), all(set.Len())); err != nil {
+		panic(unread(err))
+	}
+	return pixels
+}
+
+// unread makes of an error of Set.Read one of numeric code.
+func unread(err error) *torch.Error {
+	return &torch.Error{Op: "data.Loader", Code: torch.Outside, Msg: err.Error(), Err: err}
 }
 
 // PixelTable returns what kernels.GatherLUT makes of bytes: value/255 in each channel, Float [channels, 256], in the

@@ -14,11 +14,16 @@ import (
 
 // Source says where a dataset comes from. Each dataset uses what it needs of it.
 type Source struct {
-	Dir     string            // folder or archive with the files
-	Seed    int64             // of generated datasets
-	Workers int               // goroutines that decode or draw images; 0 for one a core
-	Cache   string            // folder where decoded images are kept for the next start; "" for none
-	Note    func(text string) // is told why images are not kept, or what is waited for; nil where nobody listens
+	Dir     string // folder or archive with the files
+	Seed    int64  // of generated datasets
+	Workers int    // goroutines that decode or draw images; 0 for one a core
+	Cache   string // folder where decoded images are kept for the next start; "" for none
+	// Watch is told that so many images of a split are to be decoded, and returns whom to tell of so many more that are, and of the
+	// end, complete or not; nil where nobody looks.
+	Watch func(split string, images int) (decoded func(n int), end func())
+	// CacheSize is how many bytes all decoded images in there may take; 0 for half of the disk. Those not used for longest go.
+	CacheSize int64
+	Note      func(text string) // is told why images are not kept, what is waited for, and what was removed; nil where nobody listens
 
 	Label      string     // the column that holds the class, where a dataset has several
 	Preprocess Preprocess // of images that are files

@@ -9,14 +9,13 @@ import (
 	"sync"
 )
 
-// Set is one split of a dataset as the host sees it. It is read-only once opened and safe for concurrent use. Where its
-// pixels lie in a file, that stays mapped as long as the process lives, so that no slice of them ever dangles.
+// Set is one split of a dataset as the host sees it. It is read-only once opened and safe for concurrent use.
 type Set struct {
 	Dataset string   // the registered name, e.g. "cifar10"
 	Split   string   // "train", "test" or "val"
 	Classes []string // class names; a label is an index into them
 	C, H, W int      // channels (red, green, blue), height, width of every image
-	Pixels  []byte   // n*C*H*W values, NCHW; perhaps a file of the cache, mapped: writing to them ends the process. Or nil: see Read
+	Pixels  []byte   // n*C*H*W values, NCHW; or nil where they lie in a file of the cache: see Read
 	Labels  []int    // n values in [0, len(Classes))
 	Names   []string // n file names relative to the split's parent, or nil where samples have none
 
@@ -37,8 +36,8 @@ func (s *Set) bytes() int64 { return int64(s.Len()) * int64(s.C) * int64(s.H) * 
 // Len returns the number of images.
 func (s *Set) Len() int { return len(s.Labels) }
 
-// Read writes the pixels of images to dst, C*H*W values each. It works for every set: where Pixels is nil the images are
-// decoded now, on all cores, and a broken one is an *InputError.
+// Read writes the pixels of images to dst, C*H*W values each. It works for every set: where Pixels is nil they are read or
+// decoded now, on all cores, and what cannot be had is an *InputError.
 func (s *Set) Read(dst []byte, indices []int) error {
 	if s.lazy != nil {
 		return s.lazy.read(dst, s, indices)

@@ -77,6 +77,7 @@ func TestResolve(t *testing.T) {
 		}
 		for _, i := range tc.want {
 			want.Labels = append(want.Labels, i%3)
+			want.Names = append(want.Names, fmt.Sprintf("train/%s/%d.png", []string{"ant", "bee", "c:d"}[i%3], i/3))
 		}
 		if diff := cmp.Diff(want, f); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tc.spec, diff)
@@ -162,6 +163,10 @@ func TestForgetSetFile(t *testing.T) {
 			t.Error("hashes differ")
 		}
 	}
+	set.Names[made.Indices[0]] = "train/\xff.png" // which JSON cannot say
+	if nameless, err := resolve(t, "random:4", set, 3); err != nil || nameless.Names != nil {
+		t.Errorf("%+v, %v", nameless, err)
+	}
 	plain, _ := resolve(t, "random:4", set, 3)
 	if plain.Hash() == made.Hash() {
 		t.Error("the hash does not see the targets")
@@ -178,7 +183,7 @@ func TestForgetSetByHand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Equal(f.Labels, []int{1, 2}) || f.DataHash != set.Fingerprint() || f.N != 12 || f.Spec != "@"+path {
+	if !slices.Equal(f.Labels, []int{1, 2}) || !slices.Equal(f.Names, []string{"train/bee/2.png", "train/c:d/0.png"}) || f.DataHash != set.Fingerprint() || f.N != 12 || f.Spec != "@"+path {
 		t.Errorf("what was left out is not filled in: %+v", f)
 	}
 }
@@ -198,6 +203,8 @@ func TestForgetSetErrors(t *testing.T) {
 		{`{"schema":"unlearn.forget/1","indices":[1],"n":13}`, "13 samples"},
 		{`{"schema":"unlearn.forget/1","indices":[1],"split":"test"}`, `split "test"`},
 		{`{"schema":"unlearn.forget/1","indices":[1],"labels":[1,2]}`, "2 labels for 1"},
+		{`{"schema":"unlearn.forget/1","indices":[1],"names":["train/bee/0.png","a"]}`, "2 names for 1"},
+		{`{"schema":"unlearn.forget/1","indices":[1],"names":["train/ant/0.png"]}`, "sample 1 is train/ant/0.png there and train/bee/0.png in the data"},
 		{`{"schema":"unlearn.forget/1","indices":[1],"labels":[2]}`, "label 2 there and 1 in the data"},
 		{`{"schema":"unlearn.forget/1","indices":[1],"targets":[1]}`, "true label"},
 		{`{"schema":"unlearn.forget/1","indices":[1],"targets":[3]}`, "no class"},

@@ -28,8 +28,8 @@ type slot struct {
 	sent    *cuda.Event // behind the copy to the GPU
 }
 
-// send returns the pixels of images on the device, Byte [k, C, H, W]. They are good until send is called once more. An image
-// that cannot be decoded is a panic with *torch.Error, since batches are fetched inside numeric code.
+// send returns the pixels of images on the device, Byte [k, C, H, W]. They are good until send is called once more. Images
+// that cannot be had are a panic with *torch.Error, since batches are fetched inside numeric code.
 func (s *stream) send(images []int) torch.Tensor {
 	b := &s.slots[s.turn]
 	if !b.host.Defined() || !slices.Equal(b.images, images) {
@@ -38,7 +38,7 @@ func (s *stream) send(images []int) torch.Tensor {
 	b.settle()
 	if b.err != nil {
 		b.images = nil
-		panic(&torch.Error{Op: "data.Loader", Code: torch.Outside, Msg: b.err.Error(), Err: b.err})
+		panic(unread(b.err))
 	}
 	pixels := b.host.Narrow(0, 0, int64(len(images)))
 	if s.device.Type == torch.CUDAType {

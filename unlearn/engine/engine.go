@@ -46,7 +46,8 @@ type Network struct {
 	net     nn.Module
 	mode    Mode
 	library bool // convolve by libtorch on the CPU too, as on other devices: for tests
-	coarse  bool // products may round to TF32
+	coarse  bool // products may round to TF32, which may exchange logits within
+	margin  float32
 	tracked []torch.Tensor
 	shape   []int64 // of the images that the rest is about
 	plan    *plan   // nil: operator by operator
@@ -68,7 +69,7 @@ const (
 // Freeze freezes net.
 func Freeze(net nn.Module, mode Mode) *Network {
 	net.Root().Eval()
-	n := &Network{net: net, mode: mode, coarse: cuda.TF32()}
+	n := &Network{net: net, mode: mode, coarse: cuda.TF32() && mode != Reference}
 	for _, p := range net.Root().Parameters() {
 		if p.RequiresGrad() {
 			n.tracked = append(n.tracked, p)
@@ -101,7 +102,7 @@ func (n *Network) Logits(x torch.Tensor) (logits torch.Tensor) {
 		}
 		margin := float32(closeMargin)
 		if n.coarse {
-			margin = coarseMargin
+			margin = n.margin
 		} else if p == nil {
 			return
 		}
@@ -128,13 +129,35 @@ func (n *Network) decided(x, logits torch.Tensor, margin float32) torch.Tensor {
 }
 
 // Margins are distances of the two largest logits over the largest magnitude: one that a plan which check accepts cannot
-// have moved them by, one that TF32 cannot (of leads that large it moved none by more than 8 % on ResNets, trained and
-// not, even where it cut and did not round), and one that libtorch does not differ by between batches, where 1e-6 was seen.
+// have moved them by, and one that libtorch does not differ by between batches, where 1e-6 was seen. What TF32 cannot have moved
+// is that many times what it moves a logit of the probe by at most: twice, since a lead is of two logits, twice, since of a
+// million values that spread like a normal distribution's the largest is about twice that of the probe's hundred, and twice for
+// images unlike the probe's.
 const (
-	closeMargin  = 20 * logitTolerance
-	coarseMargin = 2e-2
-	tieMargin    = 1e-5
+	closeMargin = 20 * logitTolerance
+	tieMargin   = 1e-5
+	coarseSlack = 2 * 2 * 2
 )
+
+// coarseMargin judges on the images of the probe what TF32 does to this network's logits.
+func (n *Network) coarseMargin(images torch.Tensor) (margin float32) {
+	compute := n.net.Forward
+	if n.plan != nil {
+		compute = n.plan.logits
+	}
+	torch.Scope(func() {
+		torch.NoGrad(func() {
+			rounded := compute(images).Clone()
+			cuda.Float32(func() {
+				logits := compute(images)
+				largest, _ := logits.Abs().MaxDim(1, false)
+				moved, _ := rounded.Sub(logits, 1).Abs().MaxDim(1, false)
+				margin = float32(moved.Div(largest).Max().Item())
+			})
+		})
+	})
+	return max(closeMargin, coarseSlack*margin) // NaN stays, and then all images are decided in float32
+}
 
 // closeCalls lists the rows of logits [n, C] whose two largest are within margin.
 func closeCalls(logits torch.Tensor, margin float32) (rows []int64) {
@@ -236,6 +259,9 @@ func (n *Network) planFor(x torch.Tensor, gradient bool) *plan {
 			}
 			return nil
 		})
+		if n.coarse {
+			torch.Scope(func() { n.margin = n.coarseMargin(probe(shape).To(x.Device(), torch.Float)) })
+		}
 		n.shape = shape
 	}
 	if n.plan == nil || !gradient {

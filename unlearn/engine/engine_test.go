@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -253,15 +254,39 @@ func TestCoarseProductsDecideNoClass(t *testing.T) {
 			bias.Select(0, second).FillI(0)
 		})
 		largest := reference.Logits(x).Abs().Max().Item()
+		const margin = 0.02
 		for _, coarse := range []bool{false, true} {
 			n := freeze(net, true)
 			n.coarse = coarse
 			defer n.Thaw()
 			n.Logits(x) // makes the plan
-			n.plan.nodes[len(n.plan.nodes)-1].op.(*linear).bias.Select(0, second).FillI(0.01 + largest*coarseMargin/4)
+			n.margin = margin
+			n.plan.nodes[len(n.plan.nodes)-1].op.(*linear).bias.Select(0, second).FillI(0.01 + largest*margin/4)
 			right := n.Logits(x).ArgMax(1, false).Eq(reference.Logits(x).ArgMax(1, false)).Sum().ItemInt()
 			if want := map[bool]int64{false: 0, true: 20}[coarse]; right != want {
 				t.Errorf("coarse %t: %d of 20 images have the class that they have in float32, want %d", coarse, right, want)
+			}
+		}
+	})
+}
+
+// How far TF32 may move logits is judged by how far it moves those of the probe, here one by 0.003 of the largest. The margin is
+// never less than what another order of sums needs; where there are no numbers, none is large enough.
+func TestCoarseMargin(t *testing.T) {
+	job(t, func() {
+		for moved, want := range map[float64]float64{0.003: 8 * 0.003, 0: closeMargin, math.NaN(): math.NaN()} {
+			calls := 0
+			net := &opaque{forward: func(x torch.Tensor) torch.Tensor {
+				logits := torch.Zeros([]int64{x.Size(0), 4}, false)
+				logits.Select(1, 2).FillI(-5)
+				if calls++; calls == 1 { // with TF32
+					logits.Select(0, 6).Select(0, 1).FillI(5 * moved)
+				}
+				return logits
+			}}
+			got := float64(Freeze(net, Exact).coarseMargin(probe([]int64{3, 4, 4})))
+			if !(math.Abs(got-want) <= 1e-6) && !(math.IsNaN(got) && math.IsNaN(want)) || calls != 2 {
+				t.Errorf("moved by %g of the largest: margin %g, want %g; %d calls", moved, got, want, calls)
 			}
 		}
 	})

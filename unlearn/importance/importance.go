@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"l2ul/torch"
+	"l2ul/torch/cuda"
 	"l2ul/torch/nn"
 	"l2ul/unlearn/kernels"
 	"l2ul/unlearn/metrics"
@@ -39,6 +40,12 @@ type Job struct {
 	Slice   int            // images of a slice, for mas-batch; others take one at a time
 	Seed    int64          // of the classes that fisher-true draws
 	Options Options
+	// Graphs makes CUDA graphs of the passes, with the same bits; nil where they go operator by operator. The passes of
+	// fisher-true read the probabilities of classes, so that it has none.
+	Graphs cuda.Recorder
+
+	// NoGraph says, after Run, why graphs that were asked for were not made; else it is empty.
+	NoGraph string
 }
 
 // Run returns the importance Ω of every parameter, in the order and shapes of Params, in the current scope. progress, which
@@ -74,6 +81,17 @@ func (j *Job) accumulate(ctx context.Context, omega []torch.Tensor, progress fun
 		nn.SetBatchNorm(j.Net, nn.BatchNormFrozenStats)
 		defer j.Net.Root().Eval()
 	}
+	graphs := j.Graphs
+	if j.Options.Kind == "fisher-true" {
+		graphs = nil
+	}
+	record := graphs.Trying(func(why string) { j.NoGraph = why })
+	passes := map[int]*pass{} // by the number of images
+	defer func() {
+		for _, p := range passes {
+			p.Free()
+		}
+	}()
 	for from := 0; from < j.Images.Len(); from += size {
 		if err := context.Cause(ctx); err != nil {
 			return err
@@ -82,9 +100,19 @@ func (j *Job) accumulate(ctx context.Context, omega []torch.Tensor, progress fun
 		var err error
 		torch.Scope(func() {
 			var x, y torch.Tensor
-			if x, y, err = j.Images.Batch(from, to); err == nil {
-				estimate(omega, j.Net.Forward(x), y)
+			if x, y, err = j.Images.Batch(from, to); err != nil {
+				return
 			}
+			p := passes[to-from]
+			if p == nil {
+				p = &pass{x: torch.KeepOne(x.Clone()), y: torch.KeepOne(y.Clone())}
+				p.Loop = cuda.NewLoop(func() { torch.Scope(func() { estimate(omega, j.Net.Forward(p.x), p.y) }) })
+				passes[to-from] = p
+			} else {
+				p.x.CopyI(x)
+				p.y.CopyI(y)
+			}
+			p.Next(record)
 		})
 		if err != nil {
 			return err
@@ -96,6 +124,12 @@ func (j *Job) accumulate(ctx context.Context, omega []torch.Tensor, progress fun
 	return nil
 }
 
+// pass is what is done with so many images, which it finds in the same place each time.
+type pass struct {
+	x, y torch.Tensor
+	*cuda.Loop
+}
+
 // perSample adds one image's share: |∂‖g‖²/∂θ|/k for MAS, Σ_c w_c (∂ log p_c/∂θ)²/k for the Fisher diagonals.
 func (j *Job) perSample(omega []torch.Tensor, logits, y torch.Tensor) {
 	k := float64(j.Images.Len())
@@ -105,9 +139,14 @@ func (j *Job) perSample(omega []torch.Tensor, logits, y torch.Tensor) {
 		return
 	}
 	logp := logits.LogSoftmax(1).Select(0, 0)
-	weights := j.classWeights(logp, int(y.ItemInt()))
+	if j.Options.Kind == "fisher-emp" { // without reading the label, so that a graph can hold the pass
+		ofLabel := opIndexFill.One(logp.Detach().ZerosLike(), 0, y, 1)
+		grads := torch.VectorJacobian([]torch.Tensor{logp}, []torch.Tensor{ofLabel}, j.Params, false)
+		kernels.AccumulateSquare(omega, j.zeroed(grads), 1, k)
+		return
+	}
 	one := torch.Ones(nil, false)
-	for c, w := range weights {
+	for c, w := range j.classWeights(logp) {
 		if w == 0 {
 			continue
 		}
@@ -129,26 +168,24 @@ func (j *Job) zeroed(grads []torch.Tensor) []torch.Tensor {
 	return grads
 }
 
+var opIndexFill = torch.Define("aten::index_fill_.int_Scalar(Tensor(a!) self, int dim, Tensor index, Scalar value) -> Tensor(a!)")
+
 var opMultinomial = torch.Define("aten::multinomial(Tensor self, SymInt num_samples, bool replacement=False, *, Generator? generator=None) -> Tensor")
 
-// classWeights is what each class counts: the label alone (empirical), the predicted probabilities (true), or how often
-// each class was drawn from them.
-func (j *Job) classWeights(logp torch.Tensor, label int) []float64 {
+// classWeights is what each class counts: its predicted probability, or how often it was drawn.
+func (j *Job) classWeights(logp torch.Tensor) []float64 {
 	weights := make([]float64, logp.Numel())
-	switch {
-	case j.Options.Kind == "fisher-emp":
-		weights[label] = 1
-	case j.Options.Samples == 0:
+	if j.Options.Samples == 0 {
 		for c, p := range torch.ToSlice[float32](logp.Detach().Exp()) {
 			weights[c] = float64(p)
 		}
-	default:
-		for _, c := range torch.ToSlice[int64](opMultinomial.One(logp.Detach().Exp(), j.Options.Samples, true)) {
-			weights[c]++
-		}
-		for c := range weights {
-			weights[c] /= float64(j.Options.Samples)
-		}
+		return weights
+	}
+	for _, c := range torch.ToSlice[int64](opMultinomial.One(logp.Detach().Exp(), j.Options.Samples, true)) {
+		weights[c]++
+	}
+	for c := range weights {
+		weights[c] /= float64(j.Options.Samples)
 	}
 	return weights
 }

@@ -10,7 +10,9 @@ import (
 
 	"l2ul/internal/reference"
 	"l2ul/internal/smallnet"
+	"l2ul/internal/tape"
 	"l2ul/torch"
+	"l2ul/torch/cuda"
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
 	"l2ul/unlearn/data"
@@ -72,6 +74,45 @@ func TestEstimatesAreTheReferences(t *testing.T) {
 		}
 		if g.Name == "tiny" && torch.Equal(g.Tensor("omega.mas-batch"), g.Tensor("omega.mas-batch-noacc")) {
 			t.Error("accumulation makes no difference in the reference")
+		}
+	})
+}
+
+// Passes that are graphs have the bits of passes that are not, for every estimator; each number of images has one graph, from
+// the second time on. Where none can be made, the estimate goes on and says why.
+func TestRecordedPasses(t *testing.T) {
+	smallnet.ForEach(t, func(t *testing.T, g *smallnet.Golden) {
+		for name, o := range kinds {
+			torch.Scope(func() {
+				run := func(graphs cuda.Recorder) (torch.Tensor, *importance.Job) {
+					net := g.Fresh()
+					images := &unlearn.Examples{X: g.Tensor("x"), Y: g.Tensor("y")}
+					job := &importance.Job{Net: net, Params: net.Parameters(), Images: images, Slice: 2, Options: o, Graphs: graphs}
+					omega, err := job.Run(t.Context(), nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					return smallnet.Flat(omega), job
+				}
+				tapes := &tape.Tape{}
+				want, _ := run(nil)
+				got, _ := run(tapes.Record)
+				failing, job := run(func(func()) cuda.Recording { panic(&torch.Error{Op: "capture", Msg: "no memory"}) })
+				if !torch.Equal(got, want) || !torch.Equal(failing, want) {
+					t.Errorf("%s: graphs have other bits", name)
+				}
+				replays := map[string]int{"mas": 5, "mas-batch": 2, "fisher-emp": 5}[o.Kind] // of 6 images, one or two at a time
+				events := slices.Repeat([]string{"replay"}, replays)
+				if replays > 0 {
+					events = slices.Concat([]string{"capture"}, events, []string{"free"})
+				}
+				if !slices.Equal(tapes.Events, events) {
+					t.Errorf("%s: %v, want %v", name, tapes.Events, events)
+				}
+				if said := strings.Contains(job.NoGraph, "no memory"); said != (replays > 0) {
+					t.Errorf("%s: NoGraph says %q", name, job.NoGraph)
+				}
+			})
 		}
 	})
 }

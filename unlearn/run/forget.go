@@ -205,25 +205,28 @@ func (f *forgetting) tellPlan() error {
 		return err
 	}
 	if f.method.Driver == unlearn.ByAdversarial {
-		rows = append(rows, [2]string{"attack", fmt.Sprintf("%d pairs, %d iterations each", driving, f.attack.Iters)})
+		rows = append(rows, [2]string{"attack", fmt.Sprintf("%s, %s each", Counted(driving, "pair"), Counted(f.attack.Iters, "iteration"))})
 	}
-	var steps string
+	var steps, rates string
 	if f.method.Scratch {
+		rates = updates(f.recipe.LR, f.recipe.Momentum, f.recipe.WeightDecay)
 		steps = planned(f.trainJob(f.recipe, f.rest, data.PartRetain, nil))
 		if f.cache.Has(oracleCache, f.oracleKey()) {
 			steps = "none: the cache has the network of " + steps
 		}
 	} else {
-		steps = fmt.Sprintf("at most %d passes of %d steps", f.loop.MaxPasses, f.loop.StepsOfPass(f.method, driving))
+		rates = updates(f.loop.LR, f.loop.Momentum, f.loop.WeightDecay)
+		steps = fmt.Sprintf("at most %s of %s", Counted(f.loop.MaxPasses, "pass"), Counted(f.loop.StepsOfPass(f.method, driving), "step"))
 		if f.loop.MaxSteps > 0 {
-			steps += fmt.Sprintf(", and at most %d steps", f.loop.MaxSteps)
+			steps += ", and at most " + Counted(f.loop.MaxSteps, "step")
 		}
 	}
 	return f.planRun(f.o.FolderOptions, f.inputs(f.set), append(rows,
-		[2]string{"forget", fmt.Sprintf("%d images, goal %s", k, f.loop.Goal)},
+		[2]string{"forget", fmt.Sprintf("%s, goal %s", Counted(k, "image"), f.loop.Goal)},
 		[2]string{"steps", steps},
-		[2]string{"scores", fmt.Sprintf("%d images to forget, %d retained, %d test images, before and after",
-			k, len(f.limited(f.rest)), len(f.limited(count(f.desk.test.Len()))))})...)
+		[2]string{"update", rates},
+		[2]string{"scores", fmt.Sprintf("%s to forget, %d retained, %s, before and after",
+			Counted(k, "image"), len(f.limited(f.rest)), Counted(len(f.limited(count(f.desk.test.Len()))), "test image"))})...)
 }
 
 func (f *forgetting) run(ctx context.Context) (*Result, error) {

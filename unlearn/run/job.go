@@ -154,17 +154,14 @@ func (d *desk) openData(ctx context.Context, splits ...string) error {
 	if d.cache, err = openCache(); err != nil {
 		return err
 	}
-	decoded, err := d.cache.Folder("decoded")
-	if err != nil {
-		d.Console.Warn("decoded images are not kept: " + err.Error())
+	source := data.Source{Dir: d.source.DataDir, Workers: d.source.Workers, Note: d.Console.Warn, Watch: d.watchDecoding}
+	if err := d.keepDecoded(&source); err != nil {
+		return err
 	}
 	if err := d.choosePreprocess(ctx); err != nil {
 		return err
 	}
-	source := data.Source{
-		Dir: d.source.DataDir, Workers: d.source.Workers, Cache: decoded, Note: d.Console.Warn,
-		Label: d.source.Label, Preprocess: d.preprocess,
-	}
+	source.Label, source.Preprocess = d.source.Label, d.preprocess
 	sets, err := data.Open(ctx, d.source.Dataset, source, splits...)
 	if err != nil {
 		return err
@@ -174,6 +171,28 @@ func (d *desk) openData(ctx context.Context, splits ...string) error {
 		d.test = sets[1]
 	}
 	d.memory = d.unused()
+	return nil
+}
+
+// watchDecoding shows how many images of a split are decoded.
+func (d *desk) watchDecoding(_ string, images int) (decoded func(n int), end func()) {
+	progress := d.Console.Progress("decode", "images", int64(images))
+	return func(n int) { progress.Add(int64(n)) }, progress.Done
+}
+
+// keepDecoded says where decoded images are kept, and how much of them.
+func (d *desk) keepDecoded(source *data.Source) (err error) {
+	if text := os.Getenv("UNLEARN_CACHE_IMAGES"); text != "" {
+		if source.CacheSize, err = cache.ParseSize(text); err != nil {
+			return Usagef("UNLEARN_CACHE_IMAGES: %w", err)
+		}
+		if source.CacheSize == 0 {
+			return nil
+		}
+	}
+	if source.Cache, err = d.cache.Folder("decoded"); err != nil {
+		d.Console.Warn("decoded images are not kept: " + err.Error())
+	}
 	return nil
 }
 
@@ -366,13 +385,7 @@ func (d *desk) checkNormalization(file *ckpt.File) error {
 	if err != nil {
 		return err
 	}
-	mean, std := card.Mean, card.Std
-	if d.model.Mean != nil {
-		mean = d.model.Mean
-	}
-	if d.model.Std != nil {
-		std = d.model.Std
-	}
+	mean, std := d.normalisation(card)
 	ours := map[string][]float64{"mean": mean, "std": std}
 	layer, err := nn.Unpack(&ckpt.File{Tensors: file.Format.Front})
 	if err != nil {
@@ -388,6 +401,18 @@ func (d *desk) checkNormalization(file *ckpt.File) error {
 		}
 	}
 	return nil
+}
+
+// normalisation is what the network does to pixels first: what the user says, else what its card does.
+func (d *desk) normalisation(card models.Card) (mean, std []float64) {
+	mean, std = card.Mean, card.Std
+	if d.model.Mean != nil {
+		mean = d.model.Mean
+	}
+	if d.model.Std != nil {
+		std = d.model.Std
+	}
+	return mean, std
 }
 
 // score evaluates the network on images, with progress under the name of a phase.
@@ -522,8 +547,12 @@ func (d *desk) plan(rows ...[2]string) {
 		network = d.model.Model + ", " + d.described()
 	}
 	all := [][2]string{
-		{"data", fmt.Sprintf("%s: %d training images of %d classes, %d test images", d.train.Dataset, d.train.Len(), len(d.train.Classes), d.test.Len())},
+		{"data", fmt.Sprintf("%s: %s of %d classes, %s", d.train.Dataset, Counted(d.train.Len(), "training image"), len(d.train.Classes), Counted(d.test.Len(), "test image"))},
 		{"network", network},
+	}
+	if card, err := models.Info(d.model.Model); err == nil { // of eval, several networks may have none in common
+		mean, std := d.normalisation(card)
+		all = append(all, [2]string{"pixels", fmt.Sprintf("in [0, 1], less the mean %v, over the deviation %v", mean, std)})
 	}
 	d.Console.Plan(d.Config.Spec.Verb, append(all, rows...))
 }

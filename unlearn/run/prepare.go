@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"l2ul/torch"
+	"l2ul/torch/cuda"
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
@@ -57,7 +58,7 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 			if err != nil {
 				return err
 			}
-			return d.planRun(o.FolderOptions, d.inputs(forget), [2]string{"attack", fmt.Sprintf("%d pairs of %d images, %d iterations each", n, len(forget.Indices), settings.Iters)})
+			return d.planRun(o.FolderOptions, d.inputs(forget), [2]string{"attack", fmt.Sprintf("%s of %s, %s each", Counted(n, "pair"), Counted(len(forget.Indices), "image"), Counted(settings.Iters, "iteration"))})
 		}
 		result, err = d.attackRun(ctx, o, settings, forget)
 		return err
@@ -214,7 +215,7 @@ func Importance(ctx context.Context, inv Invocation) (result *ImportanceResult, 
 			return err
 		}
 		if o.DryRun {
-			return d.planRun(o.FolderOptions, nil, [2]string{"importance", fmt.Sprintf("%s over %d images", settings.Kind, len(forget.Indices))})
+			return d.planRun(o.FolderOptions, nil, [2]string{"importance", fmt.Sprintf("%s over %s", settings.Kind, Counted(len(forget.Indices), "image"))})
 		}
 		result, err = d.importanceRun(ctx, o, settings, forget)
 		return err
@@ -256,9 +257,16 @@ func (d *desk) estimate(ctx context.Context, o importance.Options, params []nn.N
 	for _, p := range params {
 		job.Params = append(job.Params, p.Tensor)
 	}
+	if d.mode != engine.Reference {
+		job.Graphs = cuda.NewRecorder(d.device)
+	}
 	progress := d.Console.Progress("importance", "images", int64(images.Len()))
 	defer progress.Done()
-	return job.Run(ctx, func(done int) { progress.Set(int64(done)) })
+	omega, err := job.Run(ctx, func(done int) { progress.Set(int64(done)) })
+	if job.NoGraph != "" {
+		d.Console.Log().Info().Str("reason", job.NoGraph).Msg("gradients for the importance are queued operator by operator, without a CUDA graph: same bits, but slower")
+	}
+	return omega, err
 }
 
 // summarize describes Ω̄ over all parameters.

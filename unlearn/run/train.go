@@ -63,7 +63,7 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 			return err
 		}
 		if o.DryRun {
-			return d.planRun(o.FolderOptions, d.trainInputs(), [2]string{"steps", planned(job)})
+			return d.planRun(o.FolderOptions, d.trainInputs(), [2]string{"steps", planned(job)}, [2]string{"update", updates(job.Options.LR, job.Options.Momentum, job.Options.WeightDecay)})
 		}
 		result, err = d.trainRun(ctx, o, job)
 		return err
@@ -224,7 +224,12 @@ func checkTraining(job *train.Job) error {
 
 // planned says how long a training job is.
 func planned(job *train.Job) string {
-	return fmt.Sprintf("%d: %d epochs of %d images, %d at a time", job.Steps(), job.Options.Epochs, len(job.Indices), job.Options.Batch)
+	return fmt.Sprintf("%d: %s of %s, %d at a time", job.Steps(), Counted(job.Options.Epochs, "epoch"), Counted(len(job.Indices), "image"), job.Options.Batch)
+}
+
+// updates says how a step of SGD moves the weights.
+func updates(lr, momentum, decay float64) string {
+	return fmt.Sprintf("learning rate %g, momentum %g, weight decay %g", lr, momentum, decay)
 }
 
 // runTraining runs a training job with progress and metrics.

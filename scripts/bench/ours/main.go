@@ -44,8 +44,10 @@ func main() {
 	}
 }
 
-// repeat does the work of a row once: the seconds of what counts, and a number that proves the work.
-type repeat func() (seconds, check float64)
+// repeat does the work of a row once: the seconds of what counts, and numbers that prove the work, as README.md has them.
+type repeat func() (seconds float64, proof check)
+
+type check map[string]float64
 
 var rows = map[string]func(*inputs) repeat{
 	"C1": attacked(engine.Exact), "C1-bf16": attacked(engine.BF16), "C1-reference": attacked(engine.Reference),
@@ -82,8 +84,8 @@ func run(args []string) error {
 		fmt.Println("ready")
 		lines := bufio.NewScanner(os.Stdin)
 		for lines.Scan() {
-			seconds, check := once()
-			line, err := json.Marshal(map[string]any{"seconds": seconds, "check": check, "variant": "engine"})
+			seconds, proof := once()
+			line, err := json.Marshal(map[string]any{"seconds": seconds, "check": proof, "variant": "engine"})
 			if err != nil {
 				return err
 			}
@@ -236,6 +238,28 @@ func (in *inputs) wait() {
 
 func sum(t torch.Tensor) float64 { return t.CastTo(torch.Double).Sum().Item() }
 
+// norm is the Euclidean norm of all tensors together.
+func norm(tensors []torch.Tensor) float64 {
+	total := 0.0
+	torch.NoGrad(func() {
+		for _, t := range tensors {
+			total += t.CastTo(torch.Double).Square().Sum().Item()
+		}
+	})
+	return math.Sqrt(total)
+}
+
+// distance is how far tensors are from others of their shapes.
+func distance(tensors, from []torch.Tensor) float64 {
+	apart := make([]torch.Tensor, len(tensors))
+	torch.NoGrad(func() {
+		for i, t := range tensors {
+			apart[i] = t.CastTo(torch.Double).Sub(from[i].CastTo(torch.Double), 1)
+		}
+	})
+	return norm(apart)
+}
+
 // C1: the attack.
 func attacked(mode engine.Mode) func(*inputs) repeat {
 	return func(in *inputs) repeat { return pgd(in, mode, in.work.Pairs, in.work.Iterations) }
@@ -248,21 +272,40 @@ func parity(mode engine.Mode) func(*inputs) repeat {
 
 func pgd(in *inputs, mode engine.Mode, pairs int64, iterations int) repeat {
 	x, start, y := in.pairs(pairs)
+	plain := in.network()
+	plain.Root().Eval()
 	net := engine.Freeze(in.network(), mode)
 	o := &attack.Options{Eps: 4, Step: 0.1, Iters: iterations, Norm: "l2", Targeted: true}
-	return func() (seconds, check float64) {
+	return func() (seconds float64, proof check) {
 		torch.Scope(func() {
 			var adv torch.Tensor
 			seconds = in.timed(func() { adv = x.Add(attack.Perturb(net, x, start, y, o), 1).Clamp(0, 1) })
-			check = adv.CastTo(torch.Double).Square().Sum().Item()
+			proof = attained(plain, x, x.Add(kernels.PGDStart(x, start, o.Eps, o.Norm), 1), adv, y)
 			if in.save != "" {
 				if err := ckpt.Save(in.save, nn.Pack([]nn.Named{{Name: "x_adv", Tensor: adv}})); err != nil {
 					panic(err)
 				}
 			}
 		})
-		return seconds, check
+		return seconds, proof
 	}
+}
+
+// attained is what adversarial examples of images x are to a network, by the operators of libtorch, beside what they were at
+// the start.
+func attained(net nn.Module, x, start, adv, y torch.Tensor) check {
+	var logits torch.Tensor
+	loss := func(x torch.Tensor) float64 {
+		torch.NoGrad(func() { logits = net.Forward(x) })
+		return metrics.CrossEntropy(logits, y).Item()
+	}
+	began, ended := loss(start), loss(adv)
+	far := torch.ToSlice[float64](adv.Sub(x, 1).CastTo(torch.Double).Square().SumDim([]int64{1, 2, 3}, false).Sqrt())
+	proof := check{"reached": float64(metrics.Hits(logits, y)), "cross_entropy": ended, "descent": began - ended, "farthest": slices.Max(far)}
+	for _, d := range far {
+		proof["distance"] += d
+	}
+	return proof
 }
 
 // C2: scores.
@@ -274,20 +317,21 @@ func evaluation(in *inputs) repeat {
 		first[i] = i
 	}
 	view, net := loader.View("", first, nil), engine.Freeze(in.network(), engine.Exact)
-	return func() (seconds, check float64) {
+	return func() (seconds float64, proof check) {
 		seconds = in.timed(func() {
 			score, err := metrics.Evaluate(context.Background(), net.Logits, view, chunk.Fixed(in.work.EvalBatch), nil)
 			if err != nil {
 				panic(err)
 			}
-			check = score.Loss
+			proof = check{"loss": score.Loss, "hits": float64(score.Hits)}
 		})
-		return seconds, check
+		return seconds, proof
 	}
 }
 
 // C3: a step late enough for a graph on CUDA, where the second goes by itself and the third is captured: two forwards,
-// backward, penalty, update, stop test. A learning rate as small as this costs what 0.001 does, and lets the goal stay away.
+// backward, penalty, update, stop test. The run goes on from a state before its first step, which sets the weights apart from
+// those that the penalty holds on to.
 func step(in *inputs) repeat {
 	const steps = 4
 	method, err := unlearn.FindMethod("adv-imp")
@@ -302,31 +346,61 @@ func step(in *inputs) repeat {
 		Driver: &unlearn.Examples{X: in.tensor("adv.images"), Y: in.tensor("adv.labels")}, EvalBatch: chunk.Fixed(256),
 		Graphs: cuda.NewRecorder(in.device),
 	}
+	var params, reference, first []torch.Tensor
 	for _, p := range net.Root().NamedParameters() {
 		task.Anchors = append(task.Anchors, in.tensor("anchor."+p.Name))
+		params, reference, first = append(params, p.Tensor), append(reference, in.tensor("moved."+p.Name)), append(first, p.Tensor.Detach().Clone())
 	}
+	state := in.state(net)
 	o := &unlearn.Options{
-		Goal: unlearn.Misclassify, LR: 1e-9, Momentum: 0.9, WeightDecay: 1e-4, Lambda: 1, ForgetBatch: 32, AdvBatch: 256, RetainBatch: 256,
+		Goal: unlearn.Misclassify, LR: 1e-5, Momentum: 0.9, WeightDecay: 1e-4, Lambda: 1, ForgetBatch: 32, AdvBatch: 256, RetainBatch: 256,
 		LossWeights: unlearn.BySample, BN: unlearn.BNTrain, StopCheck: "step", MaxPasses: 10, MaxSteps: steps,
 	}
-	return func() (seconds, check float64) {
-		in.reset(net)
+	return func() (seconds float64, proof check) {
+		torch.NoGrad(func() {
+			for i, p := range params {
+				p.CopyI(reference[i])
+			}
+		})
+		task.Resume = &unlearn.State{Tensors: state}
 		var began time.Time
+		var loss float64
 		task.Observe = func(r unlearn.Record) {
 			in.wait()
-			if r.Step == steps {
-				seconds, check = time.Since(began).Seconds(), r.Loss
+			seconds, loss = time.Since(began).Seconds(), r.Loss
+		}
+		task.Save = func(s *unlearn.State, _ bool) error { // all that is left of a step
+			if s.Step == steps {
+				var momenta []torch.Tensor
+				for _, t := range s.Tensors {
+					if strings.HasPrefix(t.Name, "momentum.") {
+						momenta = append(momenta, t.Tensor)
+					}
+				}
+				torch.Scope(func() { proof = check{"loss": loss, "moved": distance(params, first), "momentum": norm(momenta)} })
 			}
 			began = time.Now()
+			return nil
 		}
 		if _, err := unlearn.Forget(context.Background(), method, task, o); err != nil {
 			panic(err)
 		}
-		if seconds == 0 {
-			panic("the first step reached the goal, so there was no second to measure: prepare other inputs")
+		if proof == nil {
+			panic(fmt.Sprintf("the goal was reached before step %d, so there is nothing to measure: prepare other inputs", steps))
 		}
-		return seconds, check
+		return seconds, proof
 	}
+}
+
+// state is a network's, with the prepared weights and momenta that are zero.
+func (in *inputs) state(net nn.Module) (state []nn.Named) {
+	for _, t := range net.Root().StateDict() {
+		state = append(state, nn.Named{Name: t.Name, Tensor: in.tensor("weights." + t.Name)})
+	}
+	for _, p := range net.Root().NamedParameters() {
+		state = append(state, nn.Named{Name: "momentum." + p.Name, Tensor: p.Tensor.Detach().ZerosLike()})
+	}
+	return state
 }
 
 // C4: 6,144 images in batches of 256, in a given order.
@@ -338,7 +412,7 @@ func batches(in *inputs) repeat {
 		order = append(order, int(i))
 	}
 	view := loader.View("", order, nil)
-	return func() (seconds, check float64) {
+	return func() (seconds float64, proof check) {
 		for from := 0; from < len(order); from += 256 {
 			torch.Scope(func() {
 				began := time.Now()
@@ -348,11 +422,11 @@ func batches(in *inputs) repeat {
 					panic(err)
 				}
 				if from+256 >= len(order) {
-					check = sum(x)
+					proof = check{"sum": sum(x)}
 				}
 			})
 		}
-		return seconds, check
+		return seconds, proof
 	}
 }
 
@@ -362,17 +436,18 @@ func pictures(in *inputs) repeat {
 		Dir: filepath.Join(in.folder, "c5"), Workers: 1,
 		Preprocess: data.Preprocess{Resize: 256, Crop: 224, Filter: resample.Bilinear},
 	}
-	return func() (seconds, check float64) {
+	return func() (seconds float64, proof check) {
 		began := time.Now()
 		sets, err := data.Open(context.Background(), "folder", source, "train")
 		seconds = time.Since(began).Seconds()
 		if err != nil {
 			panic(err)
 		}
+		total := 0.0
 		for _, v := range sets[0].Pixels {
-			check += float64(v)
+			total += float64(v)
 		}
-		return seconds, check / float64(len(sets[0].Pixels))
+		return seconds, check{"mean": total / float64(len(sets[0].Pixels))}
 	}
 }
 
@@ -390,7 +465,7 @@ func update(in *inputs) repeat {
 	for i := range lists["moved."] {
 		params, momenta = append(params, lists["moved."][i].Clone()), append(momenta, lists["momentum."][i].Clone())
 	}
-	return func() (seconds, check float64) {
+	return func() (seconds float64, proof check) {
 		torch.Scope(func() {
 			for i := range params {
 				params[i].CopyI(lists["moved."][i])
@@ -399,11 +474,9 @@ func update(in *inputs) repeat {
 			seconds = in.timed(func() {
 				kernels.AnchoredSGD(params, lists["grad."], momenta, lists["anchor."], lists["weights."], 0.001, 0.9, 1e-4, 1, false)
 			})
-			for _, p := range params {
-				check += sum(p)
-			}
+			proof = check{"moved": distance(params, lists["moved."]), "momentum": norm(momenta)}
 		})
-		return seconds, check
+		return seconds, proof
 	}
 }
 
@@ -414,9 +487,9 @@ func estimate(kind string) func(*inputs) repeat {
 		x, y := in.all(in.forget())
 		job := &importance.Job{
 			Net: net, Params: net.Root().Parameters(), Images: &unlearn.Examples{X: x, Y: y}, Slice: 32,
-			Options: importance.Options{Kind: kind, Accumulate: true},
+			Options: importance.Options{Kind: kind, Accumulate: true}, Graphs: cuda.NewRecorder(in.device),
 		}
-		return func() (seconds, check float64) {
+		return func() (seconds float64, proof check) {
 			torch.Scope(func() {
 				var anchors []torch.Tensor
 				seconds = in.timed(func() {
@@ -426,11 +499,13 @@ func estimate(kind string) func(*inputs) repeat {
 					}
 					anchors = importance.Anchors(omega)
 				})
+				free := 0.0
 				for _, a := range anchors {
-					check += float64(a.Numel()) - sum(a)
+					free += float64(a.Numel()) - sum(a)
 				}
+				proof = check{"free": free}
 			})
-			return seconds, check
+			return seconds, proof
 		}
 	}
 }

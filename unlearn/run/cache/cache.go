@@ -120,7 +120,7 @@ func (c *Cache) Put(kind, key string, note any, path string) error {
 }
 
 // Folder makes a folder of the cache for files that are not entries, and returns its path; "" where nothing is to be kept.
-// What lies in folders below it counts for no limit and is never evicted: whoever writes it sees to that.
+// What lies in folders below it does not count for the limit and is not evicted: whoever writes it sees to that.
 func (c *Cache) Folder(kind string) (string, error) {
 	if c == nil || c.limit == 0 {
 		return "", nil
