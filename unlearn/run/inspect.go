@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
@@ -25,7 +26,8 @@ type Inspection struct {
 	Elements int64             `json:"elements"` // of all tensors
 	Bytes    int64             `json:"bytes"`
 	Hash     string            `json:"sha256"` // of the weights, as in results
-	// Network is the built-in one that the tensors are of, "" if they are of none, and Classes the number of its classes.
+	// Network is the built-in one that the tensors are of, "" if they are of none, "a or b" if they are of several, and Classes the
+	// number of its classes.
 	Network string `json:"network"`
 	Classes int    `json:"classes,omitempty"`
 }
@@ -61,19 +63,17 @@ func Inspect(ctx context.Context, c *Console, name string, offline bool) (*Inspe
 		}
 	}
 	err = torch.Run(torch.CPU, func() error {
-		in.Network, in.Classes = networkOf(file)
+		names, classes := networksOf(file)
+		in.Network, in.Classes = strings.Join(names, " or "), classes
 		return nil
 	})
 	return in, err
 }
 
-// networkOf names the network that the tensors of a file are of, and the number of classes; "" and 0 if there is none. It builds
-// networks to compare, which takes up to a second.
-func networkOf(file *ckpt.File) (name string, classes int) {
+// networksOf names the networks that the tensors of a file are of, and the number of classes: none and 0 if there are none, several
+// where networks differ in what they are trained on alone. It builds networks to compare, which takes up to a second.
+func networksOf(file *ckpt.File) (names []string, classes int) {
 	for _, candidate := range models.Names() {
-		if name != "" {
-			break
-		}
 		torch.Scope(func() {
 			net, err := models.New(candidate, models.Options{Undrawn: true})
 			if err != nil {
@@ -81,11 +81,11 @@ func networkOf(file *ckpt.File) (name string, classes int) {
 			}
 			defer net.Root().Free()
 			if n := classesAs(net, file); n > 0 {
-				name, classes = candidate, n
+				names, classes = append(names, candidate), n
 			}
 		})
 	}
-	return name, classes
+	return names, classes
 }
 
 // classesAs returns how many classes the tensors of a file distinguish as those of net, whose own number does not matter; 0 if

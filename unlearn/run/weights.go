@@ -3,6 +3,8 @@ package run
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"l2ul/torch/ckpt"
 	"l2ul/torch/ckpt/keys"
@@ -116,10 +118,16 @@ func (d *desk) openWeights(ctx context.Context) error {
 		d.Console.Log().Info().Str("style", string(style)).Msg("the checkpoint's keys are named as another project does; they were converted to ours")
 	}
 	if d.model.Model == autoModel {
-		name, classes := networkOf(file)
-		if name == "" {
+		names, classes := networksOf(file)
+		switch len(names) {
+		case 0:
 			return Inputf("--model auto: %s holds the weights of none of the networks that `unlearn ls models` lists; `unlearn inspect` shows its tensors", d.model.Weights)
+		case 1:
+		default:
+			return Usagef("--model auto: %s holds weights that fit %s, which want images prepared differently: name one of them",
+				d.model.Weights, strings.Join(names, " and "))
 		}
+		name := names[0]
 		d.Console.Log().Info().Str("model", name).Int("classes", classes).Msg("--model auto: the network that the weights fit")
 		d.model.Model = name
 	}
@@ -148,8 +156,8 @@ func (d *desk) load(ctx context.Context) (err error) {
 // restore sets the network to the weights of a file.
 func (d *desk) restore(file *ckpt.File) error {
 	if bad := nn.Compare(d.net, file); bad != nil {
-		if name, _ := networkOf(file); name != "" && name != d.model.Model {
-			return Inputf("%s holds the weights of another network than %s: they fit --model %s", d.model.Weights, d.model.Model, name)
+		if names, _ := networksOf(file); len(names) > 0 && !slices.Contains(names, d.model.Model) {
+			return Inputf("%s holds the weights of another network than %s: they fit --model %s", d.model.Weights, d.model.Model, strings.Join(names, " or "))
 		}
 		if d.model.Strict || len(bad.Different) > 0 || len(bad.Unexpected) == len(file.Tensors) {
 			return Inputf("%s as %s with %d classes: %w", d.model.Weights, d.model.Model, len(d.train.Classes), bad)
