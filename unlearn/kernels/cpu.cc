@@ -143,13 +143,14 @@ void mirror(const uint8_t* in, int64_t pixels, int64_t depth, uint8_t* out) {
   depth == 1 ? copy(1) : depth == 3 ? copy(3) : copy(depth);  // as above
 }
 
-// Cuts an image down to its crop. What nothing is copied to is padding.
-std::vector<uint8_t> cut_out(const Gather& g, const uint8_t* in, const int64_t* crop) {
+// Cuts an image down to its crop. What nothing is copied to is padding. The result is good until the thread's next call.
+const uint8_t* cut_out(const Gather& g, const uint8_t* in, const int64_t* crop) {
   const int64_t planes = g.interleaved ? 1 : g.channels, depth = g.interleaved ? g.channels : 1;
   const int64_t down = crop[0] - g.padding, right = crop[1] - g.padding;
   // The columns of the window that the image has.
   const int64_t begin = std::clamp<int64_t>(-right, 0, g.width), end = std::clamp<int64_t>(g.width - right, 0, g.width);
-  std::vector<uint8_t> out(g.channels * g.height * g.width);
+  static thread_local std::vector<uint8_t> out;
+  out.assign(g.channels * g.height * g.width, 0);
   for (int64_t row = 0; begin < end && row < planes * g.height; ++row) {
     const int64_t y = row % g.height + down;
     if (y < 0 || y >= g.height) continue;
@@ -161,7 +162,7 @@ std::vector<uint8_t> cut_out(const Gather& g, const uint8_t* in, const int64_t* 
       std::memcpy(to + begin * depth, from, (end - begin) * depth);
     }
   }
-  return out;
+  return out.data();
 }
 
 L2UL_CLONES void start_l2(const float* x, const float* start, int64_t size, float eps, float* delta) {
@@ -295,7 +296,7 @@ void gather_lut(const Gather& g, Stream) {
     const auto look_up = [&](const uint8_t* in) {
       even ? divide(in, size, out) : gather(in, g.table, g.channels, area, out);
     };
-    g.crops == nullptr ? look_up(image) : look_up(cut_out(g, image, g.crops + 3 * i).data());
+    g.crops == nullptr ? look_up(image) : look_up(cut_out(g, image, g.crops + 3 * i));
   });
 }
 

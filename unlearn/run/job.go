@@ -226,10 +226,9 @@ func (d *desk) forgetSet(text string) (*data.ForgetSet, error) {
 
 // loader brings a split to the device; close gives back what that took.
 func (d *desk) loader(set *data.Set) *data.Loader {
-	room := chunk.Memory(os.DirFS("/")) // which what goes to a GPU passes through
+	room, _ := d.room()
 	if d.device.Type == torch.CUDAType {
-		free, _ := d.room()
-		room = min(room, free)
+		room = min(room, chunk.Memory(os.DirFS("/"))) // the host's, which what goes to a GPU passes through
 	}
 	l := data.NewLoader(set, d.device, d.format(), room)
 	d.loaders = append(d.loaders, l)
