@@ -285,7 +285,8 @@ NETWORKS = {
 }
 for _name in (
     "resnet101 resnet152 wide_resnet50_2 wide_resnet101_2 vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn "
-    "mobilenet_v2 squeezenet1_0 squeezenet1_1 densenet121 vit_b_16 vit_b_32 vit_l_16 vit_l_32 swin_t swin_s swin_b"
+    "mobilenet_v2 squeezenet1_0 squeezenet1_1 densenet121 vit_b_16 vit_b_32 vit_l_16 vit_l_32 swin_t swin_s swin_b "
+    "convnext_tiny convnext_small convnext_base"
 ).split():
     NETWORKS[_name] = (vision(_name), 1000, 224, IMAGENET_MEAN, IMAGENET_STD)
 

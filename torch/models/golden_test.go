@@ -120,8 +120,11 @@ func TestGolden(t *testing.T) {
 					torch.ManualSeed(2) // of dropout
 					logits := m.Forward(x)
 					grads := torch.Grad([]torch.Tensor{logits.Mul(torch.FromSlice(wave, 2, int64(card.Classes))).Sum()}, params)
-					if got := m.Features(x).Shape(); !slices.Equal(got, []int64{2, head.Size(1)}) {
+					features := m.Features(x)
+					if got := features.Shape(); !slices.Equal(got, []int64{2, head.Size(1)}) {
 						t.Errorf("features have shape %v, the last layer %v", got, head.Shape())
+					} else if head.Dim() == 2 && mode == "eval" && !torch.Equal(F.Linear(features, head, params[len(params)-1]), logits) {
+						t.Error("the logits are not what the last layer makes of the features")
 					}
 					if here && joint(append([]torch.Tensor{logits}, grads...)) != want.SHA256 {
 						t.Errorf("in mode %s, logits or gradients have other bits", mode)
