@@ -17,6 +17,7 @@ const (
 	OutOfMemory                 // the allocator has no room
 	NoOperator                  // this libtorch has no such operator, or one with another schema
 	Unsupported                 // the operator is not implemented for this device or dtype
+	Outside                     // what the computation was to read could not be had; Err says why
 )
 
 // Error is the panic of numeric code: a mistake in shapes, types or handles, or a failure inside libtorch. [Run] and
@@ -26,7 +27,11 @@ type Error struct {
 	Code   Code      // the class of the mistake
 	Msg    string    // what libtorch or the bridge said, without a C++ backtrace
 	Shapes [][]int64 // shapes of the tensor arguments, in order; nil for one that is freed or undefined
+	Err    error     // the cause, if it came from outside
 }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
 
 func (e *Error) Error() string {
 	var b strings.Builder

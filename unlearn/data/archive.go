@@ -113,23 +113,6 @@ func readMember(file string, size int64, r io.Reader) ([]byte, error) {
 	return content, nil
 }
 
-// readFile reads a regular file whole, following links.
-func readFile(file string) ([]byte, error) {
-	info, err := os.Stat(file)
-	if err != nil {
-		return nil, unreadable(err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, inputf(file, "not a regular file")
-	}
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, unreadable(err)
-	}
-	defer f.Close()
-	return readMember(file, info.Size(), f)
-}
-
 type countingReader struct {
 	r io.Reader
 	n int64

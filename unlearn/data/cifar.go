@@ -100,7 +100,7 @@ var cifar100 = cifar{
 func (c cifar) open(ctx context.Context, src Source, splits []string) ([]*Set, error) {
 	for _, split := range splits {
 		if c.records[split] == 0 {
-			return nil, usagef("dataset %s has no split %q: choose train or test", c.name, split)
+			return nil, unknownSplit(c.name, split, c.records)
 		}
 	}
 	v, where, members, err := c.read(ctx, src.Dir, splits)

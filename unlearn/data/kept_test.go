@@ -2,7 +2,6 @@ package data
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -277,11 +276,13 @@ func FuzzKept(f *testing.F) {
 
 // train lists the training images of a folder.
 func train(dir string) (*imageSplit, error) {
-	tree, err := listFolder(dir)
-	if err := cmp.Or(err, tree.sort(dir)); err != nil {
+	tree := classTree{name: "imagefolder", splits: map[string][]string{"train": {"train"}}}
+	files := Source{Dir: dir}.folder()
+	images, err := tree.list(files)
+	if err != nil {
 		return nil, err
 	}
-	return tree.split(dir, "train")
+	return tree.split(files, images, dir, "train")
 }
 
 // Who is stopped while decoding leaves nothing.
@@ -289,7 +290,7 @@ func TestKeptIsCancelled(t *testing.T) {
 	s := newShelf(t, writeTree(t, smallTree(t)))
 	ctx, cancel := context.WithCancel(t.Context())
 	key := func() (string, error) { return strings.Repeat("k", 64), nil }
-	_, err := s.keep(ctx, "train", key, func() (*imageSplit, error) {
+	_, err := s.keep(ctx, "imagefolder", "train", key, func() (*imageSplit, error) {
 		cancel()
 		return train(s.Dir)
 	})
@@ -308,7 +309,7 @@ func TestKeptByMany(t *testing.T) {
 	var group sync.WaitGroup
 	for range many {
 		group.Go(func() {
-			set, err := s.keep(t.Context(), "train", func() (string, error) { return strings.Repeat("k", 64), nil }, func() (*imageSplit, error) {
+			set, err := s.keep(t.Context(), "imagefolder", "train", func() (string, error) { return strings.Repeat("k", 64), nil }, func() (*imageSplit, error) {
 				opened.Add(1)
 				for until := time.Now().Add(10 * time.Second); !waiting() && time.Now().Before(until); {
 					time.Sleep(time.Millisecond)
@@ -438,7 +439,7 @@ func TestNotKept(t *testing.T) {
 	}
 }
 
-// What neither memory nor disk holds is an error before anything is decoded.
+// What neither memory nor disk holds of an archive is an error before anything is decoded.
 func TestTooManyPixels(t *testing.T) {
 	header := plainPNG(t, 1, 1, color.White)
 	wide := []byte(header)
@@ -449,7 +450,7 @@ func TestTooManyPixels(t *testing.T) {
 	for i := range 360 {
 		files[fmt.Sprintf("train/a/%d.png", i)] = string(wide)
 	}
-	s := newShelf(t, writeTree(t, files))
+	s := newShelf(t, packTar(t, "a.tar", files))
 	before := freeBytes
 	freeBytes = func(string) (int64, error) { return 1 << 36, nil }
 	t.Cleanup(func() { freeBytes = before })

@@ -3,6 +3,7 @@ package data
 import (
 	"cmp"
 	"context"
+	"io/fs"
 	"maps"
 	"runtime"
 	"slices"
@@ -18,6 +19,18 @@ type Source struct {
 	Workers int               // goroutines that decode or draw images; 0 for one a core
 	Cache   string            // folder where decoded images are kept for the next start; "" for none
 	Note    func(text string) // is told why images are not kept, or what is waited for; nil where nobody listens
+
+	Label      string     // the column that holds the class, where a dataset has several
+	Preprocess Preprocess // of images that are files
+
+	fs fs.FS // the files of Dir, for tests; nil for those of the operating system
+}
+
+func (s Source) folder() folder {
+	if s.fs != nil {
+		return folder{s.Dir, s.fs}
+	}
+	return folder{s.Dir, system(s.Dir)}
 }
 
 func (s Source) workers() int { return cmp.Or(s.Workers, runtime.GOMAXPROCS(0)) }
@@ -73,6 +86,11 @@ func Datasets() []Dataset {
 	return all
 }
 
+// unknownSplit is the error of a dataset without such a split.
+func unknownSplit[T any](dataset, split string, known map[string]T) error {
+	return usagef("dataset %s has no split %q: choose %s", dataset, split, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+}
+
 // Open reads splits ("train", "test", "val") of a dataset and returns them in the order asked for. An unknown name or a
 // missing Source.Dir is a *UsageError, everything wrong with the files an *InputError.
 func Open(ctx context.Context, name string, src Source, splits ...string) ([]*Set, error) {
@@ -82,6 +100,9 @@ func Open(ctx context.Context, name string, src Source, splits ...string) ([]*Se
 	}
 	if d.Files && src.Dir == "" {
 		return nil, usagef("dataset %q is read from files: name their folder or archive with --data-dir", name)
+	}
+	if err := src.Preprocess.Check(); err != nil {
+		return nil, err
 	}
 	sets, err := d.Open(ctx, src, splits)
 	if err != nil {

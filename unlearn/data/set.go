@@ -16,12 +16,18 @@ type Set struct {
 	Split   string   // "train", "test" or "val"
 	Classes []string // class names; a label is an index into them
 	C, H, W int      // channels (red, green, blue), height, width of every image
-	Pixels  []byte   // n*C*H*W values, NCHW; perhaps a file of the cache, mapped: writing to them ends the process
+	Pixels  []byte   // n*C*H*W values, NCHW; perhaps a file of the cache, mapped: writing to them ends the process. Or nil: see Read
 	Labels  []int    // n values in [0, len(Classes))
 	Names   []string // n file names relative to the split's parent, or nil where samples have none
 
+	lazy        lazy // makes the pixels where Pixels is nil
 	once        sync.Once
 	fingerprint string
+}
+
+// lazy makes the pixels of images when they are asked for.
+type lazy interface {
+	read(dst []byte, set *Set, indices []int) error
 }
 
 // bytes is the size of the pixels, known before they are there.
@@ -30,7 +36,20 @@ func (s *Set) bytes() int64 { return int64(s.Len()) * int64(s.C) * int64(s.H) * 
 // Len returns the number of images.
 func (s *Set) Len() int { return len(s.Labels) }
 
-// Image returns the pixels of image i, C*H*W values, without copying.
+// Read writes the pixels of images to dst, C*H*W values each. It works for every set: where Pixels is nil the images are
+// decoded now, on all cores, and a broken one is an *InputError.
+func (s *Set) Read(dst []byte, indices []int) error {
+	if s.lazy != nil {
+		return s.lazy.read(dst, s, indices)
+	}
+	size := s.C * s.H * s.W
+	for at, i := range indices {
+		copy(dst[at*size:(at+1)*size], s.Image(i))
+	}
+	return nil
+}
+
+// Image returns the pixels of image i, C*H*W values, without copying. There must be Pixels.
 func (s *Set) Image(i int) []byte {
 	size := s.C * s.H * s.W
 	return s.Pixels[i*size : (i+1)*size : (i+1)*size]
@@ -46,7 +65,8 @@ func (s *Set) Name(i int) string {
 
 // Fingerprint returns the hex sha256 over the shape, the pixels and the labels: what a network can see of the set.
 // Names and the container do not count, so the same images from a folder and from an archive agree. It is computed
-// once; a set from the cache has the one that was computed when it was decoded.
+// once; a set from the cache has the one that was computed when it was decoded. Where Pixels is nil, names and sizes of the
+// files and what is done to them stand for the pixels.
 func (s *Set) Fingerprint() string {
 	s.once.Do(func() {
 		d := s.newDigest()
@@ -81,7 +101,7 @@ func (d digest) fingerprint() string {
 
 // check verifies what every reader must deliver.
 func (s *Set) check(path string) error {
-	if s.C <= 0 || s.H <= 0 || s.W <= 0 || int64(len(s.Pixels)) != s.bytes() {
+	if s.C <= 0 || s.H <= 0 || s.W <= 0 || s.lazy == nil && int64(len(s.Pixels)) != s.bytes() {
 		return inputf(path, "split %q: %d bytes of pixels for %d images of %dx%dx%d", s.Split, len(s.Pixels), s.Len(), s.C, s.H, s.W)
 	}
 	return s.checkSamples(path)

@@ -24,16 +24,22 @@ type slot struct {
 	there   torch.Tensor // the same in the GPU's memory; undefined for the CPU
 	room    int
 	filling sync.WaitGroup
+	err     error       // of filling
 	sent    *cuda.Event // behind the copy to the GPU
 }
 
-// send returns the pixels of images on the device, Byte [k, C, H, W]. They are good until send is called once more.
+// send returns the pixels of images on the device, Byte [k, C, H, W]. They are good until send is called once more. An image
+// that cannot be decoded is a panic with *torch.Error, since batches are fetched inside numeric code.
 func (s *stream) send(images []int) torch.Tensor {
 	b := &s.slots[s.turn]
 	if !b.host.Defined() || !slices.Equal(b.images, images) {
 		s.fill(b, images)
 	}
 	b.settle()
+	if b.err != nil {
+		b.images = nil
+		panic(&torch.Error{Op: "data.Loader", Code: torch.Outside, Msg: b.err.Error(), Err: b.err})
+	}
 	pixels := b.host.Narrow(0, 0, int64(len(images)))
 	if s.device.Type == torch.CUDAType {
 		there := b.there.Narrow(0, 0, int64(len(images)))
@@ -57,9 +63,7 @@ func (s *stream) fill(b *slot, images []int) {
 	b.images = slices.Clone(images)
 	memory, size := b.host.Memory(), s.set.C*s.set.H*s.set.W
 	b.filling.Go(func() {
-		for i, image := range b.images {
-			copy(memory[i*size:(i+1)*size], s.set.Image(image))
-		}
+		b.err = s.set.Read(memory[:len(b.images)*size], b.images)
 	})
 }
 
