@@ -44,7 +44,10 @@ type Card struct {
 	Summary   string
 	Classes   int       // number of logits
 	Size      int       // height and width of its usual input, in pixels; any size the strides allow will do
+	Resize    int       // pixels of the shorter side of a picture before the middle, Size x Size, is cut out; 0 where images come in Size
 	Mean, Std []float64 // normalisation per channel
+
+	Interpolation string // how pictures are resized: "bilinear" or "bicubic"; "" where they are not
 
 	Parameters int64 // trained values
 	MACs       int64 // multiplications, each with an addition, that convolutions and linear layers do for an image of that size
@@ -66,7 +69,7 @@ func register(card Card, build func(classes int64, normalise nn.Module) Classifi
 // imagenet registers a network for ImageNet, as torchvision names it.
 func imagenet(name, summary string, parameters, macs int64, build func(classes int64, normalise nn.Module) Classifier) {
 	register(Card{
-		Name: name, Summary: summary, Parameters: parameters, MACs: macs, Classes: 1000, Size: 224,
+		Name: name, Summary: summary, Parameters: parameters, MACs: macs, Classes: 1000, Size: 224, Resize: 256, Interpolation: "bilinear",
 		Mean: []float64{0.485, 0.456, 0.406}, Std: []float64{0.229, 0.224, 0.225},
 	}, build)
 }

@@ -18,6 +18,7 @@ func init() {
 		Name:    "celeba",
 		Summary: "CelebA from its folder: " + celebaImages + "/, " + celebaAttributes + " and " + celebaSplits + "; --label names the attribute",
 		Files:   true,
+		Sized:   true,
 		Open:    openCelebA,
 	})
 }

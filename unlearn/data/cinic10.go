@@ -8,6 +8,7 @@ func init() {
 		Name:    tree.name,
 		Summary: "CINIC-10 from its folder or archive: train/, valid/ and test/, each with ten classes",
 		Files:   true,
+		Sized:   true,
 		Open:    tree.open,
 	})
 }

@@ -7,6 +7,7 @@ func init() {
 		Name:    "csv",
 		Summary: "images named in train.csv, test.csv and val.csv of a folder, with the columns path and label",
 		Files:   true,
+		Sized:   true,
 		Open:    openCSV,
 	})
 }

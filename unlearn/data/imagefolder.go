@@ -8,6 +8,7 @@ func init() {
 		Name:    tree.name,
 		Summary: "JPEG and PNG files in train/<class>/ and test/<class>/ (or val/), in a folder or a tar, tar.gz or tar.zst archive",
 		Files:   true,
+		Sized:   true,
 		Open:    tree.open,
 	})
 }

@@ -17,6 +17,7 @@ func init() {
 		Name:    tree.name,
 		Summary: "ImageNet (2012) from its folder: train/<wnid>/ and val/, sorted or with the development kit's or Kaggle's labels",
 		Files:   true,
+		Sized:   true,
 		Open: func(ctx context.Context, src Source, splits []string) ([]*Set, error) {
 			return openImageNet(ctx, tree, src, splits)
 		},

@@ -8,6 +8,7 @@ func init() {
 		Name:    tree.name,
 		Summary: "ImageNet-A from its folder: 200 classes, <wnid>/*.jpg; all images are both training and test images",
 		Files:   true,
+		Sized:   true,
 		Open:    tree.open,
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -38,18 +39,20 @@ func (s Source) openSplits(ctx context.Context, splits []string, list func(split
 		if err != nil {
 			return nil, err
 		}
-		if set.bytes() > maxKept {
-			set.lazy = &lazyImages{images, s}
-			print, printErr := images.fingerprint(ctx, s, set)
-			err = printErr
-			set.once.Do(func() { set.fingerprint = print })
-		} else {
-			key := func() (string, error) { return images.key(ctx, s) }
-			set, err = s.keep(ctx, images.dataset, split, key, func() (*imageSplit, error) { return images, nil })
-		}
+		key, files, err := images.survey(ctx, s)
 		if err != nil {
 			return nil, err
 		}
+		if set.bytes() > maxKept {
+			set.lazy = &lazyImages{images, s}
+			set.once.Do(func() { set.fingerprint = set.lazyFingerprint(files, s.Preprocess) })
+		} else {
+			set, err = s.keep(ctx, images.dataset, split, func() (string, error) { return key, nil }, func() (*imageSplit, error) { return images, nil })
+			if err != nil {
+				return nil, err
+			}
+		}
+		set.files = files
 		sets[i] = set
 	}
 	return sets, nil
@@ -170,23 +173,17 @@ func newFileInfo(info fs.FileInfo) fileInfo {
 	return f
 }
 
-// key identifies what the split is decoded from and to, by what the system tells of its files.
-func (s *imageSplit) key(ctx context.Context, src Source) (string, error) {
-	k := src.newKey(s.dataset, s.name)
+// survey asks the system about all files. key identifies what the split is decoded from and to, on this machine; files
+// identifies its samples wherever they lie and whatever is done to them: by the names, sizes and labels of the files.
+func (s *imageSplit) survey(ctx context.Context, src Source) (key, files string, err error) {
+	k, h := src.newKey(s.dataset, s.name), sha256.New()
 	fmt.Fprintf(k.h, "%q %d\n", s.classes, s.labels)
-	err := s.stats(ctx, src, k.add)
-	return k.String(), err
-}
-
-// fingerprint stands for the pixels of a set that are never all there: what they are made of, by names and sizes, and how.
-func (s *imageSplit) fingerprint(ctx context.Context, src Source, set *Set) (string, error) {
-	h := sha256.New()
-	fmt.Fprintf(h, "l2ul.files/1 %q\n", src.Preprocess)
-	err := s.stats(ctx, src, func(name string, info fileInfo) { fmt.Fprintf(h, "%q %d\n", name, info.size) })
-	if err != nil {
-		return "", err
-	}
-	d := set.newDigest()
-	d.Write(h.Sum(nil))
-	return d.fingerprint(), nil
+	fmt.Fprintf(h, "l2ul.files/1 n=%d classes=%d\n", len(s.names), len(s.classes))
+	i := 0
+	err = s.stats(ctx, src, func(name string, info fileInfo) {
+		k.add(name, info)
+		fmt.Fprintf(h, "%q %d %d\n", name, info.size, s.labels[i])
+		i++
+	})
+	return k.String(), hex.EncodeToString(h.Sum(nil)), err
 }

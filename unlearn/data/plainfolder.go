@@ -9,6 +9,7 @@ func init() {
 		Name:    tree.name,
 		Summary: "JPEG and PNG files in <class>/ of a folder, without splits: all images are both training and test images",
 		Files:   true,
+		Sized:   true,
 		Open:    tree.open,
 	})
 }

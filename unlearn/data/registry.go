@@ -61,6 +61,9 @@ type Dataset struct {
 	Name    string // what the user types
 	Summary string // one line for help texts
 	Files   bool   // reads files, so Source.Dir is required
+	Sized   bool   // its images are files, which Source.Preprocess gives a size
+
+	Preprocess Preprocess // that is usual for the dataset
 
 	// Open reads the splits asked for, in that order, passing over the files once. It fails with *InputError.
 	Open func(ctx context.Context, src Source, splits []string) ([]*Set, error)

@@ -20,7 +20,8 @@ type Set struct {
 	Labels  []int    // n values in [0, len(Classes))
 	Names   []string // n file names relative to the split's parent, or nil where samples have none
 
-	lazy        lazy // makes the pixels where Pixels is nil
+	lazy        lazy   // makes the pixels where Pixels is nil
+	files       string // identifies the samples by their files, see imageSplit.survey; "" where they are none
 	once        sync.Once
 	fingerprint string
 }
@@ -74,6 +75,13 @@ func (s *Set) Fingerprint() string {
 		s.fingerprint = d.fingerprint()
 	})
 	return s.fingerprint
+}
+
+// lazyFingerprint is the fingerprint of a set whose pixels are never all there: it is over what they are made of and how.
+func (s *Set) lazyFingerprint(files string, p Preprocess) string {
+	d := s.newDigest()
+	fmt.Fprintf(d, "%s %s\n", files, p)
+	return d.fingerprint()
 }
 
 // digest computes a fingerprint from pixels that come piece by piece.

@@ -14,6 +14,7 @@ func init() {
 		Name:    "tiny-imagenet",
 		Summary: "Tiny ImageNet from its folder: train/<wnid>/images/, val/images/ and val/val_annotations.txt",
 		Files:   true,
+		Sized:   true,
 		Open:    openTinyImageNet,
 	})
 }

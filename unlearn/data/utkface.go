@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"l2ul/unlearn/data/resample"
 )
 
 // UTKFace (Zhang, Song and Qi, "Age progression/regression by conditional adversarial autoencoder", 2017): faces whose file
@@ -28,6 +30,10 @@ func init() {
 			Name:    name,
 			Summary: fmt.Sprintf("UTKFace from the folder of its images, AGE_…jpg; %d classes of ages from %s", len(g.edges)-1, strings.Trim(fmt.Sprint(g.edges[:len(g.edges)-1]), "[]")),
 			Files:   true,
+			Sized:   true,
+
+			Preprocess: Preprocess{Resize: 128, Crop: 120, Filter: resample.Bilinear},
+
 			Open: func(ctx context.Context, src Source, splits []string) ([]*Set, error) {
 				return openUTKFace(ctx, name, g.edges, src, splits)
 			},

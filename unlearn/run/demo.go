@@ -135,7 +135,7 @@ func (d *demo) choose(ctx context.Context, out *DemoResult) (spec string, err er
 	err = f.onDevice(f.o.ComputeOptions, func() error {
 		defer f.close()
 		// A network worth showing has more than half of the images right.
-		set, err := f.loadForgetSet(ctx, fmt.Sprintf("random:%d", 2*d.images))
+		set, err := f.loadForgetSet(ctx, fmt.Sprintf("random:%d", 2*d.images), "train", "test")
 		if err != nil {
 			return err
 		}

@@ -117,7 +117,7 @@ func (f *forgetting) decode() (err error) {
 // prepare reads and checks every input, and says what is odd about the settings.
 func (f *forgetting) prepare(ctx context.Context) error {
 	var err error
-	if f.set, err = f.loadForgetSet(ctx, f.o.Forget); err != nil {
+	if f.set, err = f.loadForgetSet(ctx, f.o.Forget, "train", "test"); err != nil {
 		return err
 	}
 	f.rest = data.Complement(f.train.Len(), f.set.Indices)
@@ -705,7 +705,7 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 		DataAccess: DataAccess{Reads: reads},
 		Anchors:    f.state.Anchors, Cached: f.state.Cached,
 		Penalty: &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: f.device.String(), Precision: f.precision(), Mode: f.mode, Fallback: f.noteFallback(),
-		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Versions: CurrentVersions(),
+		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Preprocess: f.prepared(), Warnings: f.warnings, Versions: CurrentVersions(),
 	}
 	hits := f.goalHits(after, res)
 	r.GoalHits = &hits

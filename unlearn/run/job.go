@@ -44,6 +44,9 @@ type desk struct {
 	compute ComputeOptions
 	eval    EvalOptions
 
+	preprocess  data.Preprocess // of image files
+	sized       bool            // the dataset has such
+	warnings    []string        // that the result tells
 	cache       *cache.Cache
 	train, test *data.Set
 	device      torch.Device
@@ -135,8 +138,8 @@ func (d *desk) format() torch.MemoryFormat {
 	return torch.Contiguous
 }
 
-// openData reads the training and the test split.
-func (d *desk) openData(ctx context.Context) error {
+// openData reads splits, the first of which is "train" and a second "test".
+func (d *desk) openData(ctx context.Context, splits ...string) error {
 	if d.source.Dataset == "" {
 		return Usagef("name the data with --dataset, and where it is with --data-dir")
 	}
@@ -152,12 +155,21 @@ func (d *desk) openData(ctx context.Context) error {
 	if err != nil {
 		d.Console.Warn("decoded images are not kept: " + err.Error())
 	}
-	source := data.Source{Dir: d.source.DataDir, Workers: d.source.Workers, Cache: decoded, Note: d.Console.Warn}
-	sets, err := data.Open(ctx, d.source.Dataset, source, "train", "test")
+	if err := d.choosePreprocess(); err != nil {
+		return err
+	}
+	source := data.Source{
+		Dir: d.source.DataDir, Workers: d.source.Workers, Cache: decoded, Note: d.Console.Warn,
+		Label: d.source.Label, Preprocess: d.preprocess,
+	}
+	sets, err := data.Open(ctx, d.source.Dataset, source, splits...)
 	if err != nil {
 		return err
 	}
-	d.train, d.test = sets[0], sets[1]
+	d.train = sets[0]
+	if len(sets) > 1 {
+		d.test = sets[1]
+	}
 	d.memory = d.unused()
 	return nil
 }
@@ -330,6 +342,11 @@ func (d *desk) build(undrawn bool) error {
 	if err != nil {
 		return err
 	}
+	card, err := models.Info(d.model.Model)
+	if err != nil {
+		return Usagef("--model: %w", err)
+	}
+	d.compareCard(card)
 	d.net, err = models.New(d.model.Model, models.Options{Classes: classes, Mean: d.model.Mean, Std: d.model.Std, Undrawn: undrawn})
 	if err != nil {
 		return Usagef("--model: %w", err)
@@ -348,13 +365,8 @@ func (d *desk) load() error {
 	if err != nil {
 		return Inputf("--weights: %w", err)
 	}
-	if d.model.Model == autoModel {
-		name, classes := networkOf(file)
-		if name == "" {
-			return Inputf("--model auto: %s holds the weights of none of the networks that `unlearn ls models` lists; `unlearn inspect` shows its tensors", d.model.Weights)
-		}
-		d.Console.Log().Info().Str("model", name).Int("classes", classes).Msg("--model auto: the network that the weights fit")
-		d.model.Model = name
+	if err := d.identify(file); err != nil {
+		return err
 	}
 	if err := d.build(true); err != nil {
 		return err
@@ -369,6 +381,20 @@ func (d *desk) load() error {
 		return err
 	}
 	d.weights = file
+	return nil
+}
+
+// identify finds the name of the network that a file holds weights of, for --model auto.
+func (d *desk) identify(file *ckpt.File) error {
+	if d.model.Model != autoModel {
+		return nil
+	}
+	name, classes := networkOf(file)
+	if name == "" {
+		return Inputf("--model auto: %s holds the weights of none of the networks that `unlearn ls models` lists; `unlearn inspect` shows its tensors", d.model.Weights)
+	}
+	d.Console.Log().Info().Str("model", name).Int("classes", classes).Msg("--model auto: the network that the weights fit")
+	d.model.Model = name
 	return nil
 }
 
@@ -593,7 +619,7 @@ func (d *desk) about(schema, outcome string, o FolderOptions, f *Folder, weights
 		Schema: schema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: outcome,
 		Hashes: Hashes{Weights: weights, Data: d.train.Fingerprint(), Config: f.ConfigHash()},
 		Device: d.device.String(), Precision: d.precision(), Mode: d.mode, Fallback: d.noteFallback(), Threads: d.compute.Threads, Seed: d.compute.Seed,
-		Versions: CurrentVersions(),
+		Preprocess: d.prepared(), Warnings: d.warnings, Versions: CurrentVersions(),
 	}
 }
 

@@ -45,7 +45,7 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 	d.model, d.source, d.compute, d.mode = o.ModelOptions, o.DataOptions, o.ComputeOptions, engine.Mode(o.Mode)
 	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
-		forget, err := d.loadForgetSet(ctx, o.Forget)
+		forget, err := d.loadForgetSet(ctx, o.Forget, "train", "test")
 		if err != nil {
 			return err
 		}
@@ -115,9 +115,9 @@ func (d *desk) here(x torch.Tensor) torch.Tensor {
 	return x.To(d.device, x.Dtype()).Contiguous(d.format())
 }
 
-// loadForgetSet reads data and weights and resolves the forget set.
-func (d *desk) loadForgetSet(ctx context.Context, text string) (*data.ForgetSet, error) {
-	if err := d.openData(ctx); err != nil {
+// loadForgetSet reads splits, as openData, and weights and resolves the forget set.
+func (d *desk) loadForgetSet(ctx context.Context, text string, splits ...string) (*data.ForgetSet, error) {
+	if err := d.openData(ctx, splits...); err != nil {
 		return nil, err
 	}
 	set, err := d.forgetSet(text)
@@ -206,7 +206,7 @@ func Importance(ctx context.Context, inv Invocation) (result *ImportanceResult, 
 	d.model, d.source, d.compute = o.ModelOptions, o.DataOptions, o.ComputeOptions
 	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
-		forget, err := d.loadForgetSet(ctx, o.Forget)
+		forget, err := d.loadForgetSet(ctx, o.Forget, "train", "test")
 		if err != nil {
 			return err
 		}

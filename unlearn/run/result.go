@@ -92,7 +92,11 @@ type About struct {
 	Fallback  string      `json:"fallback,omitempty"` // as in Result
 	Threads   int         `json:"threads,omitempty"`
 	Seed      int64       `json:"seed"`
-	Versions  Versions    `json:"versions"`
+
+	Preprocess string   `json:"preprocess,omitempty"` // as in Result
+	Warnings   []string `json:"warnings,omitempty"`   // as in Result
+
+	Versions Versions `json:"versions"`
 }
 
 // ResultSchema is the schema name of Result.
@@ -131,6 +135,8 @@ type Result struct {
 	Threads    int             `json:"threads,omitempty"`
 	Seed       int64           `json:"seed"`
 	Limited    bool            `json:"limited" jsonschema:"description=whether --limit left samples out of the scores"`
+	Preprocess string          `json:"preprocess,omitempty" jsonschema:"description=how image files became pixels: native\\, or resized and cropped as torchvision does"`
+	Warnings   []string        `json:"warnings,omitempty" jsonschema:"description=what does not fit together: flags that differ from what the network was made for"`
 	Versions   Versions        `json:"versions"`
 }
 
@@ -144,22 +150,24 @@ const EvalSchema = "unlearn.eval/1"
 
 // EvalResult is what `unlearn eval` writes for each of its --weights: a score for each split that was asked for.
 type EvalResult struct {
-	Schema    string      `json:"schema" jsonschema:"enum=unlearn.eval/1"`
-	Model     string      `json:"model,omitempty"`
-	Weights   string      `json:"weights,omitempty" jsonschema:"description=the file\\, where several were scored in one pass"`
-	Dataset   string      `json:"dataset,omitempty"`
-	Train     *Score      `json:"train,omitempty"`
-	Test      *Score      `json:"test,omitempty"`
-	Forget    *Score      `json:"forget,omitempty"`
-	Retain    *Score      `json:"retain,omitempty"`
-	Hashes    Hashes      `json:"hashes"`
-	Device    string      `json:"device"`
-	Precision string      `json:"precision,omitempty" jsonschema:"enum=fp32,enum=tf32,description=as in unlearn.result/1"`
-	Mode      engine.Mode `json:"mode,omitempty" jsonschema:"enum=exact,enum=reference,description=as in unlearn.result/1"`
-	Fallback  string      `json:"fallback,omitempty" jsonschema:"description=as in unlearn.result/1"`
-	Limited   bool        `json:"limited"`
-	Seconds   float64     `json:"seconds" jsonschema:"minimum=0"`
-	Versions  Versions    `json:"versions"`
+	Schema     string      `json:"schema" jsonschema:"enum=unlearn.eval/1"`
+	Model      string      `json:"model,omitempty"`
+	Weights    string      `json:"weights,omitempty" jsonschema:"description=the file\\, where several were scored in one pass"`
+	Dataset    string      `json:"dataset,omitempty"`
+	Train      *Score      `json:"train,omitempty"`
+	Test       *Score      `json:"test,omitempty"`
+	Forget     *Score      `json:"forget,omitempty"`
+	Retain     *Score      `json:"retain,omitempty"`
+	Hashes     Hashes      `json:"hashes"`
+	Device     string      `json:"device"`
+	Precision  string      `json:"precision,omitempty" jsonschema:"enum=fp32,enum=tf32,description=as in unlearn.result/1"`
+	Mode       engine.Mode `json:"mode,omitempty" jsonschema:"enum=exact,enum=reference,description=as in unlearn.result/1"`
+	Fallback   string      `json:"fallback,omitempty" jsonschema:"description=as in unlearn.result/1"`
+	Limited    bool        `json:"limited"`
+	Preprocess string      `json:"preprocess,omitempty" jsonschema:"description=as in unlearn.result/1"`
+	Warnings   []string    `json:"warnings,omitempty" jsonschema:"description=as in unlearn.result/1"`
+	Seconds    float64     `json:"seconds" jsonschema:"minimum=0"`
+	Versions   Versions    `json:"versions"`
 }
 
 //go:embed schema/result-1.json

@@ -49,7 +49,7 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 	d.mode = engine.Mode(o.Mode)
 	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
-		if err := d.openData(ctx); err != nil {
+		if err := d.openData(ctx, "train", "test"); err != nil {
 			return err
 		}
 		if err := d.begin(); err != nil {

@@ -32,7 +32,13 @@ type NetworkOptions struct {
 type DataOptions struct {
 	Dataset string `flag:"dataset" group:"model and data" arg:"NAME" help:"dataset; unlearn ls datasets lists them"`
 	DataDir string `flag:"data-dir" env:"UNLEARN_DATA" group:"model and data" arg:"DIR" result:"no" help:"folder or archive it is read from"`
-	Workers int    `flag:"workers,j" min:"1" deftext:"one a core" group:"model and data" result:"no" help:"goroutines that decode or draw images"`
+	Label   string `flag:"label" group:"model and data" arg:"COLUMN" help:"what the classes are, where a dataset has several to choose from (celeba)"`
+
+	ImgSize       string  `flag:"img-size" deftext:"as the network" arg:"N|native" group:"model and data" help:"height and width that image files are given; native: as they are, all of one size"`
+	CropPct       float64 `flag:"crop-pct" min:"0.1" max:"1" deftext:"as the network" arg:"SHARE" group:"model and data" help:"share of the resized image's shorter side that the middle has which is cut out"`
+	Interpolation string  `flag:"interpolation" oneof:"bilinear|bicubic" deftext:"as the network" group:"model and data" help:"how images are resized, antialiased as by Pillow"`
+
+	Workers int `flag:"workers,j" min:"1" deftext:"one a core" group:"model and data" result:"no" help:"goroutines that decode or draw images"`
 }
 
 // SetOptions name the samples to forget.
@@ -118,6 +124,9 @@ func (o *ForgetOptions) Validate() error {
 	if err := o.FolderOptions.Validate(); err != nil {
 		return err
 	}
+	if err := o.DataOptions.checkImages(); err != nil {
+		return err
+	}
 	if err := o.SetOptions.check(); err != nil {
 		return err
 	}
@@ -141,6 +150,9 @@ func (o *AttackOptions) Validate() error {
 	if err := o.FolderOptions.Validate(); err != nil {
 		return err
 	}
+	if err := o.DataOptions.checkImages(); err != nil {
+		return err
+	}
 	return o.SetOptions.check()
 }
 
@@ -161,6 +173,9 @@ func (o *ImportanceOptions) Validate() error {
 	if err := o.FolderOptions.Validate(); err != nil {
 		return err
 	}
+	if err := o.DataOptions.checkImages(); err != nil {
+		return err
+	}
 	return o.SetOptions.check()
 }
 
@@ -179,6 +194,9 @@ type TrainOptions struct {
 // Validate checks what tags cannot say.
 func (o *TrainOptions) Validate() error {
 	if err := o.FolderOptions.Validate(); err != nil {
+		return err
+	}
+	if err := o.DataOptions.checkImages(); err != nil {
 		return err
 	}
 	return o.EvalOptions.check()
@@ -202,6 +220,9 @@ type EvaluateOptions struct {
 
 // Validate checks what tags cannot say, and chooses the splits.
 func (o *EvaluateOptions) Validate() error {
+	if err := o.DataOptions.checkImages(); err != nil {
+		return err
+	}
 	if err := o.SetOptions.check(); err != nil {
 		return err
 	}
@@ -231,7 +252,12 @@ type SplitOptions struct {
 }
 
 // Validate checks what tags cannot say.
-func (o *SplitOptions) Validate() error { return o.SetOptions.check() }
+func (o *SplitOptions) Validate() error {
+	if err := o.DataOptions.checkImages(); err != nil {
+		return err
+	}
+	return o.SetOptions.check()
+}
 
 // idle are the options of the loop that a method has no use for.
 func idle(m *unlearn.Method) []string {
