@@ -140,7 +140,7 @@ func corrupt(format string, args ...any) error {
 // same folder. The container is told by the bytes, not by the name. Errors name the file and the tensor or offset at fault;
 // errors.Is tells ErrCorrupt from the errors of the file system.
 func Load(path string) (*File, error) {
-	f, size, err := open(path)
+	f, size, err := Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -156,8 +156,8 @@ func Load(path string) (*File, error) {
 	return file, nil
 }
 
-// open opens a regular file.
-func open(path string) (f *os.File, size int64, err error) {
+// Open opens a file for reading, which must be a regular one.
+func Open(path string) (f *os.File, size int64, err error) {
 	f, err = os.Open(path)
 	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return nil, 0, fmt.Errorf("%s: %w", path, p.Err)

@@ -25,7 +25,7 @@ func isIndex(head []byte) bool {
 // Shards returns the names of the files that the index of shards at path lists, which lie in the same folder; none for a file
 // that is no index.
 func Shards(path string) ([]string, error) {
-	f, size, err := open(path)
+	f, size, err := Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func loadShards(r io.ReaderAt, size int64, folder string) (*File, error) {
 
 // loadShard reads one file of any container. It cannot be an index.
 func loadShard(path string) (*File, error) {
-	f, size, err := open(path)
+	f, size, err := Open(path)
 	if err != nil {
 		return nil, err
 	}

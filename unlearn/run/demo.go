@@ -106,7 +106,7 @@ func (d *demo) train(ctx context.Context) (result *TrainResult, reused bool, err
 	}
 	result = &TrainResult{}
 	if !d.o.Force && d.finished("train", cfg, result) {
-		if file, err := readWeights(d.weights()); err == nil && file.Hash() == result.Hashes.Weights {
+		if file, _, err := readWeights(d.weights()); err == nil && file.Hash() == result.Hashes.Weights {
 			d.Console.Log().Info().Msgf("the network was trained before: %s", d.weights())
 			return result, true, nil
 		}

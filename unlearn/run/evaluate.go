@@ -20,7 +20,8 @@ func Evaluate(ctx context.Context, inv Invocation) (results []*EvalResult, err e
 	if err := inv.Config.Decode(&o); err != nil {
 		return nil, err
 	}
-	d.model.NetworkOptions, d.source, d.compute, d.eval = o.NetworkOptions, o.DataOptions, o.ComputeOptions, o.EvalOptions
+	d.model.NetworkOptions, d.model.LoadOptions = o.NetworkOptions, o.LoadOptions
+	d.source, d.compute, d.eval = o.DataOptions, o.ComputeOptions, o.EvalOptions
 	d.mode = engine.Mode(o.Mode)
 	err = d.onDevice(o.ComputeOptions, func() error {
 		results, err = d.evaluate(ctx, o)
@@ -65,7 +66,7 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) ([]*EvalResult, 
 		one := *d
 		one.model.Weights = path
 		defer one.close()
-		if err := one.load(); err != nil {
+		if err := one.load(ctx); err != nil {
 			return nil, err
 		}
 		desks = append(desks, &one)
@@ -89,6 +90,7 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) ([]*EvalResult, 
 		results[i] = &EvalResult{
 			Schema: EvalSchema, Model: one.model.Model, Dataset: d.train.Dataset, Device: d.device.String(), Precision: d.precision(), Mode: d.mode, Limited: o.Limit != "",
 			Hashes:     Hashes{Weights: one.weights.Hash(), Data: d.train.Fingerprint(), Config: d.Config.Hash()},
+			Origin:     one.origin,
 			Preprocess: one.prepared(), Warnings: one.warnings, Versions: CurrentVersions(),
 		}
 		if len(desks) > 1 {

@@ -10,6 +10,7 @@ import (
 
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
+	"l2ul/torch/ckpt/keys"
 	"l2ul/torch/cuda"
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
@@ -648,6 +649,12 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 		name = "model-last-finite.safetensors"
 	} else if f.o.SaveFormat == "same" {
 		file.Format = f.weights.Format
+		if style := f.origin.Keys; style != "" {
+			var err error
+			if file, err = keys.Convert(file, style); err != nil {
+				return nil, err
+			}
+		}
 		name = "model." + string(file.Format.Container)
 	}
 	if err := ckpt.Save(f.folder.Path(name), file); err != nil {
@@ -697,7 +704,7 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 	penalty, distance := Number(res.Penalty), Number(res.Distance)
 	reads := f.meter.Reads()
 	r := &Result{
-		Schema: ResultSchema, Name: f.o.Name, Tags: f.o.Tags, Model: f.model.Model, Dataset: f.train.Dataset,
+		Schema: ResultSchema, Name: f.o.Name, Tags: f.o.Tags, Model: f.model.Model, Origin: f.origin, Dataset: f.train.Dataset,
 		Method: f.method.Name, Goal: string(f.loop.Goal), Outcome: res.Outcome, Reached: f.met(after, res),
 		Steps: int64(res.Steps), Passes: int64(res.Passes), Seconds: f.state.Seconds, Before: f.state.Before, After: after,
 		Forget:     identify(f.set),

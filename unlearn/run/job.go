@@ -58,7 +58,8 @@ type desk struct {
 	scoring     *chunk.Size     // images at once when scoring; nil before the first
 	memory      int64           // that the device has to offer, as it was when the data had been read
 	ungraphed   bool            // it has been said that there are no CUDA graphs
-	weights     *ckpt.File      // as read; nil for a fresh network
+	weights     *ckpt.File      // as read, under our names; nil for a fresh network
+	origin      *Origin         // of the weights, likewise
 	pairs       *importedPairs
 	crafted     *attack.Set // that drives the loop
 }
@@ -148,7 +149,8 @@ func (d *desk) openData(ctx context.Context, splits ...string) error {
 			return Inputf("--data-dir %s: no such file or directory", dir)
 		}
 	}
-	if err := d.openCache(); err != nil {
+	var err error
+	if d.cache, err = openCache(); err != nil {
 		return err
 	}
 	decoded, err := d.cache.Folder("decoded")
@@ -175,15 +177,16 @@ func (d *desk) openData(ctx context.Context, splits ...string) error {
 }
 
 // openCache opens the cache of earlier runs. A user without a folder for it has none.
-func (d *desk) openCache() error {
+func openCache() (*cache.Cache, error) {
 	limit, err := cache.ParseSize(cmp.Or(os.Getenv("UNLEARN_CACHE_SIZE"), defaultCacheSize))
 	if err != nil {
-		return Usagef("UNLEARN_CACHE_SIZE: %w", err)
+		return nil, Usagef("UNLEARN_CACHE_SIZE: %w", err)
 	}
-	if dir, err := CacheDir(); err == nil {
-		d.cache = cache.New(dir, limit)
+	dir, err := CacheDir()
+	if err != nil {
+		return nil, nil //nolint:nilerr,nilnil // a nil cache holds nothing and takes nothing
 	}
-	return nil
+	return cache.New(dir, limit), nil
 }
 
 // defaultCacheSize holds a few hundred adversarial sets of CIFAR, or one of ImageNet with few images to forget.
@@ -354,72 +357,6 @@ func (d *desk) build(undrawn bool) error {
 	nn.ToMemoryFormat(d.net, d.format())
 	d.net.Root().To(d.device)
 	return nil
-}
-
-// load makes the network and gives it the weights of --weights.
-func (d *desk) load() error {
-	if d.model.Weights == "" {
-		return Usagef("name the checkpoint with --weights; `unlearn train` makes one")
-	}
-	file, err := readWeights(d.model.Weights)
-	if err != nil {
-		return Inputf("--weights: %w", err)
-	}
-	if err := d.identify(file); err != nil {
-		return err
-	}
-	if err := d.build(true); err != nil {
-		return err
-	}
-	if prefix := file.Format.Prefix; prefix != "" {
-		d.Console.Log().Info().Str("prefix", prefix).Msg("stripped a prefix from the checkpoint's keys")
-	}
-	if err := d.checkNormalization(file); err != nil {
-		return err
-	}
-	if err := d.restore(file); err != nil {
-		return err
-	}
-	d.weights = file
-	return nil
-}
-
-// identify finds the name of the network that a file holds weights of, for --model auto.
-func (d *desk) identify(file *ckpt.File) error {
-	if d.model.Model != autoModel {
-		return nil
-	}
-	name, classes := networkOf(file)
-	if name == "" {
-		return Inputf("--model auto: %s holds the weights of none of the networks that `unlearn ls models` lists; `unlearn inspect` shows its tensors", d.model.Weights)
-	}
-	d.Console.Log().Info().Str("model", name).Int("classes", classes).Msg("--model auto: the network that the weights fit")
-	d.model.Model = name
-	return nil
-}
-
-// restore sets the network to the weights of a file.
-func (d *desk) restore(file *ckpt.File) error {
-	err := nn.Restore(d.net, file, true)
-	if err == nil {
-		return nil
-	}
-	if _, ok := errors.AsType[*nn.MismatchError](err); ok {
-		if name, _ := networkOf(file); name != "" && name != d.model.Model {
-			return Inputf("%s holds the weights of another network than %s: they fit --model %s", d.model.Weights, d.model.Model, name)
-		}
-	}
-	return Inputf("%s as %s with %d classes: %w", d.model.Weights, d.model.Model, len(d.train.Classes), err)
-}
-
-// readWeights reads a checkpoint of a network, without a normalising layer before it.
-func readWeights(path string) (*ckpt.File, error) {
-	file, err := ckpt.Load(path)
-	if err != nil {
-		return nil, err
-	}
-	file.StripNormalizer()
-	return file, nil
 }
 
 // checkNormalization refuses weights that were saved behind a layer which normalises in another way than the network does.
@@ -616,7 +553,7 @@ func (d *desk) planRun(o FolderOptions, inputs map[string]string, rows ...[2]str
 // about fills in About; weights is the hash of the network that the result is about.
 func (d *desk) about(schema, outcome string, o FolderOptions, f *Folder, weights string) About {
 	return About{
-		Schema: schema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: outcome,
+		Schema: schema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Origin: d.origin, Dataset: d.train.Dataset, Outcome: outcome,
 		Hashes: Hashes{Weights: weights, Data: d.train.Fingerprint(), Config: f.ConfigHash()},
 		Device: d.device.String(), Precision: d.precision(), Mode: d.mode, Fallback: d.noteFallback(), Threads: d.compute.Threads, Seed: d.compute.Seed,
 		Preprocess: d.prepared(), Warnings: d.warnings, Versions: CurrentVersions(),

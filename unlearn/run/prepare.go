@@ -124,7 +124,7 @@ func (d *desk) loadForgetSet(ctx context.Context, text string, splits ...string)
 	if err != nil {
 		return nil, err
 	}
-	return set, d.load()
+	return set, d.load(ctx)
 }
 
 func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.Options, forget *data.ForgetSet) (*AttackResult, error) {

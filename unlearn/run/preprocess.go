@@ -72,7 +72,7 @@ func (d *desk) choosePreprocess() error {
 	usual := datasets[i].Preprocess
 	name := d.model.Model
 	if name == autoModel && d.model.Weights != "" {
-		if file, err := readWeights(d.model.Weights); err == nil { // what is wrong with it, load says
+		if file, _, err := readWeights(d.model.Weights); err == nil { // what is wrong with it, load says
 			name, _ = networkOf(file)
 		}
 	}

@@ -83,6 +83,7 @@ type About struct {
 	Name      string      `json:"name,omitempty"`
 	Tags      []string    `json:"tags,omitempty"`
 	Model     string      `json:"model"`
+	Origin    *Origin     `json:"origin,omitempty"` // of the weights that it began with
 	Dataset   string      `json:"dataset"`
 	Outcome   string      `json:"outcome"` // one word; these verbs either finish or have no result
 	Hashes    Hashes      `json:"hashes"`
@@ -108,6 +109,7 @@ type Result struct {
 	Name       string          `json:"name,omitempty"`
 	Tags       []string        `json:"tags,omitempty"`
 	Model      string          `json:"model,omitempty"`
+	Origin     *Origin         `json:"origin,omitempty" jsonschema:"description=of the weights that it began with"`
 	Dataset    string          `json:"dataset,omitempty"`
 	Method     string          `json:"method"`
 	Goal       string          `json:"goal" jsonschema:"enum=misclassify,enum=relabel"`
@@ -153,6 +155,7 @@ type EvalResult struct {
 	Schema     string      `json:"schema" jsonschema:"enum=unlearn.eval/1"`
 	Model      string      `json:"model,omitempty"`
 	Weights    string      `json:"weights,omitempty" jsonschema:"description=the file\\, where several were scored in one pass"`
+	Origin     *Origin     `json:"origin,omitempty" jsonschema:"description=of the weights"`
 	Dataset    string      `json:"dataset,omitempty"`
 	Train      *Score      `json:"train,omitempty"`
 	Test       *Score      `json:"test,omitempty"`

@@ -52,7 +52,7 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 		if err := d.openData(ctx, "train", "test"); err != nil {
 			return err
 		}
-		if err := d.begin(); err != nil {
+		if err := d.begin(ctx); err != nil {
 			return err
 		}
 		job := d.trainJob(recipe, count(d.train.Len()), "", nil)
@@ -69,9 +69,9 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 }
 
 // begin makes the network that training starts from.
-func (d *desk) begin() error {
+func (d *desk) begin(ctx context.Context) error {
 	if d.model.Weights != "" {
-		return d.load()
+		return d.load(ctx)
 	}
 	return d.fresh()
 }

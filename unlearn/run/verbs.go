@@ -17,7 +17,8 @@ import (
 // ModelOptions name a network and its weights.
 type ModelOptions struct {
 	NetworkOptions
-	Weights string `flag:"weights,checkpoint" group:"model and data" arg:"FILE" result:"no" help:"its weights: .safetensors, .pt, .pth, .npz or an index of shards"`
+	LoadOptions
+	Weights string `flag:"weights,checkpoint" group:"model and data" arg:"FILE" result:"no" help:"its weights: .safetensors, .pt, .pth, .npz or an index of shards; or https://…#sha256=…, hf:org/repo[@revision][:file], torchvision:resnet50.IMAGENET1K_V2 (unlearn help formats)"`
 }
 
 // NetworkOptions name a network.
@@ -207,12 +208,13 @@ type EvaluateOptions struct {
 	TerminalOptions
 	ConfigOptions
 	NetworkOptions
+	LoadOptions
 	DataOptions
 	SetOptions
 	ComputeOptions
 	EngineOptions
 	EvalOptions
-	Weights []string `flag:"weights,checkpoint" group:"model and data" arg:"FILE" result:"no" help:"the network's weights: .safetensors, .pt, .pth, .npz or an index of shards; repeatable, to score several in one pass over the images"`
+	Weights []string `flag:"weights,checkpoint" group:"model and data" arg:"FILE" result:"no" help:"the network's weights: .safetensors, .pt, .pth, .npz or an index of shards; or https://…#sha256=…, hf:org/repo[@revision][:file], torchvision:resnet50.IMAGENET1K_V2; repeatable, to score several in one pass over the images"`
 	Splits  []string `flag:"splits" sep:"," oneof:"train|test|forget|retain" deftext:"train,test, or forget,retain,test with a forget set" group:"model and data" help:"what to score"`
 	Output  string   `flag:"output,o" config:"no" arg:"FILE" help:"write the result there as well"`
 	DryRun  bool     `flag:"dry-run,n" config:"no" env:"-" help:"resolve everything, check the files, print the plan, stop"`

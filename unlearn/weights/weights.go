@@ -8,10 +8,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net/url"
 	"os"
 	"path"
@@ -19,6 +17,7 @@ import (
 	"regexp"
 	"strings"
 
+	"l2ul/torch/ckpt"
 	"l2ul/unlearn/fetch"
 )
 
@@ -103,20 +102,7 @@ func described(path, origin, want string) (*File, error) {
 }
 
 func sumOf(path string) (string, error) {
-	info, err := os.Stat(path)
-	if p, ok := errors.AsType[*fs.PathError](err); ok {
-		return "", fmt.Errorf("%s: %w", path, p.Err)
-	}
-	if err == nil && !info.Mode().IsRegular() { // reading from a pipe could wait for ever
-		err = fmt.Errorf("%s is %s; weights must be a regular file", path, kind(info))
-	}
-	if err != nil {
-		return "", err
-	}
-	file, err := os.Open(path)
-	if p, ok := errors.AsType[*fs.PathError](err); ok {
-		return "", fmt.Errorf("%s: %w", path, p.Err)
-	}
+	file, _, err := ckpt.Open(path)
 	if err != nil {
 		return "", err
 	}
@@ -126,13 +112,6 @@ func sumOf(path string) (string, error) {
 		return "", err
 	}
 	return hex.EncodeToString(sum.Sum(nil)), nil
-}
-
-func kind(info fs.FileInfo) string {
-	if info.IsDir() {
-		return "a folder"
-	}
-	return "a device, pipe or socket"
 }
 
 // web is a file on any server.

@@ -3,7 +3,6 @@ package keys
 import (
 	"bytes"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -36,26 +35,48 @@ const (
 	theirs
 )
 
-// pattern is a name with gaps.
-type pattern struct {
-	text string
-	re   *regexp.Regexp
+// pattern is a name with gaps: # and, at the end, *.
+type pattern string
+
+// match returns what the gaps hold where name is of the pattern. A gap takes all it can, since nothing behind one begins with
+// what could be in it.
+func (p pattern) match(name string) (held []string, ok bool) {
+	for i := range len(p) {
+		n := 1
+		switch p[i] {
+		case '#':
+			n = span(name, func(c byte) bool { return '0' <= c && c <= '9' })
+			held = append(held, name[:n])
+		case '*':
+			n = span(name, func(c byte) bool { return 'a' <= c && c <= 'z' || c == '_' })
+			held = append(held, name[:n])
+		default:
+			if name == "" || name[0] != p[i] {
+				return nil, false
+			}
+		}
+		if n == 0 {
+			return nil, false
+		}
+		name = name[n:]
+	}
+	return held, name == ""
 }
 
-var gaps = strings.NewReplacer(`#`, `([0-9]+)`, `\*`, `([a-z_]+)`)
-
-func compile(texts ...string) []pattern {
-	out := make([]pattern, len(texts))
-	for i, text := range texts {
-		out[i] = pattern{text, regexp.MustCompile(`^` + gaps.Replace(regexp.QuoteMeta(text)) + `$`)}
+// span is how many bytes at the beginning of s are in a class.
+func span(s string, in func(byte) bool) int {
+	for i := range len(s) {
+		if !in(s[i]) {
+			return i
+		}
 	}
-	return out
+	return len(s)
 }
 
 // fill puts what the gaps of another pattern held into those of p.
 func (p pattern) fill(held []string) string {
 	var b strings.Builder
-	for _, r := range p.text {
+	for _, r := range p {
 		if r == '#' || r == '*' {
 			b.WriteString(held[0])
 			held = held[1:]
@@ -70,8 +91,8 @@ func (p pattern) fill(held []string) string {
 func (t *table) find(name string, side int) (r *rule, part int, held []string) {
 	for _, r := range t.rules {
 		for part, p := range r.names[side] {
-			if found := p.re.FindStringSubmatch(name); found != nil {
-				return r, part, found[1:]
+			if held, ok := p.match(name); ok {
+				return r, part, held
 			}
 		}
 	}
@@ -112,7 +133,7 @@ func (t *table) toOurs(f *ckpt.File) (*ckpt.File, error) {
 	for _, name := range order {
 		g := groups[name]
 		if i := slices.Index(g.parts, nil); i >= 0 {
-			return nil, fmt.Errorf("a part of %s is missing, %s", name, g.rule.names[theirs][i].text)
+			return nil, fmt.Errorf("a part of %s is missing, %s", name, g.rule.names[theirs][i])
 		}
 		x, err := join(g.parts)
 		if err == nil {
@@ -138,12 +159,12 @@ func (t *table) derived(x *ckpt.Tensor) (out []ckpt.Tensor, err error) {
 		if r.derive == nil {
 			continue
 		}
-		if found := r.of.re.FindStringSubmatch(x.Name); found != nil {
+		if held, ok := r.of.match(x.Name); ok {
 			made, err := r.derive(x)
 			if err != nil {
 				return nil, err
 			}
-			made.Name = r.names[ours][0].fill(found[1:])
+			made.Name = r.names[ours][0].fill(held)
 			out = append(out, *made)
 		}
 	}

@@ -24,7 +24,15 @@ func normalised(f *ckpt.File) bool {
 
 // is makes a rule for a tensor of ours and its name, or names, in the other style.
 func is(our string, their ...string) *rule {
-	return &rule{names: [2][]pattern{compile(our), compile(their...)}}
+	return &rule{names: [2][]pattern{{pattern(our)}, patterns(their)}}
+}
+
+func patterns(texts []string) []pattern {
+	out := make([]pattern, len(texts))
+	for i, text := range texts {
+		out[i] = pattern(text)
+	}
+	return out
 }
 
 // shaped is a rule whose sides have other shapes.
@@ -46,7 +54,7 @@ func same(names ...string) []*rule {
 func unchanged(family string, rules []*rule, styles ...Style) (out []*table) {
 	var names []string
 	for _, r := range rules {
-		names = append(names, r.names[ours][0].text)
+		names = append(names, string(r.names[ours][0]))
 	}
 	for _, s := range styles {
 		out = append(out, &table{family: family, style: s, rules: same(names...)})
@@ -183,7 +191,7 @@ func visionTransformer() []*table {
 // swin is torchvision/models/swin_transformer.py, which counts mergings of patches as stages, and timm's.
 func swin() []*table {
 	const attention = "features.#.#.attn.relative_position_"
-	index := &rule{names: [2][]pattern{ours: compile(attention + "index")}, of: compile(attention + "bias_table")[0], derive: relativePositions}
+	index := &rule{names: [2][]pattern{ours: {attention + "index"}}, of: attention + "bias_table", derive: relativePositions}
 	rules := []*rule{
 		is("features.0.0.*", "patch_embed.proj.*"), is("features.0.2.*", "patch_embed.norm.*"), is("norm.*", "norm.*"), is("head.*", "head.fc.*"), index,
 	}
