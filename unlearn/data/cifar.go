@@ -17,16 +17,18 @@ import (
 
 func init() {
 	Register(Dataset{
-		Name:    "cifar10",
-		Summary: "CIFAR-10 from its official archive, binary or python version, packed or unpacked",
-		Files:   true,
-		Open:    cifar10.open,
+		Name:      "cifar10",
+		Summary:   "CIFAR-10 from its official archive, binary or python version, packed or unpacked",
+		Files:     true,
+		Downloads: []Download{{"https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"}},
+		Open:      cifar10.open,
 	})
 	Register(Dataset{
-		Name:    "cifar100",
-		Summary: "CIFAR-100 (fine labels) from its official archive, binary or python version, packed or unpacked",
-		Files:   true,
-		Open:    cifar100.open,
+		Name:      "cifar100",
+		Summary:   "CIFAR-100 (fine labels) from its official archive, binary or python version, packed or unpacked",
+		Files:     true,
+		Downloads: []Download{{"https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"}},
+		Open:      cifar100.open,
 	})
 }
 

@@ -10,19 +10,26 @@ import (
 
 func init() {
 	for _, d := range []idx{
-		{"mnist", "MNIST", "MNIST: ten handwritten digits", []string{
+		{"mnist", "MNIST", "MNIST: ten handwritten digits", "https://ossci-datasets.s3.amazonaws.com/mnist", [4]string{
+			"f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432", "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c",
+		}, []string{
 			"0 - zero", "1 - one", "2 - two", "3 - three", "4 - four", "5 - five", "6 - six", "7 - seven", "8 - eight", "9 - nine",
 		}},
-		{"fashion-mnist", "FashionMNIST", "Fashion-MNIST: ten kinds of clothes", []string{
+		{"fashion-mnist", "FashionMNIST", "Fashion-MNIST: ten kinds of clothes", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com", [4]string{
+			"8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe", "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310",
+		}, []string{
 			"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 		}},
-		{"kmnist", "KMNIST", "Kuzushiji-MNIST: ten hiragana", []string{"o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"}},
+		{"kmnist", "KMNIST", "Kuzushiji-MNIST: ten hiragana", "http://codh.rois.ac.jp/kmnist/dataset/kmnist", [4]string{
+			"bdb82020997e1d708af4cf47b453dcf7", "e144d726b3acfaa3e44228e80efcd344", "5c965bf0a639b31b8f53240b1b52f4d7", "7320c461ea6c1c855c0b718fb2a4b134",
+		}, []string{"o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"}},
 	} {
 		Register(Dataset{
-			Name:    d.name,
-			Summary: d.summary + ", from its official files (train-images-idx3-ubyte and so on), packed or not",
-			Files:   true,
-			Open:    d.open,
+			Name:      d.name,
+			Summary:   d.summary + ", from its official files (train-images-idx3-ubyte and so on), packed or not",
+			Files:     true,
+			Downloads: d.downloads(),
+			Open:      d.open,
 		})
 	}
 }
@@ -33,7 +40,17 @@ type idx struct {
 	name    string
 	folder  string // where torchvision keeps it: <folder>/raw
 	summary string
+	address string
+	sums    [4]string // md5 of the files there, training images, training labels, test images, test labels
 	classes []string
+}
+
+func (d idx) downloads() (files []Download) {
+	names := []string{"train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"}
+	for i, name := range names {
+		files = append(files, Download{d.address + "/" + name, d.sums[i]})
+	}
+	return files
 }
 
 func (d idx) open(_ context.Context, src Source, splits []string) ([]*Set, error) {

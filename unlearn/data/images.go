@@ -43,10 +43,13 @@ func (s Source) openSplits(ctx context.Context, splits []string, list func(split
 		if err != nil {
 			return nil, err
 		}
-		if set.bytes() > maxKept {
+		switch {
+		case set.bytes() > maxKept:
 			set.lazy = &lazyImages{images, s}
 			set.once.Do(func() { set.fingerprint = set.lazyFingerprint(files, s.Preprocess) })
-		} else {
+		case s.broken != nil:
+			set.lazy = &lazyImages{images, s}
+		default:
 			set, err = s.keep(ctx, images.dataset, split, func() (string, error) { return key, nil }, func() (*imageSplit, error) { return images, nil })
 			if err != nil {
 				return nil, err
@@ -121,7 +124,7 @@ func (s *imageSplit) decodeAll(ctx context.Context, src Source, set *Set, emit f
 	return nil
 }
 
-// lazyImages decodes images of a folder when they are asked for.
+// lazyImages decodes images when they are asked for.
 type lazyImages struct {
 	*imageSplit
 	source Source
@@ -130,7 +133,13 @@ type lazyImages struct {
 func (l *lazyImages) read(dst []byte, set *Set, indices []int) error {
 	size := 3 * set.H * set.W
 	return l.source.each(context.Background(), len(indices), func(i int) error {
-		return l.decode(dst[i*size:(i+1)*size], indices[i], l.source.Preprocess, set)
+		pixels := dst[i*size : (i+1)*size]
+		err := l.decode(pixels, indices[i], l.source.Preprocess, set)
+		if err != nil && l.source.tolerates(indices[i], err) {
+			clear(pixels)
+			return nil
+		}
+		return err
 	})
 }
 

@@ -9,10 +9,11 @@ import (
 
 func init() {
 	Register(Dataset{
-		Name:    "stl10",
-		Summary: "STL-10, its labelled images, from stl10_binary.tar.gz or the folder that it unpacks to",
-		Files:   true,
-		Open:    openSTL10,
+		Name:      "stl10",
+		Summary:   "STL-10, its labelled images, from stl10_binary.tar.gz or the folder that it unpacks to",
+		Files:     true,
+		Downloads: []Download{{"http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz", "91f7769df0f17e558f3565bffb0c7dfb"}},
+		Open:      openSTL10,
 	})
 }
 

@@ -12,7 +12,11 @@ func init() {
 		Name:    "svhn",
 		Summary: "SVHN, cropped digits: train_32x32.mat and test_32x32.mat",
 		Files:   true,
-		Open:    openSVHN,
+		Downloads: []Download{
+			{"http://ufldl.stanford.edu/housenumbers/train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"},
+			{"http://ufldl.stanford.edu/housenumbers/test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"},
+		},
+		Open: openSVHN,
 	})
 }
 
