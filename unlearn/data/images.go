@@ -44,7 +44,7 @@ func (s Source) openSplits(ctx context.Context, splits []string, list func(split
 			return nil, err
 		}
 		switch {
-		case set.bytes() > maxKept:
+		case set.bytes() > maxKept || s.Lazy:
 			set.lazy = &lazyImages{images, s}
 			set.once.Do(func() { set.fingerprint = set.lazyFingerprint(files, s.Preprocess) })
 		case s.broken != nil:

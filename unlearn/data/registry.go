@@ -19,6 +19,7 @@ type Source struct {
 	Seed    int64             // of generated datasets
 	Workers int               // goroutines that decode or draw images; 0 for one a core
 	Cache   string            // folder where decoded images are kept for the next start; "" for none
+	Lazy    bool              // decode images of a folder when they are asked for, and keep none: for who looks at few
 	Note    func(text string) // is told why images are not kept, or what is waited for; nil where nobody listens
 
 	Label      string     // the column that holds the class, where a dataset has several

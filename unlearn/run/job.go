@@ -141,28 +141,9 @@ func (d *desk) format() torch.MemoryFormat {
 
 // openData reads splits, the first of which is "train" and a second "test".
 func (d *desk) openData(ctx context.Context, splits ...string) error {
-	if d.source.Dataset == "" {
-		return Usagef("name the data with --dataset, and where it is with --data-dir")
-	}
-	if dir := d.source.DataDir; dir != "" {
-		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-			return Inputf("--data-dir %s: no such file or directory", dir)
-		}
-	}
-	var err error
-	if d.cache, err = openCache(); err != nil {
-		return err
-	}
-	decoded, err := d.cache.Folder("decoded")
+	source, err := d.dataSource()
 	if err != nil {
-		d.Console.Warn("decoded images are not kept: " + err.Error())
-	}
-	if err := d.choosePreprocess(); err != nil {
 		return err
-	}
-	source := data.Source{
-		Dir: d.source.DataDir, Workers: d.source.Workers, Cache: decoded, Note: d.Console.Warn,
-		Label: d.source.Label, Preprocess: d.preprocess,
 	}
 	sets, err := data.Open(ctx, d.source.Dataset, source, splits...)
 	if err != nil {
@@ -174,6 +155,33 @@ func (d *desk) openData(ctx context.Context, splits ...string) error {
 	}
 	d.memory = d.unused()
 	return nil
+}
+
+// dataSource says where the dataset is and how it is to be read.
+func (d *desk) dataSource() (source data.Source, err error) {
+	if d.source.Dataset == "" {
+		return source, Usagef("name the data with --dataset, and where it is with --data-dir")
+	}
+	dir := d.source.DataDir
+	if dir == "" {
+		dir = fetched(d.source.Dataset)
+	} else if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return source, Inputf("--data-dir %s: no such file or directory", dir)
+	}
+	if d.cache, err = openCache(); err != nil {
+		return source, err
+	}
+	decoded, err := d.cache.Folder("decoded")
+	if err != nil {
+		d.Console.Warn("decoded images are not kept: " + err.Error())
+	}
+	if err := d.choosePreprocess(); err != nil {
+		return source, err
+	}
+	return data.Source{
+		Dir: dir, Workers: d.source.Workers, Cache: decoded, Note: d.Console.Warn,
+		Label: d.source.Label, Preprocess: d.preprocess,
+	}, nil
 }
 
 // openCache opens the cache of earlier runs. A user without a folder for it has none.
