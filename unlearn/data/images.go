@@ -146,15 +146,12 @@ func (l *lazyImages) read(dst []byte, set *Set, indices []int) error {
 // stats calls visit for each file of the split, in order, with what the system tells of it, which is asked on all
 // workers.
 func (s *imageSplit) stats(ctx context.Context, src Source, visit func(name string, info fileInfo)) error {
-	in := s.files.(folder)
+	in := s.files.(storedFiles)
 	infos := make([]fileInfo, min(len(s.names), 1<<14))
 	for from := 0; from < len(s.names); from += len(infos) {
 		names := s.names[from:min(from+len(infos), len(s.names))]
-		err := src.each(ctx, len(names), func(i int) error {
-			info, err := in.stat(names[i])
-			if err == nil {
-				infos[i] = newFileInfo(info)
-			}
+		err := src.each(ctx, len(names), func(i int) (err error) {
+			infos[i], err = in.info(names[i])
 			return err
 		})
 		if err != nil {

@@ -165,7 +165,7 @@ func (d *desk) dataSource() (source data.Source, err error) {
 	dir := d.source.DataDir
 	if dir == "" {
 		dir = fetched(d.source.Dataset)
-	} else if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+	} else if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) && !strings.Contains(dir, "{") { // a pattern, which webdataset and parquet know
 		return source, Inputf("--data-dir %s: no such file or directory", dir)
 	}
 	if d.cache, err = openCache(); err != nil {
