@@ -66,6 +66,17 @@ func (c classTree) open(ctx context.Context, src Source, splits []string) ([]*Se
 			}
 			return c.split(a.archive, a.tree, src.Dir, split)
 		}
+		if src.broken != nil {
+			images, err := open()
+			if err != nil {
+				return nil, err
+			}
+			if sets[i], err = images.set(src.Preprocess); err != nil {
+				return nil, err
+			}
+			sets[i].lazy = &lazyImages{images, src}
+			continue
+		}
 		if sets[i], err = src.keep(ctx, c.name, split, key, open); err != nil {
 			return nil, err
 		}

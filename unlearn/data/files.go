@@ -16,6 +16,12 @@ type files interface {
 	path(name string) string // where a file lies, for people
 }
 
+// storedFiles are files of which the system can tell whether they have changed.
+type storedFiles interface {
+	files
+	info(name string) (fileInfo, error)
+}
+
 // folder is the files of a folder, which are read when they are asked for.
 type folder struct {
 	dir string
@@ -66,6 +72,14 @@ func (f folder) stat(name string) (fs.FileInfo, error) {
 		return nil, f.unreadable(name, err)
 	}
 	return info, nil
+}
+
+func (f folder) info(name string) (fileInfo, error) {
+	info, err := f.stat(name)
+	if err != nil {
+		return fileInfo{}, err
+	}
+	return newFileInfo(info), nil
 }
 
 // sub is a folder in this one.

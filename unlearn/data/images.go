@@ -46,10 +46,13 @@ func (s Source) openSplits(ctx context.Context, splits []string, list func(split
 		if err != nil {
 			return nil, err
 		}
-		if set.bytes() > maxKept {
+		switch {
+		case set.bytes() > maxKept || s.Lazy:
 			set.lazy = &lazyImages{images, s}
 			set.once.Do(func() { set.fingerprint = set.lazyFingerprint(files, s.Preprocess) })
-		} else {
+		case s.broken != nil:
+			set.lazy = &lazyImages{images, s}
+		default:
 			set, err = s.keep(ctx, images.dataset, split, func() (string, error) { return key, nil }, func() (*imageSplit, error) { return images, nil })
 			if err != nil {
 				return nil, err
@@ -124,7 +127,7 @@ func (s *imageSplit) decodeAll(ctx context.Context, src Source, set *Set, emit f
 	return nil
 }
 
-// lazyImages decodes images of a folder when they are asked for.
+// lazyImages decodes images when they are asked for.
 type lazyImages struct {
 	*imageSplit
 	source Source
@@ -133,22 +136,25 @@ type lazyImages struct {
 func (l *lazyImages) read(dst []byte, set *Set, indices []int) error {
 	size := 3 * set.H * set.W
 	return l.source.each(context.Background(), len(indices), func(i int) error {
-		return l.decode(dst[i*size:(i+1)*size], indices[i], l.source.Preprocess, set)
+		pixels := dst[i*size : (i+1)*size]
+		err := l.decode(pixels, indices[i], l.source.Preprocess, set)
+		if err != nil && l.source.tolerates(indices[i], err) {
+			clear(pixels)
+			return nil
+		}
+		return err
 	})
 }
 
 // stats calls visit for each file of the split, in order, with what the system tells of it, which is asked on all
 // workers.
 func (s *imageSplit) stats(ctx context.Context, src Source, visit func(name string, info fileInfo)) error {
-	in := s.files.(folder)
+	in := s.files.(storedFiles)
 	infos := make([]fileInfo, min(len(s.names), 1<<14))
 	for from := 0; from < len(s.names); from += len(infos) {
 		names := s.names[from:min(from+len(infos), len(s.names))]
-		err := src.each(ctx, len(names), func(i int) error {
-			info, err := in.stat(names[i])
-			if err == nil {
-				infos[i] = newFileInfo(info)
-			}
+		err := src.each(ctx, len(names), func(i int) (err error) {
+			infos[i], err = in.info(names[i])
 			return err
 		})
 		if err != nil {

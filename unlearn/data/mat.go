@@ -8,24 +8,27 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 )
 
-// synsets reads the classes of ImageNet's meta.mat, a MATLAB 5 file: of the array "synsets" of structures, the fields
-// ILSVRC2012_ID and WNID. ("MAT-File Format", The MathWorks, level 5.) Of the format it reads no more than that takes.
-func synsets(content []byte) (map[int]string, error) {
+// A reader of what is needed of MATLAB 5 files ("MAT-File Format", The MathWorks, level 5): little-endian arrays of numbers,
+// characters and structures, compressed or not.
+
+// matArrays calls visit for the arrays of a file until it says that it has all it wants.
+func matArrays(content []byte, visit func(m matArray) (done bool, err error)) error {
 	const header = 128
 	if len(content) < header || string(content[126:128]) != "IM" {
-		return nil, errors.New("not a little-endian MATLAB 5 file")
+		return errors.New("not a little-endian MATLAB 5 file")
 	}
 	for rest := content[header:]; len(rest) > 0; {
 		e, next, err := matElement(rest)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if rest = next; e.kind == matCompressed {
 			if e, err = inflate(e.data); err != nil {
-				return nil, err
+				return err
 			}
 		}
 		if e.kind != matMatrix {
@@ -33,13 +36,28 @@ func synsets(content []byte) (map[int]string, error) {
 		}
 		m, err := parseMatrix(e.data)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if m.name == "synsets" && m.class == matStruct {
-			return m.synsets()
+		if done, err := visit(m); done || err != nil {
+			return err
 		}
 	}
-	return nil, errors.New("no array of structures named synsets in it")
+	return nil
+}
+
+// synsets reads the classes of ImageNet's meta.mat: of the array "synsets" of structures, the fields ILSVRC2012_ID and WNID.
+func synsets(content []byte) (found map[int]string, err error) {
+	err = matArrays(content, func(m matArray) (bool, error) {
+		if m.name != "synsets" || m.class != matStruct {
+			return false, nil
+		}
+		found, err = m.synsets()
+		return true, err
+	})
+	if err == nil && found == nil {
+		err = errors.New("no array of structures named synsets in it")
+	}
+	return found, err
 }
 
 // Kinds of elements and classes of arrays.
@@ -55,11 +73,12 @@ const (
 	matCompressed = 15
 	matUTF8       = 16
 
-	matStruct = 2
+	matStruct     = 2
+	matUint8Array = 9
 )
 
-// maxInflated bounds what a compressed element holds: that of meta.mat has a megabyte.
-const maxInflated = 64 << 20
+// maxInflated bounds what a compressed element holds: the training images of SVHN have 225 MB.
+const maxInflated = maxMember
 
 type matData struct {
 	kind uint32
@@ -110,6 +129,7 @@ func inflate(data []byte) (e matData, err error) {
 type matArray struct {
 	class byte
 	name  string
+	shape []int
 	count int // of all dimensions together
 	rest  []byte
 }
@@ -128,9 +148,10 @@ func parseMatrix(b []byte) (m matArray, err error) {
 	m = matArray{class: flags[0], name: string(parts[2].data), count: 1, rest: b}
 	for ; len(dimensions) > 0; dimensions = dimensions[4:] {
 		n := binary.LittleEndian.Uint32(dimensions)
-		if n > 1<<20 || m.count*int(n) > 1<<20 {
-			return m, errors.New("an array of more than 1048576 elements")
+		if n > maxInflated || m.count*int(n) > maxInflated {
+			return m, fmt.Errorf("an array of more than %d elements", maxInflated)
 		}
+		m.shape = append(m.shape, int(n))
 		m.count *= int(n)
 	}
 	return m, nil
@@ -212,25 +233,48 @@ func (m matArray) text() (string, error) {
 
 // number is an array of one number.
 func (m matArray) number() (float64, error) {
-	e, _, err := matElement(m.rest)
+	values, err := m.numbers()
+	if err == nil && len(values) != 1 {
+		err = fmt.Errorf("%d numbers where one is expected", len(values))
+	}
 	if err != nil {
 		return 0, err
 	}
-	switch d := e.data; {
-	case e.kind == matUint8 && len(d) == 1:
-		return float64(d[0]), nil
-	case e.kind == matInt8 && len(d) == 1:
-		return float64(int8(d[0])), nil
-	case e.kind == matUint16 && len(d) == 2:
-		return float64(binary.LittleEndian.Uint16(d)), nil
-	case e.kind == matInt16 && len(d) == 2:
-		return float64(int16(binary.LittleEndian.Uint16(d))), nil
-	case e.kind == matUint32 && len(d) == 4:
-		return float64(binary.LittleEndian.Uint32(d)), nil
-	case e.kind == matInt32 && len(d) == 4:
-		return float64(int32(binary.LittleEndian.Uint32(d))), nil
-	case e.kind == matDouble && len(d) == 8:
-		return math.Float64frombits(binary.LittleEndian.Uint64(d)), nil
+	return values[0], nil
+}
+
+// numbers are the values of an array, column by column. MATLAB writes them in the smallest type that holds them all.
+func (m matArray) numbers() ([]float64, error) {
+	e, _, err := matElement(m.rest)
+	if err != nil {
+		return nil, err
 	}
-	return 0, fmt.Errorf("a number of kind %d in %d bytes", e.kind, len(e.data))
+	var size int
+	var value func(b []byte) float64
+	switch e.kind {
+	case matUint8:
+		size, value = 1, func(b []byte) float64 { return float64(b[0]) }
+	case matInt8:
+		size, value = 1, func(b []byte) float64 { return float64(int8(b[0])) }
+	case matUint16:
+		size, value = 2, func(b []byte) float64 { return float64(binary.LittleEndian.Uint16(b)) }
+	case matInt16:
+		size, value = 2, func(b []byte) float64 { return float64(int16(binary.LittleEndian.Uint16(b))) }
+	case matUint32:
+		size, value = 4, func(b []byte) float64 { return float64(binary.LittleEndian.Uint32(b)) }
+	case matInt32:
+		size, value = 4, func(b []byte) float64 { return float64(int32(binary.LittleEndian.Uint32(b))) }
+	case matDouble:
+		size, value = 8, func(b []byte) float64 { return math.Float64frombits(binary.LittleEndian.Uint64(b)) }
+	default:
+		return nil, fmt.Errorf("numbers of kind %d", e.kind)
+	}
+	if len(e.data) != m.count*size {
+		return nil, fmt.Errorf("%d bytes for %d numbers of %d bytes", len(e.data), m.count, size)
+	}
+	values := make([]float64, 0, m.count)
+	for b := range slices.Chunk(e.data, size) {
+		values = append(values, value(b))
+	}
+	return values, nil
 }

@@ -3,6 +3,7 @@ package data
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"io/fs"
 	"maps"
 	"runtime"
@@ -18,6 +19,7 @@ type Source struct {
 	Seed    int64  // of generated datasets
 	Workers int    // goroutines that decode or draw images; 0 for one a core
 	Cache   string // folder where decoded images are kept for the next start; "" for none
+	Lazy    bool   // decode images of a folder when they are asked for, and keep none: for who looks at few
 	// Watch is told that so many images of a split are to be decoded, and returns whom to tell of so many more that are, and of the
 	// end, complete or not; nil where nobody looks.
 	Watch func(split string, images int) (decoded func(n int), end func())
@@ -27,6 +29,8 @@ type Source struct {
 
 	Label      string     // the column that holds the class, where a dataset has several
 	Preprocess Preprocess // of images that are files
+
+	broken func(i int, err error) // is told of images that cannot be decoded, which are passed over; nil where they are errors
 
 	fs fs.FS // the files of Dir, for tests; nil for those of the operating system
 }
@@ -70,9 +74,14 @@ type Dataset struct {
 
 	Preprocess Preprocess // that is usual for the dataset
 
+	Downloads []Download // the files to put into Source.Dir, where their authors publish them with a checksum
+
 	// Open reads the splits asked for, in that order, passing over the files once. It fails with *InputError.
 	Open func(ctx context.Context, src Source, splits []string) ([]*Set, error)
 }
+
+// Download is a file that the authors of a dataset publish. The sums are those that torchvision 0.26.0 checks.
+type Download struct{ URL, MD5 string }
 
 var registry = map[string]Dataset{}
 
@@ -107,7 +116,11 @@ func Open(ctx context.Context, name string, src Source, splits ...string) ([]*Se
 		return nil, usagef("unknown dataset %q: choose one of %s", name, strings.Join(slices.Sorted(maps.Keys(registry)), ", "))
 	}
 	if d.Files && src.Dir == "" {
-		return nil, usagef("dataset %q is read from files: name their folder or archive with --data-dir", name)
+		hint := ""
+		if d.Downloads != nil {
+			hint = fmt.Sprintf(", or fetch them with `unlearn data fetch %s`", name)
+		}
+		return nil, usagef("dataset %q is read from files: name their folder or archive with --data-dir%s", name, hint)
 	}
 	if err := src.Preprocess.Check(); err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package fetch
 
 import (
 	"context"
+	"crypto/md5" //nolint:gosec // all that is published of some files
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -129,7 +130,7 @@ func (d *download) checkSize(resp *http.Response, total int64) error {
 		return refuse("the file has %d bytes, not %d: it is another one than was asked for", total, size)
 	case total > limit:
 		return refuse("the file has %d bytes, more than the %d that are allowed", total, limit)
-	case total < 0 && size == 0 && d.src.SHA256 == "" && resp.ProtoMajor == 1 && len(resp.TransferEncoding) == 0:
+	case total < 0 && size == 0 && d.src.SHA256 == "" && d.src.MD5 == "" && resp.ProtoMajor == 1 && len(resp.TransferEncoding) == 0:
 		return refuse("the server does not say how long the file is, so a cut one would look whole; give its sha256")
 	}
 	return nil
@@ -163,9 +164,10 @@ func (d *download) receive(body io.Reader, s *stall, offset, total int64) (gaine
 		return 0, refusal{err}
 	}
 	defer f.Close()
-	out := &sink{file: f, sum: sha256.New(), done: offset, total: max(total, d.src.Size), stall: s, progress: d.progress}
+	sums := d.src.sums()
+	out := &sink{file: io.MultiWriter(f, sums), done: offset, total: max(total, d.src.Size), stall: s, progress: d.progress}
 	// Hashing what an earlier attempt brought leaves the file where the next byte goes.
-	if n, err := io.Copy(out.sum, io.LimitReader(f, offset)); err != nil || n != offset {
+	if n, err := io.Copy(sums, io.LimitReader(f, offset)); err != nil || n != offset {
 		return 0, errors.Join(refuse("%s changed while it was read", d.part()), err)
 	}
 	bound := d.limit() - offset
@@ -183,8 +185,7 @@ func (d *download) receive(body io.Reader, s *stall, offset, total int64) (gaine
 	case offset+gained < max(total, d.src.Size):
 		return gained, fmt.Errorf("cut off after %d of %d bytes", offset+gained, max(total, d.src.Size))
 	}
-	if sum := hex.EncodeToString(out.sum.Sum(nil)); !strings.HasPrefix(sum, strings.ToLower(d.src.SHA256)) {
-		err := fmt.Errorf("the content has the sha256 %s, not %s", sum, d.src.SHA256)
+	if err := sums.verify(); err != nil {
 		if offset == 0 { // else what an earlier attempt left may be at fault
 			err = refusal{err}
 		}
@@ -214,7 +215,6 @@ func (d *download) finish(f *os.File) error {
 // sink is where a body goes.
 type sink struct {
 	file        io.Writer
-	sum         hash.Hash
 	done, total int64
 	stall       *stall
 	progress    func(done, total int64)
@@ -223,13 +223,44 @@ type sink struct {
 
 func (s *sink) Write(p []byte) (n int, err error) {
 	n, s.err = s.file.Write(p)
-	_, _ = s.sum.Write(p[:n]) // never fails
 	s.done += int64(n)
 	s.stall.brought.Add(int64(n))
 	if s.progress != nil {
 		s.progress(s.done, max(s.total, 0))
 	}
 	return n, s.err
+}
+
+// sum is computed of what comes and compared with what is known of it.
+type sum struct {
+	hash.Hash
+	name, want string // the first digits of the value, in hex
+}
+
+type sums []sum
+
+func (s Source) sums() sums {
+	all := sums{{sha256.New(), "sha256", s.SHA256}}
+	if s.MD5 != "" {
+		all = append(all, sum{md5.New(), "md5", s.MD5}) //nolint:gosec // as above
+	}
+	return all
+}
+
+func (s sums) Write(p []byte) (int, error) {
+	for _, one := range s {
+		_, _ = one.Hash.Write(p) // never fails
+	}
+	return len(p), nil
+}
+
+func (s sums) verify() error {
+	for _, one := range s {
+		if got := hex.EncodeToString(one.Sum(nil)); !strings.HasPrefix(got, strings.ToLower(one.want)) {
+			return fmt.Errorf("the content has the %s %s, not %s", one.name, got, one.want)
+		}
+	}
+	return nil
 }
 
 // stall cuts a connection that brings next to nothing.

@@ -21,8 +21,9 @@ import (
 
 // Source is a file on a server.
 type Source struct {
-	URL    string      // https, or plain http on this machine
+	URL    string      // https; plain http on this machine, and elsewhere if a whole sum is known
 	SHA256 string      // of its content in hex, or the first digits of that; "" if it is not known
+	MD5    string      // the same, for files of which no SHA256 is published
 	Size   int64       // of its content in bytes; 0 if it is not known
 	Limit  int64       // the most bytes to take where Size is 0
 	Header http.Header // sent to the host of URL and to no other

@@ -344,12 +344,35 @@ func TestOffline(t *testing.T) {
 	}
 }
 
+// TestMD5 wants the sum of a sentence that is known for it, also of a transfer that was cut, and then plain http is enough.
+func TestMD5(t *testing.T) {
+	text := []byte("The quick brown fox jumps over the lazy dog")
+	right := "9e107d9d372bb6826bd81d3542a419d6"
+	for _, c := range []struct{ sum, says string }{{right, ""}, {"d41d8cd98f00b204e9800998ecf8427e", "the content has the md5 " + right}} {
+		server, _ := serve(t, cut(10, whole(text)), whole(text))
+		proxy, err := url.Parse(server)
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := &Client{Transport: &http.Transport{Proxy: http.ProxyURL(proxy)}, backoff: time.Millisecond}
+		path := filepath.Join(t.TempDir(), "file")
+		err = client.Fetch(t.Context(), Source{URL: "http://example.com/a", MD5: c.sum, Limit: 100}, path, nil)
+		if got, _ := os.ReadFile(path); c.says == "" && (err != nil || !bytes.Equal(got, text)) {
+			t.Errorf("error %v, content %q", err, got)
+		}
+		if _, there := os.Stat(path); c.says != "" && (err == nil || !strings.Contains(err.Error(), c.says) || there == nil) {
+			t.Errorf("error %v; the file is there: %v", err, there == nil)
+		}
+	}
+}
+
 func TestRefusesSources(t *testing.T) {
 	for _, c := range []struct {
 		src  Source
 		want string
 	}{
 		{Source{URL: "http://example.com/a", Limit: 1}, "http://example.com is not https"},
+		{Source{URL: "http://example.com/a", SHA256: "9f86d081", Limit: 1}, "http://example.com is not https"},
 		{Source{URL: "ftp://localhost/a", Limit: 1}, "is not https"},
 		{Source{URL: "https:///a", Limit: 1}, "names no server"},
 		{Source{URL: "https://user:geheim@example.com/%zz", Limit: 1}, "is no address"},
@@ -420,7 +443,7 @@ func TestNoNeighbours(t *testing.T) {
 	} {
 		first, _ := url.Parse(c.first)
 		next, _ := url.Parse(c.next)
-		if err := trusted(next, first); (err == nil) != c.ok {
+		if err := trusted(next, first, Source{SHA256: "6075fbad"}); (err == nil) != c.ok {
 			t.Errorf("from %s to %s: %v", c.first, c.next, err)
 		}
 	}

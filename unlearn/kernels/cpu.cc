@@ -143,7 +143,8 @@ void mirror(const uint8_t* in, int64_t pixels, int64_t depth, uint8_t* out) {
   depth == 1 ? copy(1) : depth == 3 ? copy(3) : copy(depth);  // as above
 }
 
-// Cuts an image down to its crop. What nothing is copied to is padding. The result is good until the thread's next call.
+// Cuts an image down to its crop. What nothing is copied to is padding. The result is good until the thread's next
+// call.
 const uint8_t* cut_out(const Gather& g, const uint8_t* in, const int64_t* crop) {
   const int64_t planes = g.interleaved ? 1 : g.channels, depth = g.interleaved ? g.channels : 1;
   const int64_t down = crop[0] - g.padding, right = crop[1] - g.padding;

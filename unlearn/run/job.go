@@ -142,26 +142,10 @@ func (d *desk) format() torch.MemoryFormat {
 
 // openData reads splits, the first of which is "train" and a second "test".
 func (d *desk) openData(ctx context.Context, splits ...string) error {
-	if d.source.Dataset == "" {
-		return Usagef("name the data with --dataset, and where it is with --data-dir")
-	}
-	if dir := d.source.DataDir; dir != "" {
-		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-			return Inputf("--data-dir %s: no such file or directory", dir)
-		}
-	}
-	var err error
-	if d.cache, err = openCache(); err != nil {
+	source, err := d.dataSource(ctx)
+	if err != nil {
 		return err
 	}
-	source := data.Source{Dir: d.source.DataDir, Workers: d.source.Workers, Note: d.Console.Warn, Watch: d.watchDecoding}
-	if err := d.keepDecoded(&source); err != nil {
-		return err
-	}
-	if err := d.choosePreprocess(ctx); err != nil {
-		return err
-	}
-	source.Label, source.Preprocess = d.source.Label, d.preprocess
 	sets, err := data.Open(ctx, d.source.Dataset, source, splits...)
 	if err != nil {
 		return err
@@ -172,6 +156,31 @@ func (d *desk) openData(ctx context.Context, splits ...string) error {
 	}
 	d.memory = d.unused()
 	return nil
+}
+
+// dataSource says where the dataset is and how it is to be read.
+func (d *desk) dataSource(ctx context.Context) (source data.Source, err error) {
+	if d.source.Dataset == "" {
+		return source, Usagef("name the data with --dataset, and where it is with --data-dir")
+	}
+	dir := d.source.DataDir
+	if dir == "" {
+		dir = fetched(d.source.Dataset)
+	} else if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) && !strings.Contains(dir, "{") { // a pattern, which webdataset and parquet know
+		return source, Inputf("--data-dir %s: no such file or directory", dir)
+	}
+	if d.cache, err = openCache(); err != nil {
+		return source, err
+	}
+	source = data.Source{Dir: dir, Workers: d.source.Workers, Note: d.Console.Warn, Watch: d.watchDecoding}
+	if err := d.keepDecoded(&source); err != nil {
+		return source, err
+	}
+	if err := d.choosePreprocess(ctx); err != nil {
+		return source, err
+	}
+	source.Label, source.Preprocess = d.source.Label, d.preprocess
+	return source, nil
 }
 
 // watchDecoding shows how many images of a split are decoded.

@@ -33,7 +33,7 @@ type NetworkOptions struct {
 type DataOptions struct {
 	Dataset string `flag:"dataset" group:"model and data" arg:"NAME" help:"dataset; unlearn ls datasets lists them"`
 	DataDir string `flag:"data-dir" env:"UNLEARN_DATA" group:"model and data" arg:"DIR" result:"no" help:"folder or archive it is read from"`
-	Label   string `flag:"label" group:"model and data" arg:"COLUMN" help:"what the classes are, where a dataset has several to choose from (celeba)"`
+	Label   string `flag:"label" group:"model and data" arg:"COLUMN" help:"what the classes are, where a dataset has several to choose from (celeba; cifar100: fine or coarse; webdataset: a field of .json; parquet)"`
 
 	ImgSize       string  `flag:"img-size" deftext:"as the network" arg:"N|native" group:"model and data" help:"height and width that image files are given; native: as they are, all of one size"`
 	CropPct       float64 `flag:"crop-pct" min:"0.1" max:"1" deftext:"as the network" arg:"SHARE" group:"model and data" help:"share of the resized image's shorter side that the middle has which is cut out"`

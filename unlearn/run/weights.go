@@ -35,7 +35,7 @@ func find(ctx context.Context, c *Console, name string, offline bool) (*weights.
 		return nil, Usagef("%w", err)
 	}
 	finder := &weights.Finder{
-		Client: fetch.Client{Offline: offline || weights.HubOffline()}, Folder: downloads,
+		Client: fetch.Client{Offline: offline || weights.HubOffline()}, Folder: func() (string, error) { return cacheFolder("downloads") },
 		Progress: func(file string) (func(done, total int64), func()) { return downloading(c, file) },
 	}
 	found, err := finder.Find(ctx, source)
@@ -45,13 +45,13 @@ func find(ctx context.Context, c *Console, name string, offline bool) (*weights.
 	return found, err
 }
 
-// downloads makes the folder for files of the network that no other program's cache has a place for.
-func downloads() (string, error) {
+// cacheFolder makes a folder of the cache for files of the network that no other program's cache has a place for.
+func cacheFolder(name string) (string, error) {
 	c, err := openCache()
 	if err != nil {
 		return "", err
 	}
-	folder, err := c.Folder("downloads")
+	folder, err := c.Folder(name)
 	if err == nil && folder == "" {
 		err = fmt.Errorf("there is no cache to keep a download in: set UNLEARN_CACHE, and UNLEARN_CACHE_SIZE not to 0, or fetch the file yourself")
 	}
