@@ -123,6 +123,11 @@ var opClampI = Define("aten::clamp_(Tensor(a!) self, Scalar? min=None, Scalar? m
 // ClampI limits t to [min, max].
 func (t Tensor) ClampI(min, max float64) { opClampI.Do(t, min, max) }
 
+var opErfInvI = Define("aten::erfinv_(Tensor(a!) self) -> Tensor(a!)")
+
+// ErfInvI replaces t by erf⁻¹(t).
+func (t Tensor) ErfInvI() { opErfInvI.Do(t) }
+
 var opMM = Define("aten::mm(Tensor self, Tensor mat2) -> Tensor")
 
 // MM returns the product of two matrices, [n, k] and [k, m].
@@ -391,6 +396,11 @@ var opRelu6I = Define("aten::relu6_(Tensor(a!) self) -> Tensor(a!)")
 // Relu6I sets t to min(max(t, 0), 6).
 func (t Tensor) Relu6I() { opRelu6I.Do(t) }
 
+var opGelu = Define("aten::gelu(Tensor self, *, str approximate=\"none\") -> Tensor")
+
+// Gelu returns t·Φ(t), Φ the standard normal distribution function.
+func (t Tensor) Gelu() Tensor { return opGelu.One(t) }
+
 var opLeakyRelu = Define("aten::leaky_relu(Tensor self, Scalar negative_slope=0.01) -> Tensor")
 
 // LeakyRelu returns t where it is positive and negativeSlope·t elsewhere.
@@ -430,6 +440,12 @@ func (t Tensor) CrossEntropy(target, weight Tensor, reduction Reduction, ignoreI
 	return opCrossEntropy.One(t, target, weight, int64(reduction), ignoreIndex)
 }
 
+// SmoothedCrossEntropy is CrossEntropy at targets of which a share, labelSmoothing, is spread evenly over all classes
+// (Szegedy et al., "Rethinking the Inception Architecture for Computer Vision", 2016, section 7).
+func (t Tensor) SmoothedCrossEntropy(target, weight Tensor, reduction Reduction, ignoreIndex int64, labelSmoothing float64) Tensor {
+	return opCrossEntropy.One(t, target, weight, int64(reduction), ignoreIndex, labelSmoothing)
+}
+
 var opLinear = Define("aten::linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor")
 
 // Linear returns t·weightᵀ + bias; t is [..., in], weight [out, in], bias [out] or undefined.
@@ -447,6 +463,20 @@ var opBatchNorm = Define("aten::batch_norm(Tensor input, Tensor? weight, Tensor?
 // BatchNorm normalises each channel: with the batch's statistics when training, updating the running ones unless they are undefined, else with the running ones.
 func (t Tensor) BatchNorm(weight, bias, runningMean, runningVar Tensor, training bool, momentum, eps float64) Tensor {
 	return opBatchNorm.One(t, weight, bias, runningMean, runningVar, training, momentum, eps, true)
+}
+
+var opLayerNorm = Define("aten::layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, Tensor? bias=None, float eps=1.0000000000000001e-05, bool cudnn_enable=True) -> Tensor")
+
+// LayerNorm normalises over the last dimensions of t, whose shape is normalizedShape; weight and bias have it too, or are undefined.
+func (t Tensor) LayerNorm(normalizedShape []int64, weight, bias Tensor, eps float64) Tensor {
+	return opLayerNorm.One(t, normalizedShape, weight, bias, eps)
+}
+
+var opScaledDotProductAttention = Define("aten::scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, Tensor? attn_mask=None, float dropout_p=0., bool is_causal=False, *, float? scale=None, bool enable_gqa=False) -> Tensor")
+
+// ScaledDotProductAttention returns softmax(query·keyᵀ/√width)·value; all are [..., places, width].
+func ScaledDotProductAttention(query, key, value Tensor) Tensor {
+	return opScaledDotProductAttention.One(query, key, value)
 }
 
 var opMaxPool2d = Define("aten::max_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, bool ceil_mode=False) -> Tensor")

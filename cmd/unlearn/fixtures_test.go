@@ -26,10 +26,11 @@ func images(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // weights HOW FROM TO writes a checkpoint anew: as it is (the suffix of TO decides the container), with its keys under
-// module., behind a layer with the mean and std of resnet20, as nn.Sequential(layer, network) is saved, or with a NaN in it.
+// module., behind a layer with the mean and std of resnet20, as nn.Sequential(layer, network) is saved, as SalUn saves its
+// resnet20s with such a layer, with one key renamed, or with a NaN in it.
 func weights(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
-		ts.Fatalf("usage: weights as-is|module|sequential|nan FROM TO")
+		ts.Fatalf("usage: weights as-is|module|sequential|salun|renamed|nan FROM TO")
 	}
 	file, err := ckpt.Load(ts.MkAbs(args[1]))
 	ts.Check(err)
@@ -42,14 +43,12 @@ func weights(ts *testscript.TestScript, neg bool, args []string) {
 		for i := range file.Tensors {
 			file.Tensors[i].Name = "1." + file.Tensors[i].Name
 		}
-		layer := []ckpt.Tensor{{Name: "0.mean"}, {Name: "0.std"}}
-		for i, values := range [][]float32{{0.4914, 0.4822, 0.4465}, {0.2023, 0.1994, 0.2010}} {
-			layer[i].DType, layer[i].Shape = ckpt.F32, []int64{1, 3, 1, 1}
-			for _, v := range values {
-				layer[i].Data = binary.LittleEndian.AppendUint32(layer[i].Data, math.Float32bits(v))
-			}
+		file.Tensors = append(normaliser("0.", 1, 3, 1, 1), file.Tensors...)
+	case "salun":
+		for i, t := range file.Tensors {
+			file.Tensors[i].Name = strings.Replace(t.Name, "linear.", "fc.", 1)
 		}
-		file.Tensors = append(layer, file.Tensors...)
+		file.Tensors = append(normaliser("normalize.", 3), file.Tensors...)
 	case "renamed":
 		file.Tensors[0].Name = "elsewhere." + file.Tensors[0].Name
 	case "nan":
@@ -57,6 +56,18 @@ func weights(ts *testscript.TestScript, neg bool, args []string) {
 		binary.LittleEndian.PutUint32(file.Tensors[i].Data[8:], math.Float32bits(float32(math.NaN())))
 	}
 	ts.Check(ckpt.Save(ts.MkAbs(args[2]), file))
+}
+
+// normaliser is the state of a layer with the mean and std of resnet20.
+func normaliser(prefix string, shape ...int64) []ckpt.Tensor {
+	layer := []ckpt.Tensor{{Name: prefix + "mean"}, {Name: prefix + "std"}}
+	for i, values := range [][]float32{{0.4914, 0.4822, 0.4465}, {0.2023, 0.1994, 0.2010}} {
+		layer[i].DType, layer[i].Shape = ckpt.F32, shape
+		for _, v := range values {
+			layer[i].Data = binary.LittleEndian.AppendUint32(layer[i].Data, math.Float32bits(v))
+		}
+	}
+	return layer
 }
 
 // truncated FROM TO BYTES writes the first so many bytes.

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -13,7 +14,8 @@ import (
 
 func (p *program) inspect() *cli.Command {
 	type options struct {
-		JSON bool `flag:"json" config:"no" help:"JSON on stdout"`
+		JSON    bool `flag:"json" config:"no" help:"JSON on stdout"`
+		Offline bool `flag:"offline" help:"open no connection"`
 	}
 	flags, read := simple(options{})
 	return &cli.Command{
@@ -27,12 +29,14 @@ func (p *program) inspect() *cli.Command {
 			if c.Args().Len() != 1 {
 				return run.Usagef("inspect takes the name of one checkpoint, not %d", c.Args().Len())
 			}
-			found, err := run.Inspect(c.Args().First())
+			ctx, release := run.Signals(c.Context, time.Second, nil, p.abort(o.JSON))
+			defer release()
+			console := p.console(o.JSON)
+			found, err := run.Inspect(ctx, console, c.Args().First(), o.Offline)
 			if err != nil {
 				return err
 			}
 			if o.JSON {
-				console := run.NewConsole(run.TerminalOptions{JSON: true}, p.stdout, p.stderr)
 				console.Emit(run.Summary{Result: found})
 				return console.Close()
 			}
@@ -52,7 +56,7 @@ func inspected(found *run.Inspection) (lines []string) {
 	}
 	line("total", "%d tensors, %d elements, %d bytes", len(found.Tensors), found.Elements, found.Bytes)
 	line("container", "%s", found.Container)
-	for _, around := range []struct{ what, value string }{{"class", found.Class}, {"wrapper", found.Wrapper}, {"prefix", found.Prefix}} {
+	for _, around := range []struct{ what, value string }{{"class", found.Class}, {"wrapper", found.Wrapper}, {"prefix", found.Prefix}, {"keys of", string(found.Keys)}} {
 		if around.value != "" {
 			line(around.what, "%s", printable(around.value))
 		}

@@ -2,7 +2,7 @@
 
     python make.py [--out DIR] [--threads N] [--format channels_last|contiguous] [names …]
 
-Names: streams tiny block-a block-b-basic block-b-bottleneck resnet networks. Default: all, beside this script.
+Names: streams recipes tiny block-a block-b-basic block-b-bottleneck resnet networks. Default: all, beside this script.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import l2ul
 import nets
+import recipes
 
 HERE = Path(__file__).resolve().parent
 
@@ -337,6 +338,9 @@ def resnet(_):
     return t, meta
 
 
+LARGE = 200_000_000  # parameters of a network that is not run: it would take gigabytes, and a smaller one of its family is alike
+
+
 def networks(a):
     """Every network after torch.manual_seed(0): weights, size, logits and gradients on two images."""
     layout = torch.channels_last if a.format == "channels_last" else torch.contiguous_format
@@ -360,9 +364,17 @@ def networks(a):
         row["sha256"] = joint(state.values())
         row["sums"] = [short(v.double().sum()) for v in state.values()]
 
+        out[name] = row
+        if row["parameters"] > LARGE:
+            continue
+        torch.manual_seed(3)
+        head = list(params.values())[-2]
+        if not head.any():  # as in a vision transformer; it would hide all that is before it
+            nn.init.normal_(head, std=0.02)
+
         # A linear function of the logits has gradients even where a softmax is saturated, as that of a deep untrained network.
         model = model.to(memory_format=layout)
-        small = min(size, 64)
+        small = getattr(model.net, "image_size", min(size, 64))  # the size that a vision transformer has positions for
         x = torch.rand(2, 3, small, small, generator=torch.Generator().manual_seed(1)).contiguous(memory_format=layout)
         wave = (torch.arange(2 * classes) % 7 - 3).float().view(2, classes)
         for mode in ("eval", "train"):
@@ -375,7 +387,6 @@ def networks(a):
                     "logits": [short(v) for v in logits[:, :5].flatten()],
                     "sums": [short(v) for pair in sums(grads) for v in pair],
                 }
-        out[name] = row
     return out
 
 
@@ -415,7 +426,8 @@ def main():
         "format": a.format,
     }
     a.out.mkdir(parents=True, exist_ok=True)
-    makers = {"streams": streams, "resnet": resnet} | {n: lambda a, n=n: small(n, a) for n in SMALL}
+    layout = torch.channels_last if a.format == "channels_last" else torch.contiguous_format
+    makers = {"streams": streams, "recipes": lambda _: recipes.values(nets.Tiny, layout), "resnet": resnet} | {n: lambda a, n=n: small(n, a) for n in SMALL}
     for name in a.names or [*makers, "networks"]:
         if name == "networks":
             path = a.out / "networks.json"

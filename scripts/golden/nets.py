@@ -285,9 +285,28 @@ NETWORKS = {
 }
 for _name in (
     "resnet101 resnet152 wide_resnet50_2 wide_resnet101_2 vgg11 vgg11_bn vgg13 vgg13_bn vgg16 vgg16_bn vgg19 vgg19_bn "
-    "mobilenet_v2 squeezenet1_0 squeezenet1_1 densenet121"
+    "mobilenet_v2 squeezenet1_0 squeezenet1_1 densenet121 vit_b_16 vit_b_32 vit_l_16 vit_l_32 swin_t swin_s swin_b "
+    "convnext_tiny convnext_small convnext_base"
 ).split():
     NETWORKS[_name] = (vision(_name), 1000, 224, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def transformer(patch, heads, width, size=224):
+    """torchvision's vision transformer of a depth and width that torchvision does not name: timm's and DeiT's Ti, S and B."""
+    return lambda c: torchvision.models.VisionTransformer(size, patch, 12, heads, width, 4 * width, num_classes=c)
+
+
+_HALF = (0.5, 0.5, 0.5)
+NETWORKS |= {
+    "vit_ti_16": (transformer(16, 3, 192), 1000, 224, _HALF, _HALF),
+    "vit_s_16": (transformer(16, 6, 384), 1000, 224, _HALF, _HALF),
+    "vit_s_32": (transformer(32, 6, 384), 1000, 224, _HALF, _HALF),
+    "deit_ti_16": (transformer(16, 3, 192), 1000, 224, IMAGENET_MEAN, IMAGENET_STD),
+    "deit_s_16": (transformer(16, 6, 384), 1000, 224, IMAGENET_MEAN, IMAGENET_STD),
+    "deit_b_16": (transformer(16, 12, 768), 1000, 224, IMAGENET_MEAN, IMAGENET_STD),
+    "cifar-vit-ti": (transformer(4, 3, 192, 32), 10, 32, CIFAR10_MEAN, CIFAR10_STD),
+    "cifar-vit-s": (transformer(4, 6, 384, 32), 10, 32, CIFAR10_MEAN, CIFAR10_STD),
+}
 
 
 def new(name, classes=None):

@@ -140,7 +140,7 @@ func corrupt(format string, args ...any) error {
 // same folder. The container is told by the bytes, not by the name. Errors name the file and the tensor or offset at fault;
 // errors.Is tells ErrCorrupt from the errors of the file system.
 func Load(path string) (*File, error) {
-	f, size, err := open(path)
+	f, size, err := Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -156,8 +156,8 @@ func Load(path string) (*File, error) {
 	return file, nil
 }
 
-// open opens a regular file.
-func open(path string) (f *os.File, size int64, err error) {
+// Open opens a file for reading, which must be a regular one.
+func Open(path string) (f *os.File, size int64, err error) {
 	f, err = os.Open(path)
 	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return nil, 0, fmt.Errorf("%s: %w", path, p.Err)
@@ -234,14 +234,22 @@ func (f *File) stripPrefix(prefix string) bool {
 	return true
 }
 
-// StripNormalizer takes a normalising layer off a network, where the file holds nn.Sequential(layer, network): it takes "1."
-// off the names and moves the layer's own tensors, "0.mean" and "0.std" if it has any, to Format.Front. Any other file stays
-// as it is. Load does not do this by itself, because names that begin with "1." can be a network's own.
+// StripNormalizer takes a normalising layer off a network. In nn.Sequential(layer, network) the network's names begin with "1."
+// and the layer's, if it has any, are 0.mean and 0.std; a layer inside the network has normalize.mean and normalize.std. Their
+// tensors move to Format.Front. Any other file stays as it is. Load does not do this by itself, because such names can be a
+// network's own.
 func (f *File) StripNormalizer() {
-	front := func(t Tensor) bool { return t.Name == "0.mean" || t.Name == "0.std" }
+	if f.strip("0.", sequentialPrefix) || f.strip("normalize.", "") {
+		f.stripWrappers() // Sequential(layer, DataParallel(network))
+	}
+}
+
+// strip takes off the mean and std of a layer, and a prefix that all other names must have. It reports whether it found either.
+func (f *File) strip(layer, prefix string) bool {
+	front := func(t Tensor) bool { return t.Name == layer+"mean" || t.Name == layer+"std" }
 	network := slices.DeleteFunc(slices.Clone(f.Tensors), front)
-	if slices.ContainsFunc(network, func(t Tensor) bool { return !strings.HasPrefix(t.Name, sequentialPrefix) }) {
-		return
+	if slices.ContainsFunc(network, func(t Tensor) bool { return !strings.HasPrefix(t.Name, prefix) }) {
+		return false
 	}
 	for _, t := range f.Tensors {
 		if front(t) {
@@ -249,9 +257,9 @@ func (f *File) StripNormalizer() {
 			f.Format.Front = append(f.Format.Front, t)
 		}
 	}
+	found := len(network) < len(f.Tensors)
 	f.Tensors = network
-	f.stripPrefix(sequentialPrefix)
-	f.stripWrappers() // Sequential(layer, DataParallel(network))
+	return prefix != "" && f.stripPrefix(prefix) || found
 }
 
 // stored is f under the names that its file has.

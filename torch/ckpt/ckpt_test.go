@@ -371,6 +371,9 @@ func TestStripNormalizer(t *testing.T) {
 		{"0.weight 1.a", "0.weight 1.a", "", ""},
 		{"0.mean a", "0.mean a", "", ""},
 		{"1.b 10.a", "1.b 10.a", "", ""},
+		{"normalize.mean normalize.std a", "a", "normalize.mean normalize.std", ""},
+		{"module.a module.normalize.std", "a", "module.normalize.std", "module."},
+		{"a normalize.weight", "a normalize.weight", "", ""},
 	} {
 		for _, suffix := range []string{".safetensors", ".pt"} {
 			file := &ckpt.File{}

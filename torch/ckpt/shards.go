@@ -22,8 +22,30 @@ func isIndex(head []byte) bool {
 	return len(head) > 0 && head[0] == '{' && !bytes.ContainsRune(head, 0)
 }
 
-// loadShards reads the files of an index of size bytes, which lie in folder.
-func loadShards(r io.ReaderAt, size int64, folder string) (*File, error) {
+// Shards returns the names of the files that the index of shards at path lists, which lie in the same folder; none for a file
+// that is no index.
+func Shards(path string) ([]string, error) {
+	f, size, err := Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var head [9]byte
+	if n, err := f.ReadAt(head[:], 0); !isIndex(head[:n]) {
+		if errors.Is(err, io.EOF) { // a short file
+			err = nil
+		}
+		return nil, err
+	}
+	shardOf, err := readIndex(f, size)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return slices.Compact(slices.Sorted(maps.Values(shardOf))), nil
+}
+
+// readIndex reads an index of size bytes: which file each tensor is in.
+func readIndex(r io.ReaderAt, size int64) (shardOf map[string]string, err error) {
 	if size > maxHeader {
 		return nil, corrupt("an index of %d bytes; %d are allowed", size, maxHeader)
 	}
@@ -31,9 +53,17 @@ func loadShards(r io.ReaderAt, size int64, folder string) (*File, error) {
 	if _, err := io.ReadFull(io.NewSectionReader(r, 0, size), text); err != nil {
 		return nil, err
 	}
-	shardOf, err := parseIndex(text)
-	if err != nil {
+	if shardOf, err = parseIndex(text); err != nil {
 		return nil, &contentError{"the index", err}
+	}
+	return shardOf, nil
+}
+
+// loadShards reads the files of an index of size bytes, which lie in folder.
+func loadShards(r io.ReaderAt, size int64, folder string) (*File, error) {
+	shardOf, err := readIndex(r, size)
+	if err != nil {
+		return nil, err
 	}
 	all := &File{}
 	for _, shard := range slices.Compact(slices.Sorted(maps.Values(shardOf))) {
@@ -61,7 +91,7 @@ func loadShards(r io.ReaderAt, size int64, folder string) (*File, error) {
 
 // loadShard reads one file of any container. It cannot be an index.
 func loadShard(path string) (*File, error) {
-	f, size, err := open(path)
+	f, size, err := Open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -43,11 +43,15 @@ type Card struct {
 	Name      string
 	Summary   string
 	Classes   int       // number of logits
-	Size      int       // height and width of its usual input, in pixels; any size the strides allow will do
+	Size      int       // height and width of its usual input, in pixels; any size the strides allow will do, unless it is
+	FixedSize bool      // the only one, since each place in the image has parameters of its own
+	Resize    int       // pixels of the shorter side of a picture before the middle, Size x Size, is cut out; 0 where images come in Size
 	Mean, Std []float64 // normalisation per channel
 
+	Interpolation string // how pictures are resized: "bilinear" or "bicubic"; "" where they are not
+
 	Parameters int64 // trained values
-	MACs       int64 // multiplications, each with an addition, that convolutions and linear layers do for an image of that size
+	MACs       int64 // multiplications, each with an addition, of convolutions, linear layers and attention for an image of that size
 }
 
 // architecture is an entry of the registry.
@@ -65,18 +69,28 @@ func register(card Card, build func(classes int64, normalise nn.Module) Classifi
 
 // imagenet registers a network for ImageNet, as torchvision names it.
 func imagenet(name, summary string, parameters, macs int64, build func(classes int64, normalise nn.Module) Classifier) {
-	register(Card{
-		Name: name, Summary: summary, Parameters: parameters, MACs: macs, Classes: 1000, Size: 224,
+	register(imagenetCard(name, summary, parameters, macs), build)
+}
+
+// imagenetCard describes a network for ImageNet with torchvision's usual preparation of images.
+func imagenetCard(name, summary string, parameters, macs int64) Card {
+	return Card{
+		Name: name, Summary: summary, Parameters: parameters, MACs: macs, Classes: 1000, Size: 224, Resize: 256, Interpolation: "bilinear",
 		Mean: []float64{0.485, 0.456, 0.406}, Std: []float64{0.229, 0.224, 0.225},
-	}, build)
+	}
 }
 
 // cifar10 registers a network for CIFAR-10.
 func cifar10(name, summary string, parameters, macs int64, build func(classes int64, normalise nn.Module) Classifier) {
-	register(Card{
+	register(cifar10Card(name, summary, parameters, macs), build)
+}
+
+// cifar10Card describes a network for CIFAR-10.
+func cifar10Card(name, summary string, parameters, macs int64) Card {
+	return Card{
 		Name: name, Summary: summary, Parameters: parameters, MACs: macs, Classes: 10, Size: 32,
 		Mean: []float64{0.4914, 0.4822, 0.4465}, Std: []float64{0.2023, 0.1994, 0.2010},
-	}, build)
+	}
 }
 
 // Names lists the networks in alphabetical order.
@@ -192,4 +206,17 @@ func biasedConv(in, out, kernel, stride, padding int64) *nn.Conv2dModule {
 // batchNorm is batch normalisation with PyTorch's defaults.
 func batchNorm(channels int64) *nn.BatchNorm2dModule {
 	return nn.BatchNorm2d(channels, 1e-5, 0.1, true, true)
+}
+
+// transformerMLP is the pair of linear layers of a transformer's block, with torchvision's keys and the draws of its MLPBlock.
+func transformerMLP(width int64) *nn.SequentialModule {
+	m, first, second := &nn.SequentialModule{}, nn.Linear(width, 4*width, true), nn.Linear(4*width, width, true)
+	m.Child("0", first)
+	m.Child("1", nn.GELU())
+	m.Child("3", second) // 2 and 4 are torchvision's dropout, which is off
+	for _, l := range []*nn.LinearModule{first, second} {
+		initializer.XavierUniform(l.Weight)
+		initializer.Normal(l.Bias, 0, 1e-6)
+	}
+	return m
 }

@@ -40,11 +40,14 @@ func newModel(t *testing.T, name string, o Options) Classifier {
 // Same seed, same bits as the PyTorch networks: initial weights, logits, gradients, and weights, buffers and momentum after
 // steps of SGD.
 func TestLikePyTorch(t *testing.T) {
-	type trial struct{ Name, Layout string }
-	trials := []trial{{"l2ul-resnet18", "channels_last"}, {"resnet20", "channels_last"}, {"cifar-resnet18", "channels_last"}}
+	type trial struct {
+		Name, Layout string
+		Size         int64
+	}
+	trials := []trial{{"l2ul-resnet18", "channels_last", 32}, {"resnet20", "channels_last", 32}, {"cifar-resnet18", "channels_last", 32}}
 	for _, name := range Names() {
-		if !reference.Spared(name) {
-			trials = append(trials, trial{name, "contiguous_format"})
+		if card, _ := Info(name); !reference.Spared(name) {
+			trials = append(trials, trial{name, "contiguous_format", usualSize(card, 32)})
 		}
 	}
 	if testing.Short() {
@@ -56,14 +59,15 @@ func TestLikePyTorch(t *testing.T) {
 	}
 	want := reference.Run(t, `
 import json, nets
-pixels = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(1)); y = torch.tensor([0, 1, 2, 3, 4, 9])
+y = torch.tensor([0, 1, 2, 3, 4, 9])
 def keep(kind, tensors):
     for k, v in tensors.items(): save("%s/%s/%s/%s" % (name, layout, kind, k.removeprefix("net.")), v)
 for trial in json.loads("""`+string(list)+`"""):
-    name, layout = trial["Name"], trial["Layout"]
+    name, layout, size = trial["Name"], trial["Layout"], trial["Size"]
+    pixels = torch.rand(6, 3, size, size, generator=torch.Generator().manual_seed(1))
     torch.manual_seed(7)
     net = nets.new(name, 10).to(memory_format=getattr(torch, layout))
-    x = pixels.contiguous(memory_format=getattr(torch, layout))
+    x = pixels.contiguous(memory_format=getattr(torch, layout)).requires_grad_()
     keep("init", net.state_dict())
     opt = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     for step in range(2):
@@ -71,7 +75,7 @@ for trial in json.loads("""`+string(list)+`"""):
         z = net(x)
         F.cross_entropy(z, y).backward()
         if step == 0:
-            keep("first", {"logits": z})
+            keep("first", {"logits": z, "gradient by the images": x.grad})
             keep("grad", {k: p.grad for k, p in net.named_parameters()})
         opt.step()
     keep("after", net.state_dict())
@@ -100,8 +104,8 @@ for trial in json.loads("""`+string(list)+`"""):
 			opt.AddParameters(m.Root().Parameters())
 			run(t, func() {
 				var pixels torch.Tensor
-				torch.Seeded(torch.NewGenerator(1), func() { pixels = torch.Rand([]int64{6, 3, 32, 32}, false) })
-				x, y := pixels.Contiguous(format), torch.NewTensor([]int64{0, 1, 2, 3, 4, 9})
+				torch.Seeded(torch.NewGenerator(1), func() { pixels = torch.Rand([]int64{6, 3, trial.Size, trial.Size}, false) })
+				x, y := pixels.Contiguous(format).SetRequiresGrad(true), torch.NewTensor([]int64{0, 1, 2, 3, 4, 9})
 				for step := range 2 {
 					torch.Scope(func() {
 						opt.ZeroGrad()
@@ -109,6 +113,7 @@ for trial in json.loads("""`+string(list)+`"""):
 						F.CrossEntropy(z, y, torch.Tensor{}, -100, "mean").Backward()
 						if step == 0 {
 							check("first", "logits", z)
+							check("first", "gradient by the images", x.Grad())
 							for _, p := range params {
 								check("grad", p.Name, p.Tensor.Grad())
 							}
@@ -237,6 +242,14 @@ func TestErrors(t *testing.T) {
 		if _, err := New(tt.name, tt.options); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("New(%q, %+v): %v, want %q", tt.name, tt.options, err, tt.want)
 		}
+	}
+	m := newModel(t, "cifar-vit-ti", Options{})
+	err := torch.Run(torch.CPU, func() error {
+		m.Forward(torch.Zeros([]int64{2, 3, 32, 36}, false))
+		return nil
+	})
+	if err == nil || !strings.Contains(err.Error(), "images [n, 3, 32, 32], got [2 3 32 36]") {
+		t.Errorf("a transformer and images of another size: %v", err)
 	}
 	if _, err := Info("resnet21"); err == nil {
 		t.Error("Info knows resnet21")

@@ -26,16 +26,55 @@ func (m *DropoutModule) Forward(x torch.Tensor) torch.Tensor {
 		return x
 	}
 	// What aten::dropout does on the CPU, which takes no generator.
-	noise := opEmptyLike.One(x, nil, nil, torch.CPU)
-	noise.BernoulliI(1 - m.p)
-	return x.Mul(noise.To(x.Device(), x.Dtype()).DivScalar(1 - m.p))
+	return keep(x, opEmptyLike.One(x, nil, nil, torch.CPU), m.p)
+}
+
+// keep multiplies x by noise, on the CPU, drawn as 0 with probability p and 1/(1-p) else.
+func keep(x, noise torch.Tensor, p float64) torch.Tensor {
+	noise.BernoulliI(1 - p)
+	return x.Mul(noise.To(x.Device(), x.Dtype()).DivScalar(1 - p))
+}
+
+// StochasticDepthModule drops whole images at random while it trains, made by StochasticDepth.
+type StochasticDepthModule struct {
+	Base
+	p float64
+}
+
+// StochasticDepth makes the layer that in training mode sets all values of an image to 0 with probability p, below 1, and divides
+// those of the others by 1-p, so that the branch before it is left out (Huang et al., "Deep Networks with Stochastic Depth", 2016).
+// In evaluation mode it is the identity. It draws as Dropout does: torchvision's "row" mode.
+func StochasticDepth(p float64) *StochasticDepthModule {
+	if !(p >= 0 && p < 1) {
+		fail("nn.StochasticDepth", "probability %g: it must be in [0, 1)", p)
+	}
+	return &StochasticDepthModule{p: p}
+}
+
+// Forward drops images of x [n, ...].
+func (m *StochasticDepthModule) Forward(x torch.Tensor) torch.Tensor {
+	if m.p == 0 || !m.Training() {
+		return x
+	}
+	shape := x.Shape()
+	for i := range shape[1:] {
+		shape[i+1] = 1
+	}
+	return keep(x, torch.Empty(shape, false), m.p)
 }
 
 // Drops reports whether m draws at random while it trains.
 func Drops(m Module) bool {
 	for _, module := range Modules(m) {
-		if d, ok := module.(*DropoutModule); ok && d.p > 0 {
-			return true
+		switch d := module.(type) {
+		case *DropoutModule:
+			if d.p > 0 {
+				return true
+			}
+		case *StochasticDepthModule:
+			if d.p > 0 {
+				return true
+			}
 		}
 	}
 	return false

@@ -31,6 +31,14 @@ func ReLU6(inplace bool) *FunctionalModule {
 	return Functional(func(x torch.Tensor) torch.Tensor { return F.Relu6(x, inplace) })
 }
 
+// GELU makes x·Φ(x), elementwise, Φ the standard normal distribution function.
+func GELU() *FunctionalModule { return Functional(F.Gelu) }
+
+// Permute reorders the dimensions.
+func Permute(dims ...int64) *FunctionalModule {
+	return Functional(func(x torch.Tensor) torch.Tensor { return x.Permute(dims...) })
+}
+
 // MaxPool2d makes the maximum over square windows of images [n, c, h, w]; stride 0 means the kernel size.
 func MaxPool2d(kernelSize, stride, padding, dilation int64, ceilMode bool) *FunctionalModule {
 	if stride == 0 {

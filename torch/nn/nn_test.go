@@ -113,6 +113,9 @@ func TestConstructorErrors(t *testing.T) {
 		{func() { Linear(0, 1, true) }, "sizes 0 to 1"},
 		{func() { BatchNorm2d(0, 1e-5, 0.1, true, true) }, "0 features"},
 		{func() { BatchNorm2d(1, 1e-5, math.NaN(), true, true) }, "momentum NaN"},
+		{func() { LayerNorm(0, 1e-5) }, "size 0"},
+		{func() { MultiheadAttention(10, 3) }, "10 values in 3 heads"},
+		{func() { StochasticDepth(1) }, "probability 1"},
 		{func() { MaxPool2d(0, 0, 0, 1, false) }, "kernel 0"},
 		{func() { AdaptiveAvgPool2d(0, 1) }, "output 0x1"},
 	} {
@@ -158,6 +161,8 @@ for mode in "fan_in", "fan_out":
     save("uniform." + mode, nn.init.kaiming_uniform_(w, a=0.3, mode=mode))
 save("linear gain", nn.init.kaiming_normal_(w, nonlinearity="linear"))
 save("normal", nn.init.normal_(w, 1, 2)); save("uniform", nn.init.uniform_(w, -3, 2))
+save("xavier", nn.init.xavier_uniform_(w))
+for std in 0.02, 0.5, 2.0: save("truncated %g" % std, nn.init.trunc_normal_(w, std=std))
 x = torch.rand(4, 6, 9, 9); save("x", x)
 bn = nn.BatchNorm2d(8, eps=1e-3, momentum=0.3)
 nn.init.uniform_(bn.weight); nn.init.uniform_(bn.bias)
@@ -243,6 +248,141 @@ func checkInitializers(t *testing.T, want *ckpt.File) {
 	reference.Equal(t, want, "normal", w)
 	initializer.Uniform(w, -3, 2)
 	reference.Equal(t, want, "uniform", w)
+	initializer.XavierUniform(w)
+	reference.Equal(t, want, "xavier", w)
+	for _, std := range []float64{0.02, 0.5, 2} { // cut nowhere, sometimes, often
+		initializer.TruncNormal(w, std)
+		reference.Equal(t, want, fmt.Sprintf("truncated %g", std), w)
+	}
+}
+
+// The layers of transformers against PyTorch live: draws, values and gradients in both modes.
+func TestTransformerLayersLikePyTorch(t *testing.T) {
+	want := reference.Run(t, `
+import torchvision
+torch.manual_seed(3)
+attention = nn.MultiheadAttention(12, 3, batch_first=True)
+net = nn.Sequential(nn.LayerNorm(12, eps=1e-6), attention, nn.GELU(), torchvision.ops.StochasticDepth(0.4, "row"))
+for n, p in net.state_dict().items(): save(n, p)
+x = torch.rand(8, 5, 12).requires_grad_()
+for mode in "train", "eval":
+    net.train(mode == "train"); net.zero_grad(); x.grad = None
+    y = net[0](x); y = attention(y, y, y, need_weights=False)[0]; y = net[3](net[2](y))
+    y.square().sum().backward()
+    save(mode, y); save(mode + ".x", x.grad)
+    for n, p in net.named_parameters(): save(mode + "." + n, p.grad)
+`)
+	torch.ManualSeed(3)
+	net := Sequential(LayerNorm(12, 1e-6), MultiheadAttention(12, 3), GELU(), StochasticDepth(0.4))
+	run(t, func() {
+		defer net.Free()
+		for _, n := range net.StateDict() {
+			reference.Equal(t, want, n.Name, n.Tensor)
+		}
+		x := torch.Rand([]int64{8, 5, 12}, false).SetRequiresGrad(true)
+		for _, mode := range []string{"train", "eval"} {
+			net.Train(mode == "train")
+			net.ZeroGrad()
+			x.SetGrad(torch.Tensor{})
+			y := net.Forward(x)
+			y.Square().Sum().Backward()
+			reference.Equal(t, want, mode, y)
+			reference.Equal(t, want, mode+".x", x.Grad())
+			for _, p := range net.NamedParameters() {
+				reference.Equal(t, want, mode+"."+p.Name, p.Tensor.Grad())
+			}
+		}
+	})
+}
+
+// Attention in float64 against its definition, head by head (Vaswani et al., 2017, section 3.2).
+func TestMultiheadAttention(t *testing.T) {
+	const n, places, width, heads = 2, 4, 6, 3
+	m := MultiheadAttention(width, heads)
+	defer m.Free()
+	run(t, func() {
+		m.replaceData(func(t torch.Tensor) torch.Tensor { return torch.RandN(t.Shape(), false).CastTo(torch.Double) })
+		x := torch.RandN([]int64{n, places, width}, false).CastTo(torch.Double)
+		w, b := torch.ToSlice[float64](m.InProjWeight), torch.ToSlice[float64](m.InProjBias)
+		out, bias := torch.ToSlice[float64](m.out.Weight), torch.ToSlice[float64](m.out.Bias)
+		in, got := torch.ToSlice[float64](x), torch.ToSlice[float64](m.Forward(x).Contiguous(torch.Contiguous))
+		for i := range n {
+			// part 0, 1, 2 of place p: a query, a key, a value.
+			project := func(part, p, c int) float64 {
+				sum := b[part*width+c]
+				for k := range width {
+					sum += w[(part*width+c)*width+k] * in[(i*places+p)*width+k]
+				}
+				return sum
+			}
+			for p := range places {
+				var joined [width]float64
+				for h := range heads {
+					const size = width / heads
+					var weights [places]float64
+					total := 0.0
+					for q := range places {
+						dot := 0.0
+						for c := h * size; c < (h+1)*size; c++ {
+							dot += project(0, p, c) * project(1, q, c)
+						}
+						weights[q] = math.Exp(dot / math.Sqrt(size))
+						total += weights[q]
+					}
+					for c := h * size; c < (h+1)*size; c++ {
+						for q := range places {
+							joined[c] += weights[q] / total * project(2, q, c)
+						}
+					}
+				}
+				for c := range width {
+					want := bias[c]
+					for k := range width {
+						want += out[c*width+k] * joined[k]
+					}
+					if v := got[(i*places+p)*width+c]; math.Abs(v-want) > 1e-12*max(1, math.Abs(want)) {
+						t.Errorf("image %d, place %d, value %d is %g, want %g", i, p, c, v, want)
+					}
+				}
+			}
+		}
+	})
+}
+
+// Stochastic depth leaves whole images out, as often as it should, and keeps the mean; a seed tells which.
+func TestStochasticDepth(t *testing.T) {
+	const n, p = 4000, 0.25
+	run(t, func() {
+		m := StochasticDepth(p)
+		x := torch.Ones([]int64{n, 2, 1, 3}, false)
+		draw := func(seed int64) (y torch.Tensor) {
+			torch.Seeded(torch.NewGenerator(seed), func() { y = m.Forward(x) })
+			return y
+		}
+		y, dropped := draw(2), 0
+		values := torch.ToSlice[float32](y)
+		for i := range n {
+			image := values[6*i : 6*i+6]
+			if slices.Min(image) != slices.Max(image) || image[0] != 0 && image[0] != float32(1/(1-p)) {
+				t.Fatalf("image %d became %v", i, image)
+			}
+			if image[0] == 0 {
+				dropped++
+			}
+		}
+		if math.Abs(float64(dropped)-n*p) > 4*math.Sqrt(n*p*(1-p)) {
+			t.Errorf("%d of %d images are left out, want about %g", dropped, n, n*p)
+		}
+		if !torch.Equal(draw(2), y) || torch.Equal(draw(3), y) {
+			t.Error("the seed does not decide")
+		}
+		if !Drops(Sequential(m)) || Drops(Sequential(StochasticDepth(0))) {
+			t.Error("Drops does not see it")
+		}
+		if m.Eval(); m.Forward(x) != x {
+			t.Error("evaluation drops images")
+		}
+	})
 }
 
 // The three modes from the definition, in float64 and without PyTorch.
@@ -362,6 +502,13 @@ func TestGradients(t *testing.T) {
 		}},
 		{"AdaptiveAvgPool2d", [][]int64{{2, 2, 5, 4}}, func(in []torch.Tensor) torch.Tensor {
 			return F.AdaptiveAvgPool2d(in[0], two)
+		}},
+		{"Gelu", [][]int64{{10}}, func(in []torch.Tensor) torch.Tensor { return F.Gelu(in[0]) }},
+		{"LayerNorm", [][]int64{{3, 2, 4}, {4}, {4}}, func(in []torch.Tensor) torch.Tensor {
+			return F.LayerNorm(in[0], []int64{4}, in[1], in[2], 1e-5)
+		}},
+		{"ScaledDotProductAttention", [][]int64{{2, 3, 4}, {2, 3, 4}, {2, 3, 4}}, func(in []torch.Tensor) torch.Tensor {
+			return F.ScaledDotProductAttention(in[0], in[1], in[2])
 		}},
 		{"CrossEntropy", [][]int64{{4, 3}}, func(in []torch.Tensor) torch.Tensor {
 			return F.CrossEntropy(in[0], torch.NewTensor([]int64{2, 0, 1, 1}), none, -100, "none")

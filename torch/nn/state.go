@@ -51,42 +51,12 @@ func Snapshot(m Module) *ckpt.File { return Pack(m.Root().StateDict()) }
 //     in files of PyTorch before 0.4.1, and keeps its value then.
 //   - Floating point values must be finite, in f and in the dtype of m: a *NonFiniteError names the first that is not.
 func Restore(m Module, f *ckpt.File, strict bool) error {
-	stored := make(map[string]*ckpt.Tensor, len(f.Tensors))
-	for i := range f.Tensors {
-		stored[f.Tensors[i].Name] = &f.Tensors[i]
-	}
-	type pair struct {
-		to   torch.Tensor
-		from *ckpt.Tensor
-	}
-	var pairs []pair
-	var bad MismatchError
-	for _, n := range m.Root().StateDict() {
-		from, ok := stored[n.Name]
-		if !ok {
-			if strict && !optional(n.Name) {
-				bad.Missing = append(bad.Missing, n.Name)
-			}
-			continue
+	pairs, bad := match(m, f)
+	if strict && bad.any() || len(bad.Different) > 0 {
+		if !strict {
+			bad.Missing, bad.Unexpected = nil, nil
 		}
-		delete(stored, n.Name)
-		if !fits(n.Tensor, from) {
-			bad.Different = append(bad.Different, Difference{
-				Name: n.Name, File: describe(string(from.DType), from.Shape), Network: describe(n.Tensor.Dtype().String(), n.Tensor.Shape()),
-			})
-			continue
-		}
-		pairs = append(pairs, pair{n.Tensor, from})
-	}
-	if strict {
-		for i := range f.Tensors { // in the order of the file
-			if _, left := stored[f.Tensors[i].Name]; left {
-				bad.Unexpected = append(bad.Unexpected, f.Tensors[i].Name)
-			}
-		}
-	}
-	if len(bad.Missing)+len(bad.Unexpected)+len(bad.Different) > 0 {
-		return &bad
+		return bad
 	}
 	for _, p := range pairs {
 		if i, v := firstNonFinite(p.from, p.to.Dtype()); i >= 0 {
@@ -105,6 +75,52 @@ func Restore(m Module, f *ckpt.File, strict bool) error {
 	return nil
 }
 
+// Compare says what keeps the tensors of f from being the state of m, nil if nothing does.
+func Compare(m Module, f *ckpt.File) *MismatchError {
+	if _, bad := match(m, f); bad.any() {
+		return bad
+	}
+	return nil
+}
+
+// fitting is a tensor of a network and the one of a file that it gets.
+type fitting struct {
+	to   torch.Tensor
+	from *ckpt.Tensor
+}
+
+// match finds what fits, and what does not.
+func match(m Module, f *ckpt.File) (pairs []fitting, bad *MismatchError) {
+	stored := make(map[string]*ckpt.Tensor, len(f.Tensors))
+	for i := range f.Tensors {
+		stored[f.Tensors[i].Name] = &f.Tensors[i]
+	}
+	bad = &MismatchError{}
+	for _, n := range m.Root().StateDict() {
+		from, ok := stored[n.Name]
+		if !ok {
+			if !optional(n.Name) {
+				bad.Missing = append(bad.Missing, n.Name)
+			}
+			continue
+		}
+		delete(stored, n.Name)
+		if !fits(n.Tensor, from) {
+			bad.Different = append(bad.Different, Difference{
+				Name: n.Name, File: describe(string(from.DType), from.Shape), Network: describe(n.Tensor.Dtype().String(), n.Tensor.Shape()),
+			})
+			continue
+		}
+		pairs = append(pairs, fitting{n.Tensor, from})
+	}
+	for i := range f.Tensors { // in the order of the file
+		if _, left := stored[f.Tensors[i].Name]; left {
+			bad.Unexpected = append(bad.Unexpected, f.Tensors[i].Name)
+		}
+	}
+	return pairs, bad
+}
+
 // MismatchError says that a checkpoint belongs to another network: which keys and shapes differ.
 type MismatchError struct {
 	Missing    []string     // keys the network has and the file has not
@@ -112,17 +128,20 @@ type MismatchError struct {
 	Different  []Difference // keys that both have, with another shape or another kind of number
 }
 
+func (e *MismatchError) any() bool { return len(e.Missing)+len(e.Unexpected)+len(e.Different) > 0 }
+
 // Difference is a tensor that does not fit.
 type Difference struct {
 	Name          string
 	File, Network string // dtype and shape on either side, as "F32 [10 512]"
 }
 
-// Limits of an error message: how many keys it lists of each kind, and up to how many missing keys it looks for names
-// that resemble them.
+// Limits of an error message: how many keys it lists of each kind, and among how many, of what length, it looks for one that
+// resembles a missing one.
 const (
-	listed  = 6
-	fewKeys = 20
+	listed   = 6
+	manyKeys = 2000
+	longKey  = 200
 )
 
 func (e *MismatchError) Error() string {
@@ -149,13 +168,20 @@ func (e *MismatchError) Error() string {
 	return "the weights do not fit the network: " + strings.Join(parts, "; ")
 }
 
-// resembling gives a remark with the unexpected key that is nearest to a missing one.
+// resembling gives a remark with the unexpected key that is nearest to a missing one, if a third of it is the same.
 func (e *MismatchError) resembling(name string) string {
-	if len(e.Unexpected) == 0 || len(e.Missing) > fewKeys || len(e.Unexpected) > fewKeys {
+	nearest, least := "", math.MaxInt
+	for _, other := range e.Unexpected[:min(len(e.Unexpected), manyKeys)] {
+		if len(other) > longKey {
+			continue
+		}
+		if d := smetrics.WagnerFischer(name, other, 1, 1, 1); d < least && 3*d < 2*max(len(name), len(other)) {
+			nearest, least = other, d
+		}
+	}
+	if nearest == "" {
 		return ""
 	}
-	distance := func(other string) int { return smetrics.WagnerFischer(name, other, 1, 1, 1) }
-	nearest := slices.MinFunc(e.Unexpected, func(a, b string) int { return distance(a) - distance(b) })
 	return fmt.Sprintf(" (the file has %s)", nearest)
 }
 

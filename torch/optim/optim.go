@@ -13,7 +13,8 @@
 //	}
 //
 // Its state is plain tensors, which State and SetState carry to and from a checkpoint. Schedules are pure functions of
-// the step, so a resumed run needs none of their history.
+// the step, so a resumed run needs none of their history. Between Backward and Step, ClipGradNorm bounds the gradients;
+// behind Step, an Average follows the weights.
 package optim
 
 import (
@@ -33,6 +34,8 @@ type Optimizer interface {
 	LR() float64
 	// SetLR sets the learning rate from the next Step on.
 	SetLR(lr float64)
+	// SetMomentum sets from the next Step on what share of the last directions a step keeps: SGD's momentum, Adam's beta1.
+	SetMomentum(momentum float64)
 	// State lists the tensors that the next Step depends on, besides parameters and gradients. They stay the optimizer's.
 	State() []nn.Named
 	// SetState replaces the state by copies of tensors that State gave for the same parameters. It fails, and changes

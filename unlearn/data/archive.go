@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
@@ -101,6 +102,43 @@ func decompress(r *bufio.Reader) (plain io.Reader, closePlain func(), err error)
 	}
 }
 
+// readPacked reads files of a folder of an archive, and no further than the last of them.
+func readPacked(ctx context.Context, archive, folder string, wanted []string) (map[string][]byte, error) {
+	members := make(map[string][]byte, len(wanted))
+	enough := errors.New("all read")
+	err := walkTar(ctx, archive, func(name string, size int64, content io.Reader) (err error) {
+		base := path.Base(name)
+		if path.Base(path.Dir(name)) != folder || !slices.Contains(wanted, base) {
+			return nil
+		}
+		if members[base], err = readMember(archive+":"+name, size, content); err == nil && len(members) == len(wanted) {
+			err = enough
+		}
+		return err
+	})
+	if err == nil {
+		i := slices.IndexFunc(wanted, func(name string) bool { return members[name] == nil })
+		return nil, inputf(archive, "%s is missing from the archive", path.Join(folder, wanted[i]))
+	}
+	if !errors.Is(err, enough) {
+		return nil, err
+	}
+	return members, nil
+}
+
+// gunzip decompresses a small file whole.
+func gunzip(content []byte) ([]byte, error) {
+	z, err := gzip.NewReader(bytes.NewReader(content))
+	if err != nil {
+		return nil, err
+	}
+	plain, err := io.ReadAll(io.LimitReader(z, maxMember+1))
+	if err == nil && len(plain) > maxMember {
+		err = fmt.Errorf("more than %d bytes when it is unpacked", maxMember)
+	}
+	return plain, err
+}
+
 // readMember reads one file whole.
 func readMember(file string, size int64, r io.Reader) ([]byte, error) {
 	if size > maxMember {
@@ -111,23 +149,6 @@ func readMember(file string, size int64, r io.Reader) ([]byte, error) {
 		return nil, &InputError{Path: file, Err: err}
 	}
 	return content, nil
-}
-
-// readFile reads a regular file whole, following links.
-func readFile(file string) ([]byte, error) {
-	info, err := os.Stat(file)
-	if err != nil {
-		return nil, unreadable(err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, inputf(file, "not a regular file")
-	}
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, unreadable(err)
-	}
-	defer f.Close()
-	return readMember(file, info.Size(), f)
 }
 
 type countingReader struct {

@@ -17,16 +17,18 @@ import (
 
 func init() {
 	Register(Dataset{
-		Name:    "cifar10",
-		Summary: "CIFAR-10 from its official archive, binary or python version, packed or unpacked",
-		Files:   true,
-		Open:    cifar10.open,
+		Name:      "cifar10",
+		Summary:   "CIFAR-10 from its official archive, binary or python version, packed or unpacked",
+		Files:     true,
+		Downloads: []Download{{"https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"}},
+		Open:      cifar10.open,
 	})
 	Register(Dataset{
-		Name:    "cifar100",
-		Summary: "CIFAR-100 (fine labels) from its official archive, binary or python version, packed or unpacked",
-		Files:   true,
-		Open:    cifar100.open,
+		Name:      "cifar100",
+		Summary:   "CIFAR-100 from its official archive, binary or python version, packed or unpacked; --label coarse for its 20 superclasses",
+		Files:     true,
+		Downloads: []Download{{"https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"}},
+		Open:      openCIFAR100,
 	})
 }
 
@@ -68,7 +70,7 @@ var cifar10 = cifar{
 				"train": {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"},
 				"test":  {"test_batch.bin"},
 			},
-			parse: binaryRecords(1), names: textLines,
+			parse: binaryRecords(1, 0), names: textLines,
 		},
 		{
 			folder: "cifar-10-batches-py", archive: "cifar-10-python.tar.gz", meta: "batches.meta",
@@ -81,26 +83,45 @@ var cifar10 = cifar{
 	},
 }
 
-var cifar100 = cifar{
-	name: "cifar100", classes: 100, records: map[string]int{"train": 50000, "test": 10000},
-	versions: []cifarVersion{
-		{
-			folder: "cifar-100-binary", archive: "cifar-100-binary.tar.gz", meta: "fine_label_names.txt",
-			files: map[string][]string{"train": {"train.bin"}, "test": {"test.bin"}},
-			parse: binaryRecords(2), names: textLines,
+// CIFAR-100 has two labels for each image.
+var (
+	cifar100       = cifar100By("fine", 100, 1)
+	cifar100Coarse = cifar100By("coarse", 20, 0)
+)
+
+// cifar100By is CIFAR-100 with labels of a kind, of which so many are told apart and which are a record's byte at.
+func cifar100By(kind string, classes, at int) cifar {
+	return cifar{
+		name: "cifar100", classes: classes, records: map[string]int{"train": 50000, "test": 10000},
+		versions: []cifarVersion{
+			{
+				folder: "cifar-100-binary", archive: "cifar-100-binary.tar.gz", meta: kind + "_label_names.txt",
+				files: map[string][]string{"train": {"train.bin"}, "test": {"test.bin"}},
+				parse: binaryRecords(2, at), names: textLines,
+			},
+			{
+				folder: "cifar-100-python", archive: "cifar-100-python.tar.gz", meta: "meta",
+				files: map[string][]string{"train": {"train"}, "test": {"test"}},
+				parse: pickledBatch(kind + "_labels"), names: pickledNames(kind + "_label_names"),
+			},
 		},
-		{
-			folder: "cifar-100-python", archive: "cifar-100-python.tar.gz", meta: "meta",
-			files: map[string][]string{"train": {"train"}, "test": {"test"}},
-			parse: pickledBatch("fine_labels"), names: pickledNames("fine_label_names"),
-		},
-	},
+	}
+}
+
+func openCIFAR100(ctx context.Context, src Source, splits []string) ([]*Set, error) {
+	switch src.Label {
+	case "", "fine":
+		return cifar100.open(ctx, src, splits)
+	case "coarse":
+		return cifar100Coarse.open(ctx, src, splits)
+	}
+	return nil, usagef("cifar100 has no labels %q: choose fine or coarse", src.Label)
 }
 
 func (c cifar) open(ctx context.Context, src Source, splits []string) ([]*Set, error) {
 	for _, split := range splits {
 		if c.records[split] == 0 {
-			return nil, usagef("dataset %s has no split %q: choose train or test", c.name, split)
+			return nil, unknownSplit(c.name, split, c.records)
 		}
 	}
 	v, where, members, err := c.read(ctx, src.Dir, splits)
@@ -244,9 +265,9 @@ func (c cifar) readArchive(ctx context.Context, archive string, splits []string)
 	return v, members, nil
 }
 
-// binaryRecords parses records of one or two label bytes, of which the last counts (CIFAR-100: coarse, then fine), and
+// binaryRecords parses records of one or two label bytes (CIFAR-100: coarse, then fine), of which that at an index counts, and
 // an image.
-func binaryRecords(labelBytes int) func(string, []byte) (cifarBatch, error) {
+func binaryRecords(labelBytes, at int) func(string, []byte) (cifarBatch, error) {
 	record := labelBytes + cifarPixels
 	return func(file string, content []byte) (cifarBatch, error) {
 		n := len(content) / record
@@ -255,7 +276,7 @@ func binaryRecords(labelBytes int) func(string, []byte) (cifarBatch, error) {
 		}
 		b := cifarBatch{pixels: make([]byte, 0, n*cifarPixels), labels: make([]int, 0, n)}
 		for r := range slices.Chunk(content, record) {
-			b.labels = append(b.labels, int(r[labelBytes-1]))
+			b.labels = append(b.labels, int(r[at]))
 			b.pixels = append(b.pixels, r[labelBytes:]...)
 		}
 		return b, nil

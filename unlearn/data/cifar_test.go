@@ -63,6 +63,7 @@ func (c cifar) smallFiles(v cifarVersion) map[string]string {
 	pickled := !strings.HasSuffix(v.files["test"][0], ".bin")
 	if !pickled {
 		files[v.folder+"/"+v.meta] = strings.Join(names, "\n") + "\n\n"
+		files[v.folder+"/coarse_label_names.txt"] = coarseNames()
 	} else {
 		var p py2
 		p.WriteString("\x80\x02}(")
@@ -70,6 +71,10 @@ func (c cifar) smallFiles(v cifarVersion) map[string]string {
 		p.WriteString("M\x00\x0c")
 		p.text(map[int]string{10: "label_names", 100: "fine_label_names"}[c.classes])
 		p.list(len(names), func(i int) { p.text(names[i]) })
+		if c.classes == 100 {
+			p.text("coarse_label_names")
+			p.list(20, func(i int) { p.text(fmt.Sprintf("superclass %d", i)) })
+		}
 		p.WriteString("u.")
 		files[v.folder+"/"+v.meta] = p.String()
 	}
@@ -81,7 +86,7 @@ func (c cifar) smallFiles(v cifarVersion) map[string]string {
 			labels = append(labels, y)
 			data = append(data, pixels...)
 			if c.classes == 100 {
-				records = append(records, byte(99-y)) // the coarse label
+				records = append(records, byte(y/5)) // the coarse label
 			}
 			records = append(append(records, byte(y)), pixels...)
 		}
@@ -95,6 +100,10 @@ func (c cifar) smallFiles(v cifarVersion) map[string]string {
 		p.array(smallRecords, data)
 		p.text(map[int]string{10: "labels", 100: "fine_labels"}[c.classes])
 		p.list(smallRecords, func(i int) { fmt.Fprintf(&p, "K%c", labels[i]) })
+		if c.classes == 100 {
+			p.text("coarse_labels")
+			p.list(smallRecords, func(i int) { fmt.Fprintf(&p, "K%c", labels[i]/5) })
+		}
 		p.text("filenames")
 		p.list(smallRecords, func(i int) { p.text(fmt.Sprintf("%s_%d.png", file, i)) })
 		p.WriteString("u.")
@@ -151,6 +160,43 @@ func TestCIFAR(t *testing.T) {
 				t.Errorf("%s: the versions differ in fingerprint", c.name)
 			}
 		}
+	}
+}
+
+func coarseNames() string {
+	var text strings.Builder
+	for i := range 20 {
+		fmt.Fprintf(&text, "superclass %d\n", i)
+	}
+	return text.String()
+}
+
+// The superclasses of both versions are those that the small files have, and the images are the same.
+func TestCIFAR100Coarse(t *testing.T) {
+	fine := cifar100.small()
+	for i, v := range fine.versions {
+		dir := packTar(t, v.archive, fine.smallFiles(v))
+		want, err := fine.open(t.Context(), Source{Dir: dir}, []string{"train"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := cifar100Coarse.small().open(t.Context(), Source{Dir: dir}, []string{"train"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := got[0]
+		if !bytes.Equal(s.Pixels, want[0].Pixels) || len(s.Classes) != 20 || s.Classes[19] != "superclass 19" || s.Dataset != "cifar100" {
+			t.Errorf("version %d: dataset %s with %q, or other pixels", i, s.Dataset, s.Classes)
+		}
+		for j, y := range s.Labels {
+			if y != want[0].Labels[j]/5 {
+				t.Errorf("version %d: image %d has superclass %d, and class %d", i, j, y, want[0].Labels[j])
+			}
+		}
+	}
+	_, err := Open(t.Context(), "cifar100", Source{Dir: "x", Label: "medium"}, "train")
+	if _, ok := errors.AsType[*UsageError](err); !ok || !strings.Contains(err.Error(), "choose fine or coarse") {
+		t.Errorf("error %v", err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"image"
 	"image/color"
 	"image/png"
+	"sync"
 
 	"l2ul/unlearn/data/jpeg"
 )
@@ -31,19 +32,59 @@ func imageSize(content []byte) (width, height int, err error) {
 	}
 }
 
-// decodeImage decodes a JPEG or PNG of exactly width x height pixels to three planes at dst, with the pixels that
-// Pillow's Image.convert("RGB") gives: grey is repeated, alpha is dropped.
-func decodeImage(dst, content []byte, width, height int) error {
-	if isJPEG(content) {
-		return jpeg.Decode(dst, content, width, height)
-	}
+// decodeImage decodes a JPEG or PNG, whose header imageSize has read, and makes three planes of width x height pixels of it
+// at dst as p says. The pixels are those of Pillow's Image.convert("RGB") and what torchvision makes of them: grey is repeated,
+// alpha is dropped, EXIF rotation is ignored.
+func (p Preprocess) decodeImage(dst, content []byte, width, height int) error {
 	w, h, err := imageSize(content)
 	if err != nil {
 		return err
 	}
-	if w != width || h != height {
-		return fmt.Errorf("png: the image is %d x %d pixels, need %d x %d", w, h, width, height)
+	plan, part := p.plan(w, h), image.Rect(0, 0, w, h)
+	if plan != nil {
+		part = plan.Source()
+	} else if w != width || h != height {
+		return &sizeError{w, h, width, height}
 	}
+	pixels := pixelBuffers.get(4 * part.Dx() * part.Dy())
+	defer pixelBuffers.put(pixels)
+	if isJPEG(content) {
+		err = jpeg.Decode(pixels, content, part)
+	} else {
+		err = decodePNG(pixels, content, part)
+	}
+	if err != nil {
+		return err
+	}
+	if plan != nil {
+		plan.Apply(dst, pixels)
+	} else {
+		split(dst, pixels)
+	}
+	return nil
+}
+
+// sizeError says that an image has another size than it must have.
+type sizeError struct{ width, height, needWidth, needHeight int }
+
+func (e *sizeError) Error() string {
+	return fmt.Sprintf("%d x %d pixels, need %d x %d", e.width, e.height, e.needWidth, e.needHeight)
+}
+
+func isJPEG(content []byte) bool { return bytes.HasPrefix(content, []byte("\xff\xd8\xff")) }
+func isPNG(content []byte) bool  { return bytes.HasPrefix(content, []byte("\x89PNG\r\n\x1a\n")) }
+
+// split makes three planes of pixels of four bytes.
+func split(planes, pixels []byte) {
+	n := len(pixels) / 4
+	r, g, b := planes[:n], planes[n:2*n], planes[2*n:3*n]
+	for i := range n {
+		r[i], g[i], b[i] = pixels[4*i], pixels[4*i+1], pixels[4*i+2]
+	}
+}
+
+// decodePNG writes a part of an image as jpeg.Decode does.
+func decodePNG(dst, content []byte, part image.Rectangle) error {
 	// Bytes 24 and 25 of the header chunk are bit depth and colour type.
 	if content[24] == 16 && content[25] == 0 {
 		return errors.New("png: 16-bit grey has no agreed conversion to 8 bits; convert the image first")
@@ -52,64 +93,60 @@ func decodeImage(dst, content []byte, width, height int) error {
 	if err != nil {
 		return err
 	}
-	return splitPNG(dst, img, width, height)
-}
-
-func isJPEG(content []byte) bool { return bytes.HasPrefix(content, []byte("\xff\xd8\xff")) }
-func isPNG(content []byte) bool  { return bytes.HasPrefix(content, []byte("\x89PNG\r\n\x1a\n")) }
-
-// splitPNG writes the planes of an image as image/png returns it.
-func splitPNG(dst []byte, img image.Image, width, height int) error {
-	n := width * height
-	r, g, b := dst[:n], dst[n:2*n], dst[2*n:]
-	switch img := img.(type) {
-	case *image.Gray:
-		for y := range height {
-			copy(r[y*width:(y+1)*width], img.Pix[y*img.Stride:])
-		}
-		copy(g, r)
-		copy(b, r)
-	// image/png uses RGBA and RGBA64 for colour without alpha only.
-	case *image.RGBA:
-		splitPixels(dst, img.Pix, img.Stride, 1, width, height)
-	case *image.NRGBA:
-		splitPixels(dst, img.Pix, img.Stride, 1, width, height)
-	case *image.RGBA64:
-		splitPixels(dst, img.Pix, img.Stride, 2, width, height)
-	case *image.NRGBA64:
-		splitPixels(dst, img.Pix, img.Stride, 2, width, height)
-	case *image.Paletted:
-		var table [256][3]byte
-		for i, c := range img.Palette {
-			p := color.NRGBAModel.Convert(c).(color.NRGBA)
-			if q, ok := c.(color.NRGBA); ok {
-				p = q // the model would lose the colour of transparent entries
+	for y := part.Min.Y; y < part.Max.Y; y++ {
+		row := dst[4*part.Dx()*(y-part.Min.Y):][:4*part.Dx()]
+		at := func(pix []byte, stride, pixelSize int) []byte { return pix[y*stride+part.Min.X*pixelSize:] }
+		switch img := img.(type) {
+		case *image.Gray:
+			for x, v := range at(img.Pix, img.Stride, 1)[:part.Dx()] {
+				row[4*x], row[4*x+1], row[4*x+2] = v, v, v
 			}
-			table[i] = [3]byte{p.R, p.G, p.B}
-		}
-		for y := range height {
-			for x, index := range img.Pix[y*img.Stride : y*img.Stride+width] {
-				p := &table[index]
-				r[y*width+x], g[y*width+x], b[y*width+x] = p[0], p[1], p[2]
+		// image/png uses RGBA and RGBA64 for colour without alpha only.
+		case *image.RGBA:
+			copy(row, at(img.Pix, img.Stride, 4))
+		case *image.NRGBA:
+			copy(row, at(img.Pix, img.Stride, 4))
+		// Of values of two bytes, big endian, Pillow keeps the upper.
+		case *image.RGBA64:
+			upper(row, at(img.Pix, img.Stride, 8))
+		case *image.NRGBA64:
+			upper(row, at(img.Pix, img.Stride, 8))
+		case *image.Paletted:
+			for x, index := range at(img.Pix, img.Stride, 1)[:part.Dx()] {
+				c := entry(img.Palette[index])
+				row[4*x], row[4*x+1], row[4*x+2] = c.R, c.G, c.B
 			}
+		default:
+			return fmt.Errorf("png: unsupported pixel format %T", img)
 		}
-	default:
-		return fmt.Errorf("png: unsupported pixel format %T", img)
 	}
 	return nil
 }
 
-// splitPixels writes the planes of interleaved red, green, blue, alpha. Of values of 2 bytes, big endian, it keeps the
-// upper.
-func splitPixels(dst, pix []byte, stride, valueSize, width, height int) {
-	n := width * height
-	for y := range height {
-		row := pix[y*stride:]
-		for x := range width {
-			at := 4 * valueSize * x
-			dst[y*width+x] = row[at]
-			dst[n+y*width+x] = row[at+valueSize]
-			dst[2*n+y*width+x] = row[at+2*valueSize]
-		}
+func upper(dst, values []byte) {
+	for i := range dst {
+		dst[i] = values[2*i]
 	}
 }
+
+// entry is a colour of a palette.
+func entry(c color.Color) color.NRGBA {
+	if c, ok := c.(color.NRGBA); ok {
+		return c // the model would lose the colour of transparent entries
+	}
+	return color.NRGBAModel.Convert(c).(color.NRGBA)
+}
+
+// buffers are slices of bytes to use again: a worker needs one at a time, of about the same size every time.
+type buffers struct{ pool sync.Pool }
+
+var pixelBuffers buffers
+
+func (b *buffers) get(size int) []byte {
+	if old, ok := b.pool.Get().(*[]byte); ok && cap(*old) >= size {
+		return (*old)[:size]
+	}
+	return make([]byte, size)
+}
+
+func (b *buffers) put(slice []byte) { b.pool.Put(&slice) }

@@ -30,13 +30,17 @@ type ForgetSet struct {
 	Spec     string   `json:"spec"`              // as the user wrote it
 	Seed     int64    `json:"seed"`              // of random:K
 	DataHash string   `json:"data_hash"`         // Set.Fingerprint of the split
+
+	// FilesHash is over names, sizes and labels of the files that the samples are, if they are, so that a set that was drawn
+	// for one size of images is good for another.
+	FilesHash string `json:"files_hash,omitempty"`
 }
 
 // newForgetSet checks the indices and looks up the labels.
 func newForgetSet(set *Set, indices []int, spec string, seed int64) (*ForgetSet, error) {
 	f := &ForgetSet{
 		Schema: ForgetSchema, Dataset: set.Dataset, Split: set.Split, N: set.Len(),
-		Indices: indices, Spec: spec, Seed: seed, DataHash: set.Fingerprint(),
+		Indices: indices, Spec: spec, Seed: seed, DataHash: set.Fingerprint(), FilesHash: set.files,
 	}
 	seen := make(map[int]struct{}, len(indices))
 	for _, i := range indices {
@@ -109,7 +113,7 @@ func readForgetSet(path string, content []byte, set *Set) (*ForgetSet, error) {
 	switch {
 	case f.Schema != ForgetSchema:
 		return nil, inputf(path, "schema %q, need %q", f.Schema, ForgetSchema)
-	case f.DataHash != "" && f.DataHash != set.Fingerprint():
+	case f.DataHash != "" && f.DataHash != set.Fingerprint() && (set.files == "" || f.FilesHash != set.files):
 		return nil, inputf(path, "made for other data: its data_hash is %.12s…, that of %s (%s) is %.12s…; "+
 			"use the data it was made for, or make a new one with `unlearn split`",
 			f.DataHash, set.Dataset, set.Split, set.Fingerprint())

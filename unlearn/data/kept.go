@@ -17,7 +17,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -28,8 +27,8 @@ import (
 	"l2ul/unlearn/data/jpeg"
 )
 
-// A decoded split is kept as a file, Source.Cache/HASH-OF-THE-SOURCE'S-PATH/SPLIT-KEY.pixels, which later starts read in place
-// of decoding:
+// A decoded split is kept as a file, Source.Cache/HASH/SPLIT-KEY.pixels, where HASH is of the dataset, the path of its source
+// and the size its images are given, which later starts read in place of decoding:
 //
 //	pixels   n*C*H*W bytes, NCHW
 //	about    JSON: all else of the set, the key of what it was decoded from, the fingerprint
@@ -45,9 +44,6 @@ const (
 	endBytes   = 8 + sha256.Size + len(keptFormat)
 	maxAbout   = 1 << 31 // bytes of JSON; the training set of ImageNet has 60 MB
 )
-
-// transform is what is done to images on their way to pixels; it belongs to the key.
-const transform = "rgb8"
 
 // maxSetBytes bounds the pixels that are held in memory: a forgotten resize step would otherwise ask for all there is.
 const maxSetBytes = 1 << 36
@@ -71,31 +67,27 @@ type keptAbout struct {
 // The time of the inode's last change is among it: programs set back the other, that of the content.
 type key struct{ h hash.Hash }
 
-func newKey(split string) key {
+func (s Source) newKey(dataset, split string) key {
 	k := key{sha256.New()}
-	fmt.Fprintf(k.h, "%q %q %q\n", keptFormat, transform, split)
+	fmt.Fprintf(k.h, "%q %q %q %q\n", keptFormat, dataset, s.Preprocess, split)
 	return k
 }
 
-func (k key) add(name string, info fs.FileInfo) {
-	fmt.Fprintf(k.h, "%q %d %d", name, info.Size(), info.ModTime().UnixNano())
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-		fmt.Fprintf(k.h, " %d %d", stat.Ctim.Nano(), stat.Ino)
-	}
-	fmt.Fprintln(k.h)
+func (k key) add(name string, info fileInfo) {
+	fmt.Fprintf(k.h, "%q %d %d %d %d\n", name, info.size, info.modified, info.changed, info.inode)
 }
 
 func (k key) String() string { return hex.EncodeToString(k.h.Sum(nil)) }
 
 // keep returns the set that key stands for as the cache has it. If the cache does not have it, open's images are decoded
 // into the cache, or, where nothing can be kept, into memory.
-func (s Source) keep(ctx context.Context, split string, key func() (string, error), open func() (*imageSplit, error)) (*Set, error) {
+func (s Source) keep(ctx context.Context, dataset, split string, key func() (string, error), open func() (*imageSplit, error)) (*Set, error) {
 	if s.Cache != "" {
 		k, err := key()
 		if err != nil {
 			return nil, err
 		}
-		set, err := s.kept(ctx, split, k, open)
+		set, err := s.kept(ctx, dataset, split, k, open)
 		unkept, ok := errors.AsType[*unkeptError](err)
 		if !ok {
 			return set, err
@@ -106,12 +98,12 @@ func (s Source) keep(ctx context.Context, split string, key func() (string, erro
 	if err != nil {
 		return nil, err
 	}
-	set, err := images.set()
+	set, err := images.set(s.Preprocess)
 	if err != nil {
 		return nil, err
 	}
 	if n := set.bytes(); n > maxSetBytes {
-		return nil, inputf(s.Dir, "%d images of %d x %d pixels have %d bytes, more than the %d that are held in memory: let them be kept on a disk with more free space (UNLEARN_CACHE), or make them smaller",
+		return nil, inputf(s.Dir, "%d images of %d x %d pixels have %d bytes, more than the %d that are held in memory: let them be kept on a disk with more free space (UNLEARN_CACHE), or make them smaller with --img-size",
 			set.Len(), set.W, set.H, n, int64(maxSetBytes))
 	}
 	set.Pixels = make([]byte, 0, set.bytes())
@@ -128,11 +120,11 @@ func (s Source) keep(ctx context.Context, split string, key func() (string, erro
 // decode decodes images while somebody may watch.
 func (s Source) decode(ctx context.Context, images *imageSplit, set *Set, emit func(pixels []byte) error) error {
 	if s.Watch == nil {
-		return images.decode(ctx, s, set, emit)
+		return images.decodeAll(ctx, s, set, emit)
 	}
 	decoded, end := s.Watch(set.Split, set.Len())
 	defer end()
-	return images.decode(ctx, s, set, func(pixels []byte) error {
+	return images.decodeAll(ctx, s, set, func(pixels []byte) error {
 		err := emit(pixels)
 		decoded(len(pixels) / (set.C * set.H * set.W))
 		return err
@@ -152,12 +144,12 @@ func (s Source) note(text string) {
 
 // kept opens a set of the cache, which is decoded into it first where it is missing. One process does that at a time, so
 // that many of them that start together decode once.
-func (s Source) kept(ctx context.Context, split, key string, open func() (*imageSplit, error)) (*Set, error) {
+func (s Source) kept(ctx context.Context, dataset, split, key string, open func() (*imageSplit, error)) (*Set, error) {
 	source, err := filepath.Abs(s.Dir)
 	if err != nil {
 		return nil, &unkeptError{err}
 	}
-	sum := sha256.Sum256([]byte(source))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", dataset, source, s.Preprocess))
 	dir := filepath.Join(s.Cache, hex.EncodeToString(sum[:8]))
 	path := filepath.Join(dir, split+"-"+key[:16]+keptSuffix)
 	if set, err := openKept(path, key); err == nil {
@@ -179,7 +171,7 @@ func (s Source) kept(ctx context.Context, split, key string, open func() (*image
 	if err != nil {
 		return nil, err
 	}
-	if set, err = images.set(); err != nil {
+	if set, err = images.set(s.Preprocess); err != nil {
 		return nil, err
 	}
 	if err := s.makeRoom(dir, set); err != nil {

@@ -312,11 +312,13 @@ func FuzzKept(f *testing.F) {
 
 // train lists the training images of a folder.
 func train(dir string) (*imageSplit, error) {
-	tree, err := listFolder(dir)
-	if err := cmp.Or(err, tree.sort(dir)); err != nil {
+	tree := classTree{name: "imagefolder", splits: map[string][]string{"train": {"train"}}}
+	files := Source{Dir: dir}.folder()
+	images, err := tree.list(files)
+	if err != nil {
 		return nil, err
 	}
-	return tree.split(dir, "train")
+	return tree.split(files, images, dir, "train")
 }
 
 // A file that is cut short while a set of it is open is an error with its name, and not the end of the process: where the
@@ -423,7 +425,7 @@ func TestKeptIsCancelled(t *testing.T) {
 	s := newShelf(t, writeTree(t, smallTree(t)))
 	ctx, cancel := context.WithCancel(t.Context())
 	key := func() (string, error) { return strings.Repeat("k", 64), nil }
-	_, err := s.keep(ctx, "train", key, func() (*imageSplit, error) {
+	_, err := s.keep(ctx, "imagefolder", "train", key, func() (*imageSplit, error) {
 		cancel()
 		return train(s.Dir)
 	})
@@ -442,7 +444,7 @@ func TestKeptByMany(t *testing.T) {
 	var group sync.WaitGroup
 	for range many {
 		group.Go(func() {
-			set, err := s.keep(t.Context(), "train", func() (string, error) { return strings.Repeat("k", 64), nil }, func() (*imageSplit, error) {
+			set, err := s.keep(t.Context(), "imagefolder", "train", func() (string, error) { return strings.Repeat("k", 64), nil }, func() (*imageSplit, error) {
 				opened.Add(1)
 				for until := time.Now().Add(10 * time.Second); !waiting() && time.Now().Before(until); {
 					time.Sleep(time.Millisecond)
@@ -574,7 +576,7 @@ func TestNotKept(t *testing.T) {
 	}
 }
 
-// What neither memory nor disk holds is an error before anything is decoded.
+// What neither memory nor disk holds of an archive is an error before anything is decoded.
 func TestTooManyPixels(t *testing.T) {
 	header := plainPNG(t, 1, 1, color.White)
 	wide := []byte(header)
@@ -585,7 +587,7 @@ func TestTooManyPixels(t *testing.T) {
 	for i := range 360 {
 		files[fmt.Sprintf("train/a/%d.png", i)] = string(wide)
 	}
-	s := newShelf(t, writeTree(t, files))
+	s := newShelf(t, packTar(t, "a.tar", files))
 	disk(t, 1<<36, math.MaxInt64)
 	for _, cache := range []string{"", s.Cache} {
 		s.notes, s.Cache = nil, cache

@@ -37,7 +37,7 @@ func NewLoader(set *Set, device torch.Device, format torch.MemoryFormat, room in
 		}
 		l.labels = torch.FromSlice(labels, n).To(device, torch.Long)
 		l.table = PixelTable(set.C).To(device, torch.Float)
-		if set.bytes() > room/share {
+		if set.lazy != nil || set.bytes() > room/share {
 			l.stream = &stream{set: set, device: device}
 		} else {
 			l.pixels = hostPixels(set).To(device, torch.Byte).Contiguous(format)
@@ -88,8 +88,8 @@ func (l *Loader) Free() {
 }
 
 // Gather returns the images with these indices as Float [k, C, H, W] in [0, 1] and their labels as Long [k], in the
-// current scope. It counts nothing: what belongs to a run goes through a View. Indices outside the set panic with
-// *torch.Error.
+// current scope. It counts nothing: what belongs to a run goes through a View. Indices outside the set, and images that
+// cannot be decoded, panic with *torch.Error.
 func (l *Loader) Gather(indices []int) (x, y torch.Tensor) {
 	pixels, at, y := l.fetch(indices)
 	return kernels.GatherLUT(pixels, at, l.table), y

@@ -1,6 +1,9 @@
 package data
 
-import "fmt"
+import (
+	"fmt"
+	"math/bits"
+)
 
 // mt19937 is the 32-bit Mersenne Twister (Matsumoto and Nishimura, 1998), the engine of torch's CPU generator.
 type mt19937 struct {
@@ -59,4 +62,20 @@ func randperm(n, k int, seed int64) []int {
 		perm[i], perm[j] = perm[j], perm[i]
 	}
 	return perm[:k:k]
+}
+
+// legacyPermutation returns numpy.random.RandomState(seed).permutation(n), for n below 2^32: a shuffle from the back, whose
+// draws are cut to the bits that the bound has and drawn again while they are above it.
+func legacyPermutation(n int, seed int64) []int {
+	rng := newMT19937(seed)
+	perm := all(n)
+	for i := n - 1; i > 0; i-- {
+		mask := uint32(1)<<bits.Len32(uint32(i)) - 1
+		j := rng.uint32() & mask
+		for j > uint32(i) {
+			j = rng.uint32() & mask
+		}
+		perm[i], perm[j] = perm[j], perm[i]
+	}
+	return perm
 }

@@ -3,6 +3,8 @@ package data
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"io/fs"
 	"maps"
 	"runtime"
 	"slices"
@@ -17,12 +19,27 @@ type Source struct {
 	Seed    int64  // of generated datasets
 	Workers int    // goroutines that decode or draw images; 0 for one a core
 	Cache   string // folder where decoded images are kept for the next start; "" for none
+	Lazy    bool   // decode images of a folder when they are asked for, and keep none: for who looks at few
 	// Watch is told that so many images of a split are to be decoded, and returns whom to tell of so many more that are, and of the
 	// end, complete or not; nil where nobody looks.
 	Watch func(split string, images int) (decoded func(n int), end func())
 	// CacheSize is how many bytes all decoded images in there may take; 0 for half of the disk. Those not used for longest go.
 	CacheSize int64
 	Note      func(text string) // is told why images are not kept, what is waited for, and what was removed; nil where nobody listens
+
+	Label      string     // the column that holds the class, where a dataset has several
+	Preprocess Preprocess // of images that are files
+
+	broken func(i int, err error) // is told of images that cannot be decoded, which are passed over; nil where they are errors
+
+	fs fs.FS // the files of Dir, for tests; nil for those of the operating system
+}
+
+func (s Source) folder() folder {
+	if s.fs != nil {
+		return folder{s.Dir, s.fs}
+	}
+	return folder{s.Dir, system(s.Dir)}
 }
 
 func (s Source) workers() int { return cmp.Or(s.Workers, runtime.GOMAXPROCS(0)) }
@@ -53,10 +70,18 @@ type Dataset struct {
 	Name    string // what the user types
 	Summary string // one line for help texts
 	Files   bool   // reads files, so Source.Dir is required
+	Sized   bool   // its images are files, which Source.Preprocess gives a size
+
+	Preprocess Preprocess // that is usual for the dataset
+
+	Downloads []Download // the files to put into Source.Dir, where their authors publish them with a checksum
 
 	// Open reads the splits asked for, in that order, passing over the files once. It fails with *InputError.
 	Open func(ctx context.Context, src Source, splits []string) ([]*Set, error)
 }
+
+// Download is a file that the authors of a dataset publish. The sums are those that torchvision 0.26.0 checks.
+type Download struct{ URL, MD5 string }
 
 var registry = map[string]Dataset{}
 
@@ -78,6 +103,11 @@ func Datasets() []Dataset {
 	return all
 }
 
+// unknownSplit is the error of a dataset without such a split.
+func unknownSplit[T any](dataset, split string, known map[string]T) error {
+	return usagef("dataset %s has no split %q: choose %s", dataset, split, strings.Join(slices.Sorted(maps.Keys(known)), ", "))
+}
+
 // Open reads splits ("train", "test", "val") of a dataset and returns them in the order asked for. An unknown name or a
 // missing Source.Dir is a *UsageError, everything wrong with the files an *InputError.
 func Open(ctx context.Context, name string, src Source, splits ...string) ([]*Set, error) {
@@ -86,7 +116,14 @@ func Open(ctx context.Context, name string, src Source, splits ...string) ([]*Se
 		return nil, usagef("unknown dataset %q: choose one of %s", name, strings.Join(slices.Sorted(maps.Keys(registry)), ", "))
 	}
 	if d.Files && src.Dir == "" {
-		return nil, usagef("dataset %q is read from files: name their folder or archive with --data-dir", name)
+		hint := ""
+		if d.Downloads != nil {
+			hint = fmt.Sprintf(", or fetch them with `unlearn data fetch %s`", name)
+		}
+		return nil, usagef("dataset %q is read from files: name their folder or archive with --data-dir%s", name, hint)
+	}
+	if err := src.Preprocess.Check(); err != nil {
+		return nil, err
 	}
 	sets, err := d.Open(ctx, src, splits)
 	if err != nil {

@@ -19,7 +19,8 @@ type Set struct {
 	Labels  []int    // n values in [0, len(Classes))
 	Names   []string // n file names relative to the split's parent, or nil where samples have none
 
-	lazy        lazy // makes the pixels where Pixels is nil
+	lazy        lazy   // makes the pixels where Pixels is nil
+	files       string // identifies the samples by their files, see imageSplit.survey; "" where they are none
 	once        sync.Once
 	fingerprint string
 }
@@ -35,8 +36,8 @@ func (s *Set) bytes() int64 { return int64(s.Len()) * int64(s.C) * int64(s.H) * 
 // Len returns the number of images.
 func (s *Set) Len() int { return len(s.Labels) }
 
-// Read writes the pixels of images to dst, C*H*W values each. It works for every set: where Pixels is nil they are read now,
-// and what cannot be read is an *InputError.
+// Read writes the pixels of images to dst, C*H*W values each. It works for every set: where Pixels is nil they are read or
+// decoded now, on all cores, and what cannot be had is an *InputError.
 func (s *Set) Read(dst []byte, indices []int) error {
 	if s.lazy != nil {
 		return s.lazy.read(dst, s, indices)
@@ -64,7 +65,8 @@ func (s *Set) Name(i int) string {
 
 // Fingerprint returns the hex sha256 over the shape, the pixels and the labels: what a network can see of the set.
 // Names and the container do not count, so the same images from a folder and from an archive agree. It is computed
-// once; a set from the cache has the one that was computed when it was decoded.
+// once; a set from the cache has the one that was computed when it was decoded. Where Pixels is nil, names and sizes of the
+// files and what is done to them stand for the pixels.
 func (s *Set) Fingerprint() string {
 	s.once.Do(func() {
 		d := s.newDigest()
@@ -72,6 +74,13 @@ func (s *Set) Fingerprint() string {
 		s.fingerprint = d.fingerprint()
 	})
 	return s.fingerprint
+}
+
+// lazyFingerprint is the fingerprint of a set whose pixels are never all there: it is over what they are made of and how.
+func (s *Set) lazyFingerprint(files string, p Preprocess) string {
+	d := s.newDigest()
+	fmt.Fprintf(d, "%s %s\n", files, p)
+	return d.fingerprint()
 }
 
 // digest computes a fingerprint from pixels that come piece by piece.

@@ -135,7 +135,7 @@ func TestPixelsArePillows(t *testing.T) {
 					t.Fatalf("%s: %d x %d, error %v; Pillow says %d x %d", name, w, h, err, width, height)
 				}
 				got := make([]byte, 3*width*height)
-				if err := decodeImage(got, content, width, height); err != nil {
+				if err := (Preprocess{}).decodeImage(got, content, width, height); err != nil {
 					t.Fatalf("%s: %v", name, err)
 				}
 				n := width * height
@@ -178,7 +178,7 @@ func TestPixelSums(t *testing.T) {
 					t.Fatalf("%s: %v", name, err)
 				}
 				dst := make([]byte, 3*width*height)
-				if err := decodeImage(dst, images[name], width, height); err != nil {
+				if err := (Preprocess{}).decodeImage(dst, images[name], width, height); err != nil {
 					t.Fatalf("%s: %v", name, err)
 				}
 				h.Write(dst)

@@ -191,9 +191,10 @@ func (n *Network) InputGrad(x torch.Tensor, gradient func(logits torch.Tensor) t
 
 // Input returns a tensor for images like x, Float [n, C, H, W], which InputGrad then reads where they are. Its values
 // are not defined. It is the network's own, or the current scope's, and good until the network meets other shapes.
-func (n *Network) Input(x torch.Tensor) torch.Tensor {
+func (n *Network) Input(x torch.Tensor) (input torch.Tensor) {
 	if p := n.planFor(x, true); p != nil {
-		return p.run(x.Size(0), true).input
+		p.attempt(func() { input = p.run(x.Size(0), true).input })
+		return input
 	}
 	return x.EmptyLike()
 }

@@ -51,9 +51,16 @@ func lower(net nn.Module, x torch.Tensor, library bool, dtype torch.Dtype) (*pla
 		p.narrow()
 	}
 	p.convolveByLibrary(library)
+	ready := false
+	defer func() {
+		if !ready { // memory ran out
+			p.free()
+		}
+	}()
 	for _, n := range p.nodes {
 		n.op.prepare(p, n)
 	}
+	ready = true
 	return p, nil
 }
 

@@ -92,9 +92,9 @@ func (c *conv) prepare(p *plan, n *node) {
 	}
 	c.there.Conv, c.back.Conv = c.Conv, c.Conv
 	c.back.Gradient = true
-	c.there.Tile = tile(&c.Conv, c.weight.Size(1), n.shape)
-	c.back.Tile = tile(&c.Conv, c.weight.Size(0), n.in[0].shape)
 	c.there.Half, c.back.Half = p.half && c.weight.Size(1)%2 == 0, p.half && c.weight.Size(0)%2 == 0
+	c.there.Tile = tile(&c.there.Conv, c.weight.Size(1), n.shape)
+	c.back.Tile = tile(&c.back.Conv, c.weight.Size(0), n.in[0].shape)
 	c.there.packed = p.keep(c.there.Pack(c.weight))
 }
 
@@ -103,11 +103,20 @@ const fewest = 32
 
 // tile chooses how a convolution to images of the shape [C, H, W] is summed.
 func tile(c *kernels.Conv, depth int64, shape []int64) int64 {
-	three := c.Kernel[0] == 3 && c.Kernel[1] == 3 && c.Stride[0] == 1 && c.Stride[1] == 1 && c.Padding[0] <= 2 && c.Padding[1] <= 2
+	three := c.Kernel[0] == 3 && c.Kernel[1] == 3 && c.Stride[0] == 1 && c.Stride[1] == 1 && c.Padding[0] == c.Padding[1] && c.Padding[0] <= 2
 	if !three || depth%8 != 0 || depth < fewest {
 		return 0
 	}
-	return kernels.WinogradTile(shape[1], shape[2])
+	padding := c.Padding[0]
+	if c.Gradient {
+		padding = 2 - padding
+	}
+	if c.Half {
+		// As if no tap were outside, so that maps of 2x2 keep their transforms: of 60 attacks on the trained network none ended
+		// further than 0.77 from where float32 ends with them, and 1.30 without; the median is 0.19 in both.
+		padding = 0
+	}
+	return kernels.WinogradTile(shape[1], shape[2], padding)
 }
 
 func (c *conv) passes(i int) bool { return i == 1 }

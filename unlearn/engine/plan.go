@@ -116,8 +116,15 @@ func (p *plan) run(n int64, gradient bool) *run {
 		p.freed++
 	}
 	r := &run{images: n, gradient: gradient}
-	p.runs = append(p.runs, r) // before it owns anything
+	bound := false
+	defer func() {
+		if !bound { // memory ran out
+			r.free()
+		}
+	}()
 	p.bind(r)
+	bound = true
+	p.runs = append(p.runs, r)
 	return r
 }
 

@@ -34,7 +34,7 @@ var (
 	opConvPack = torch.Define("l2ul::conv_pack(Tensor weight, int tile, bool gradient, bool half) -> Tensor")
 	opConv     = torch.Define("l2ul::conv_(Tensor(a!) out, Tensor x, Tensor packed, int tile, int[2] kernel, int[2] stride, int[2] padding, " +
 		"bool gradient, Tensor? bias, Tensor? add, Tensor? gate, bool relu) -> Tensor(a!)")
-	opWinograd = torch.Define("l2ul::winograd_conv2d(Tensor x, Tensor weight, int tile, int padding) -> Tensor")
+	opConv2d = torch.Define("l2ul::conv2d(Tensor x, Tensor weight, int tile, int[2] stride, int[2] padding) -> Tensor")
 )
 
 // Pack arranges weights, float32 [O,I,h,w], for [Conv.Run]. What it returns is good for this tile, direction and Half only.
@@ -47,17 +47,19 @@ func (c Conv) Run(out, x, packed torch.Tensor, e Epilogue) {
 	ready(opConv).Do(out, x, packed, c.Tile, c.Kernel, c.Stride, c.Padding, c.Gradient, e.Bias, e.Add, e.Gate, e.Relu)
 }
 
-// WinogradConv2d is the convolution of x, Float [n,I,H,W], channels-last, with weight, Float [O,I,3,3], at stride 1 and
-// with square padding 0, 1 or 2, without bias: by Winograd's F(tile×tile, 3×3), tile 2 or 4. I and O are multiples of 8.
-// Unlike the others it has a derivative, whose two passes go the same way.
-func WinogradConv2d(x, weight torch.Tensor, tile, padding int64) torch.Tensor {
-	return ready(opWinograd).One(x, weight, tile, padding)
+// Conv2d is a convolution that can be trained: of x, Float [n,I,H,W], channels-last, with weight, Float [O,I,h,w], each pair
+// height, width, without bias, dilation or groups. Tile is that of [Conv], for forward and both gradients: with 0 I and O are
+// multiples of 16; with 2 or 4 of 8, the kernel is 3×3, stride 1 and padding at most 2. Images without pixels are refused.
+func Conv2d(x, weight torch.Tensor, tile int64, stride, padding []int64) torch.Tensor {
+	return ready(opConv2d).One(x, weight, tile, stride, padding)
 }
 
-// WinogradTile returns the tile, 2 or 4, that takes fewest multiplications for a 3×3 convolution at stride 1 to images of
-// height×width, or 0 where direct sums take no more.
-func WinogradTile(height, width int64) int64 {
-	best, least := int64(0), height*width*9
+// WinogradTile returns the tile, 2 or 4, that takes fewest multiplications for a 3×3 convolution at stride 1, with square
+// padding 0, 1 or 2, to images of height×width, or 0 where direct sums take no more: they leave out what is outside.
+func WinogradTile(height, width, padding int64) int64 {
+	// Along an axis three taps read each pixel, but at either end 1 less for the first pixel of padding, 2 for the second.
+	inside := func(v int64) int64 { return 3*v - padding*(padding+1) }
+	best, least := int64(0), inside(height)*inside(width)
 	for _, tile := range []int64{2, 4} {
 		up := func(v int64) int64 { return (v + tile - 1) / tile }
 		if cost := up(height) * up(width) * (tile + 2) * (tile + 2); cost < least {

@@ -3,7 +3,8 @@
 // Like the bodies of bodies.h these know no tensors.
 //
 // Every output is one chain of fused multiply-adds in a fixed order, so bits depend neither on the number of threads,
-// nor on the instruction set (but see Pair), nor, while weights are finite, on which other images share the batch.
+// nor on the instruction set (but see Pair), nor, while weights are finite, but for the sign of a 0, on which other
+// images share the batch.
 #pragma once
 
 #include <cstdint>
@@ -38,19 +39,23 @@ struct Epilogue {
 using Half = uint16_t;
 using Pair = uint32_t;
 
+// Where the weight from channel i to channel o lies: at o·out + i·in + tap·tap.
+struct Strides {
+  int64_t out, in, tap;
+};
+
 // Taps summed one by one. packed is [panels, kernel_h, kernel_w, depth, kPanel]. Number is float or Pair: then depth is
 // even, x bfloat16, and packed what pack_pairs makes.
-void pack_direct(const float* weight, const Conv& conv, float* packed);
+void pack_direct(const float* weight, const Strides& strides, const Conv& conv, float* packed);
 template <class Number>
 void conv_direct(const Conv& conv, const Number* x, const Number* packed, const Epilogue& epilogue, float* out);
 
 // Rounds packed weights, [rows, kPanel] with the channels summed over last among the rows, to [rows / 2, kPanel] pairs.
 void pack_pairs(const float* packed, int64_t rows, Pair* pairs);
 
-// Where the weight from channel i to channel o lies: at o·out + i·in + tap·tap.
-struct Strides {
-  int64_t out, in, tap;
-};
+// The gradient by the weights: x is the input of the (forward) convolution, grad the gradient by its output, out is
+// channels-last, [width, kernel_h, kernel_w, depth]. depth is a multiple of kPanel, width of 8.
+void direct_weight_gradient(const Conv& conv, const float* x, const float* grad, float* out);
 
 // Winograd's F(tile x tile, 3x3) for stride 1 (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks",
 // 2016), tile 2 or 4: 2.25 and 4 times fewer multiplications, rounding a few times larger than that of direct sums.
@@ -60,8 +65,7 @@ void pack_winograd(const float* weight, const Strides& strides, const Conv& conv
 template <class Number>
 void conv_winograd(const Conv& conv, int tile, const float* x, const Number* packed, const Epilogue& epilogue,
                    float* out);
-// The gradient by the weights, in the same way: x is the input of the (forward) convolution, grad the gradient by its
-// output; both numbers of channels are multiples of 8, and there is an image.
+// The gradient by the weights, in the same way; both numbers of channels are multiples of 8, and there is an image.
 void winograd_weight_gradient(const Conv& conv, int tile, const float* x, const float* grad, const Strides& strides,
                               float* out);
 

@@ -36,10 +36,26 @@ void check_tile(const Name& name, int64_t tile) {
   TORCH_CHECK(tile == 0 || tile == 2 || tile == 4, name, " is ", tile, "; it must be 0 (direct), 2 or 4");
 }
 
-// Weights [out, in, 3, 3] whose nine taps lie at even distances: contiguous or channels-last.
-bool one_stride(const Tensor& weight) { return weight.stride(2) == 3 * weight.stride(3); }
+// Weights [out, in, h, w] whose taps lie at even distances, as contiguous and channels-last ones do. A dimension of one
+// tap has a stride too, which may be any number.
+Tensor evenly_spaced(const Tensor& weight) {
+  const bool line = weight.size(2) == 1 || weight.size(3) == 1;
+  return line || weight.stride(2) == weight.size(3) * weight.stride(3) ? weight : weight.contiguous();
+}
 
-cpu::Strides strides_of(const Tensor& weight) { return {weight.stride(0), weight.stride(1), weight.stride(3)}; }
+cpu::Strides strides_of(const Tensor& weight) {
+  return {weight.stride(0), weight.stride(1), weight.stride(weight.size(3) > 1 ? 3 : 2)};
+}
+
+// The most pixels of padding or stride: enough for any network, and sums of them are whole numbers.
+constexpr int64_t kFarthest = int64_t{1} << 24;
+
+void check_geometry(const char* op, IntArrayRef stride, IntArrayRef padding) {
+  for (const int64_t v : {stride[0], stride[1], padding[0], padding[1]}) {
+    TORCH_CHECK(v <= kFarthest, "l2ul::", op, ": stride ", stride, " and padding ", padding, " may be at most ",
+                kFarthest);
+  }
+}
 
 // Packed weights as pairs of bfloat16: [..., depth / 2, kPanel, 2].
 Tensor pairs_of(const Tensor& packed) {
@@ -60,7 +76,7 @@ Tensor conv_pack(const Tensor& weight, int64_t tile, bool gradient, bool half) {
   TORCH_CHECK(weight.dim() == 4 && weight.numel() > 0, "l2ul::conv_pack: weight has shape ", weight.sizes(),
               "; it must be [out, in, h, w], none of them 0");
   check_tile({op, "tile"}, tile);
-  const Tensor w = tile == 0 ? weight.contiguous() : weight;
+  const Tensor w = evenly_spaced(weight);
   cpu::Conv conv = {};
   conv.depth = w.size(gradient ? 0 : 1), conv.width = w.size(gradient ? 1 : 0);
   conv.kernel_h = w.size(2), conv.kernel_w = w.size(3);
@@ -68,12 +84,11 @@ Tensor conv_pack(const Tensor& weight, int64_t tile, bool gradient, bool half) {
   const int64_t panels = cpu::panels(conv.width);
   if (tile == 0) {
     Tensor packed = at::empty({panels, conv.kernel_h, conv.kernel_w, conv.depth, cpu::kPanel}, w.options());
-    cpu::pack_direct(w.const_data_ptr<float>(), conv, packed.mutable_data_ptr<float>());
+    cpu::pack_direct(w.const_data_ptr<float>(), strides_of(w), conv, packed.mutable_data_ptr<float>());
     return half ? pairs_of(packed) : packed;
   }
-  TORCH_CHECK(conv.kernel_h == 3 && conv.kernel_w == 3 && conv.depth % 8 == 0 && one_stride(w),
-              "l2ul::conv_pack: weight has shape ", weight.sizes(), "; tile ", tile,
-              " needs a 3x3 kernel and channels summed over in multiples of 8");
+  TORCH_CHECK(conv.kernel_h == 3 && conv.kernel_w == 3 && conv.depth % 8 == 0, "l2ul::conv_pack: weight has shape ",
+              weight.sizes(), "; tile ", tile, " needs a 3x3 kernel and channels summed over in multiples of 8");
   Tensor packed = at::empty({tile + 2, tile + 2, panels, conv.depth, cpu::kPanel}, w.options());
   cpu::pack_winograd(w.const_data_ptr<float>(), strides_of(w), conv, static_cast<int>(tile),
                      packed.mutable_data_ptr<float>());
@@ -90,6 +105,7 @@ Tensor& conv_(Tensor& out, const Tensor& x, const Tensor& packed, int64_t tile, 
   const auto [kernel_h, kernel_w] = check_pair({op, "kernel"}, kernel, 1);
   const auto [stride_h, stride_w] = check_pair({op, "stride"}, stride, 1);
   const auto [pad_h, pad_w] = check_pair({op, "padding"}, padding, 0);
+  check_geometry(op, stride, padding);
   // The images before and after the forward pass.
   const Image before = gradient ? to : from, after = gradient ? from : to;
   const auto fits = [](int64_t in, int64_t out, int64_t kernel, int64_t stride, int64_t pad) {
@@ -125,6 +141,7 @@ Tensor& conv_(Tensor& out, const Tensor& x, const Tensor& packed, int64_t tile, 
     check_type({op, "bias"}, *bias, at::kFloat);
     TORCH_CHECK(bias->dim() == 1 && bias->size(0) == conv.width && bias->is_contiguous(),
                 "l2ul::conv_: bias has shape ", bias->sizes(), "; out needs [", conv.width, "]");
+    check_written_images(op, "out", out, "bias", *bias);
     epilogue.bias = bias->const_data_ptr<float>();
   }
   if (out.numel() == 0) return out;
@@ -144,80 +161,113 @@ Tensor& conv_(Tensor& out, const Tensor& x, const Tensor& packed, int64_t tile, 
   return out;
 }
 
-// A convolution that can be trained: 3x3, stride 1, by Winograd in all three passes.
+// A convolution that can be trained: all three passes are sums tap by tap, or all three go by Winograd.
 
-cpu::Conv check_trained(const char* op, const Tensor& x, const Tensor& weight, int64_t tile, int64_t padding) {
+cpu::Conv check_trained(const Tensor& x, const Tensor& weight, int64_t tile, IntArrayRef stride, IntArrayRef padding) {
+  constexpr auto op = "conv2d";
   const Image from = check_images({op, "x"}, x);
   check_type({op, "weight"}, weight, at::kFloat);
   check_device({op, "weight"}, weight, x, "x");
-  TORCH_CHECK(weight.dim() == 4 && weight.size(1) == from.channels && weight.size(2) == 3 && weight.size(3) == 3 &&
-                  weight.size(0) % 8 == 0 && weight.size(1) % 8 == 0 && one_stride(weight),
-              "l2ul::", op, ": weight has shape ", weight.sizes(), " for x ", x.sizes(),
-              "; it must be [out, in, 3, 3], both channels multiples of 8");
-  TORCH_CHECK(tile == 2 || tile == 4, Name{op, "tile"}, " is ", tile, "; it must be 2 or 4");
-  const int64_t height = from.height + 2 * padding - 2, width = from.width + 2 * padding - 2;
-  TORCH_CHECK(padding >= 0 && padding <= 2 && height > 0 && width > 0, Name{op, "padding"}, " is ", padding, " for x ",
-              x.sizes(), "; it must be 0, 1 or 2 and leave an image");
-  return {from.count, from.height, from.width, from.channels, height,  width, weight.size(0), 3,
-          3,          1,           1,          padding,       padding, false};
+  check_tile({op, "tile"}, tile);
+  const auto [stride_h, stride_w] = check_pair({op, "stride"}, stride, 1);
+  const auto [pad_h, pad_w] = check_pair({op, "padding"}, padding, 0);
+  check_geometry(op, stride, padding);
+  const int64_t multiple = tile == 0 ? cpu::kPanel : 8;
+  TORCH_CHECK(weight.dim() == 4 && weight.size(1) == from.channels && weight.numel() > 0 &&
+                  weight.size(0) % multiple == 0 && weight.size(1) % multiple == 0,
+              "l2ul::conv2d: weight has shape ", weight.sizes(), " for x ", x.sizes(),
+              "; it must be [out, in, h, w], both channels multiples of ", multiple);
+  TORCH_CHECK(
+      tile == 0 ||
+          (weight.size(2) == 3 && weight.size(3) == 3 && stride_h == 1 && stride_w == 1 && pad_h <= 2 && pad_w <= 2),
+      "l2ul::conv2d: tile ", tile, " needs a 3x3 kernel, stride 1 and padding of at most 2; the weight has shape ",
+      weight.sizes(), ", stride is ", stride, ", padding ", padding);
+  const int64_t room_h = from.height + 2 * pad_h - weight.size(2), room_w = from.width + 2 * pad_w - weight.size(3);
+  TORCH_CHECK(from.height > 0 && from.width > 0 && room_h >= 0 && room_w >= 0, "l2ul::conv2d: padding is ", padding,
+              " for x ", x.sizes(), " and weight ", weight.sizes(), "; no image would be left");
+  return {from.count,
+          from.height,
+          from.width,
+          from.channels,
+          room_h / stride_h + 1,
+          room_w / stride_w + 1,
+          weight.size(0),
+          weight.size(2),
+          weight.size(3),
+          stride_h,
+          stride_w,
+          pad_h,
+          pad_w,
+          false};
 }
 
 // One pass: forward, or with conv.gradient to the input.
-Tensor winograd(const cpu::Conv& conv, int tile, const Tensor& x, const Tensor& weight) {
-  Tensor packed = at::empty({tile + 2, tile + 2, cpu::panels(conv.width), conv.depth, cpu::kPanel}, x.options());
-  cpu::pack_winograd(weight.const_data_ptr<float>(), strides_of(weight), conv, tile, packed.mutable_data_ptr<float>());
+Tensor convolve(const cpu::Conv& conv, int64_t tile, const Tensor& x, const Tensor& weight) {
+  const Tensor packed = conv_pack(weight, tile, conv.gradient, /*half=*/false);
   Tensor out = at::empty({conv.images, conv.width, conv.out_h, conv.out_w},
                          x.options().memory_format(at::MemoryFormat::ChannelsLast));
-  if (out.numel() > 0) {
-    cpu::conv_winograd(conv, tile, x.const_data_ptr<float>(), packed.const_data_ptr<float>(), {},
-                       out.mutable_data_ptr<float>());
-  }
+  if (out.numel() == 0) return out;
+  const float *const from = x.const_data_ptr<float>(), *const w = packed.const_data_ptr<float>();
+  float* const to = out.mutable_data_ptr<float>();
+  tile == 0 ? cpu::conv_direct(conv, from, w, {}, to)
+            : cpu::conv_winograd(conv, static_cast<int>(tile), from, w, {}, to);
   return out;
 }
 
-Tensor winograd_conv2d(const Tensor& x, const Tensor& weight, int64_t tile, int64_t padding) {
-  return winograd(check_trained("winograd_conv2d", x, weight, tile, padding), static_cast<int>(tile), x, weight);
+// The gradient by weight, in its memory format.
+Tensor weight_gradient(const cpu::Conv& conv, int64_t tile, const Tensor& x, const Tensor& grad, const Tensor& weight) {
+  if (conv.images == 0) return at::zeros_like(weight);
+  const float *const from = x.const_data_ptr<float>(), *const by = grad.const_data_ptr<float>();
+  if (tile == 0) {
+    const Tensor out = at::empty(weight.sizes(), weight.options().memory_format(at::MemoryFormat::ChannelsLast));
+    cpu::direct_weight_gradient(conv, from, by, out.mutable_data_ptr<float>());
+    return weight.is_contiguous(at::MemoryFormat::ChannelsLast) ? out : out.contiguous();
+  }
+  Tensor out = at::empty_like(weight, weight.suggest_memory_format());
+  cpu::winograd_weight_gradient(conv, static_cast<int>(tile), from, by, strides_of(out), out.mutable_data_ptr<float>());
+  return out;
 }
 
-struct WinogradConv2d : torch::autograd::Function<WinogradConv2d> {
+Tensor conv2d(const Tensor& x, const Tensor& weight, int64_t tile, IntArrayRef stride, IntArrayRef padding) {
+  return convolve(check_trained(x, weight, tile, stride, padding), tile, x, weight);
+}
+
+struct TrainedConv2d : torch::autograd::Function<TrainedConv2d> {
   static Tensor forward(torch::autograd::AutogradContext* context, const Tensor& x, const Tensor& weight, int64_t tile,
-                        int64_t padding) {
+                        std::vector<int64_t> stride, std::vector<int64_t> padding) {
     const at::AutoDispatchBelowADInplaceOrView below;
     context->save_for_backward({x, weight});
+    Tensor out = conv2d(x, weight, tile, stride, padding);
     context->saved_data["tile"] = tile;
-    context->saved_data["padding"] = padding;
-    return winograd_conv2d(x, weight, tile, padding);
+    context->saved_data["stride"] = std::move(stride);
+    context->saved_data["padding"] = std::move(padding);
+    return out;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list grads) {
-    TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), "l2ul::winograd_conv2d has no second derivative");
+    TORCH_CHECK_NOT_IMPLEMENTED(!at::GradMode::is_enabled(), "l2ul::conv2d has no second derivative");
     const at::AutoDispatchBelowADInplaceOrView below;
     const auto saved = context->get_saved_variables();
     const Tensor &x = saved[0], &weight = saved[1], grad = grads[0].contiguous(at::MemoryFormat::ChannelsLast);
-    const int tile = static_cast<int>(context->saved_data["tile"].toInt());
-    cpu::Conv conv = check_trained("winograd_conv2d", x, weight, tile, context->saved_data["padding"].toInt());
+    const int64_t tile = context->saved_data["tile"].toInt();
+    cpu::Conv conv = check_trained(x, weight, tile, context->saved_data["stride"].toIntVector(),
+                                   context->saved_data["padding"].toIntVector());
     Tensor by_x, by_weight;
-    if (context->needs_input_grad(1)) {
-      by_weight = conv.images == 0 ? at::zeros_like(weight) : at::empty_like(weight);
-      if (conv.images > 0) {
-        cpu::winograd_weight_gradient(conv, tile, x.const_data_ptr<float>(), grad.const_data_ptr<float>(),
-                                      strides_of(by_weight), by_weight.mutable_data_ptr<float>());
-      }
-    }
+    if (context->needs_input_grad(1)) by_weight = weight_gradient(conv, tile, x, grad, weight);
     if (context->needs_input_grad(0)) {
       std::swap(conv.in_h, conv.out_h);
       std::swap(conv.in_w, conv.out_w);
       std::swap(conv.depth, conv.width);
       conv.gradient = true;
-      by_x = winograd(conv, tile, grad, weight);
+      by_x = convolve(conv, tile, grad, weight);
     }
-    return {by_x, by_weight, Tensor(), Tensor()};
+    return {by_x, by_weight, Tensor(), Tensor(), Tensor()};
   }
 };
 
-Tensor winograd_conv2d_autograd(const Tensor& x, const Tensor& weight, int64_t tile, int64_t padding) {
-  return WinogradConv2d::apply(x, weight, tile, padding);
+Tensor conv2d_autograd(const Tensor& x, const Tensor& weight, int64_t tile, IntArrayRef stride, IntArrayRef padding) {
+  return TrainedConv2d::apply(x, weight, tile, stride.vec(), padding.vec());
 }
 
 TORCH_LIBRARY_FRAGMENT(l2ul, m) {
@@ -225,20 +275,20 @@ TORCH_LIBRARY_FRAGMENT(l2ul, m) {
   m.def(
       "conv_(Tensor(a!) out, Tensor x, Tensor packed, int tile, int[2] kernel, int[2] stride, int[2] padding, "
       "bool gradient, Tensor? bias, Tensor? add, Tensor? gate, bool relu) -> Tensor(a!)");
-  m.def("winograd_conv2d(Tensor x, Tensor weight, int tile, int padding) -> Tensor");
+  m.def("conv2d(Tensor x, Tensor weight, int tile, int[2] stride, int[2] padding) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(l2ul, CPU, m) {
   m.impl("conv_pack", conv_pack);
   m.impl("conv_", conv_);
-  m.impl("winograd_conv2d", winograd_conv2d);
+  m.impl("conv2d", conv2d);
 }
 
 TORCH_LIBRARY_IMPL(l2ul, Autograd, m) {
   for (const char* op : {"conv_pack", "conv_"}) {
     m.impl(op, torch::autograd::autogradNotImplementedFallback());
   }
-  m.impl("winograd_conv2d", winograd_conv2d_autograd);
+  m.impl("conv2d", conv2d_autograd);
 }
 
 TORCH_LIBRARY_IMPL(l2ul, ADInplaceOrView, m) {

@@ -224,7 +224,7 @@ func TestConvBitsAreTheImagesOwn(t *testing.T) {
 func TestConvOnOtherProcessors(t *testing.T) {
 	digests := map[string]string{}
 	for _, capability := range []string{"default", "avx2", "avx512"} {
-		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^(TestConv|TestConvHalf|TestConvEpilogue|TestWinogradConv2d|TestConvDigest)$", "-test.v")
+		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^(TestConv|TestConvHalf|TestConvEpilogue|TestConv2d|TestConvDigest)$", "-test.v")
 		child.Env = append(os.Environ(), "ATEN_CPU_CAPABILITY="+capability, "L2UL_DIGEST=1")
 		out, err := child.CombinedOutput()
 		if err != nil {
@@ -258,10 +258,12 @@ func TestConvDigest(t *testing.T) {
 						hash.Write(c.run(conv, x, grad, weight, Epilogue{}).Bytes())
 					}
 				}
-				if c.kernel == 3 && c.stride == 1 {
-					weight.SetRequiresGrad(true)
-					y := WinogradConv2d(x, weight, 4, c.padding)
-					hash.Write(torch.VectorJacobian([]torch.Tensor{y}, []torch.Tensor{grad}, []torch.Tensor{weight}, false)[0].Bytes())
+				weight.SetRequiresGrad(true)
+				for _, tile := range []int64{0, 4} {
+					if tile == 0 && c.in%16 == 0 && c.out%16 == 0 || tile > 0 && c.kernel == 3 && c.stride == 1 {
+						y := Conv2d(x, weight, tile, pair(c.stride), pair(c.padding))
+						hash.Write(torch.VectorJacobian([]torch.Tensor{y}, []torch.Tensor{grad}, []torch.Tensor{weight}, false)[0].Bytes())
+					}
 				}
 			}
 		})
@@ -270,46 +272,153 @@ func TestConvDigest(t *testing.T) {
 }
 
 // Forward and both gradients of the trained form, against libtorch in float64.
-func TestWinogradConv2d(t *testing.T) {
+func TestConv2d(t *testing.T) {
+	bounds := map[int64]float64{0: 3e-6, 2: 5e-5, 4: 5e-5}
 	run(t, func() {
 		torch.ManualSeed(5)
 		for _, c := range []convolution{
-			{3, 16, 24, 9, 6, 3, 1, 1}, {2, 64, 64, 16, 16, 3, 1, 1}, {5, 8, 8, 2, 2, 3, 1, 1}, {1, 40, 16, 7, 7, 3, 1, 0}, {700, 8, 16, 4, 4, 3, 1, 2},
+			{3, 16, 24, 9, 6, 3, 1, 1},
+			{2, 64, 64, 16, 16, 3, 1, 1},
+			{5, 8, 8, 2, 2, 3, 1, 1},
+			{1, 40, 16, 7, 7, 3, 1, 0},
+			{700, 8, 16, 4, 4, 3, 1, 2},
+			{3, 32, 48, 8, 8, 3, 2, 1},
+			{2, 16, 16, 17, 20, 1, 2, 0},
+			{40, 48, 32, 2, 2, 3, 1, 1},
+			{2, 64, 80, 12, 5, 1, 1, 0},
+			{1, 16, 32, 9, 10, 5, 3, 4},
+			{4, 16, 16, 1, 1, 3, 1, 1},
 		} {
-			for _, tile := range []int64{2, 4} {
+			for _, tile := range []int64{0, 2, 4} {
+				if tile == 0 && (c.in%16 != 0 || c.out%16 != 0) || tile > 0 && (c.kernel != 3 || c.stride != 1) {
+					continue
+				}
 				for _, format := range []torch.MemoryFormat{torch.Contiguous, torch.ChannelsLast} {
 					x, grad, weight := c.tensors()
 					weight = weight.Contiguous(format)
 					double := []torch.Tensor{x.CastTo(torch.Double).SetRequiresGrad(true), weight.CastTo(torch.Double).SetRequiresGrad(true)}
-					want := double[0].Conv2d(double[1], torch.Tensor{}, pair(1), pair(c.padding), pair(1), 1)
+					want := double[0].Conv2d(double[1], torch.Tensor{}, pair(c.stride), pair(c.padding), pair(1), 1)
 					wantBack := torch.VectorJacobian([]torch.Tensor{want}, []torch.Tensor{grad.CastTo(torch.Double)}, double, false)
 					single := []torch.Tensor{x.SetRequiresGrad(true), weight.SetRequiresGrad(true)}
-					got := WinogradConv2d(x, weight, tile, c.padding)
+					got := Conv2d(x, weight, tile, pair(c.stride), pair(c.padding))
 					back := torch.VectorJacobian([]torch.Tensor{got}, []torch.Tensor{grad}, single, false)
 					for i, d := range []float64{largest(got, want), largest(back[0], wantBack[0]), largest(back[1], wantBack[1])} {
-						if !(d <= 5e-5) {
+						if !(d <= bounds[tile]) {
 							t.Errorf("%+v, tile %d, %v: %s differs by %g", c, tile, format, []string{"output", "gradient by x", "gradient by weights"}[i], d)
 						}
 					}
 				}
 			}
 		}
-		c := convolution{1, 16, 24, 6, 6, 3, 1, 1}
+		c := convolution{1, 16, 32, 6, 6, 3, 1, 1}
 		x, _, weight := c.tensors()
 		// No images have no gradient, whatever the last call left in memory.
 		weight.SetRequiresGrad(true)
-		none := torch.Grad([]torch.Tensor{WinogradConv2d(x.Narrow(0, 0, 0).Contiguous(torch.ChannelsLast), weight, 4, 1).Sum()}, []torch.Tensor{weight})[0]
-		if none.Abs().Max().Item() != 0 {
-			t.Error("an empty batch has a gradient")
+		for _, tile := range []int64{0, 4} {
+			none := torch.Grad([]torch.Tensor{Conv2d(x.Narrow(0, 0, 0).Contiguous(torch.ChannelsLast), weight, tile, pair(1), pair(1)).Sum()}, []torch.Tensor{weight})[0]
+			if none.Abs().Max().Item() != 0 {
+				t.Error("an empty batch has a gradient")
+			}
 		}
 		weight = weight.Detach()
 		for want, call := range map[string]func(){
-			"both channels multiples of 8": func() { WinogradConv2d(x, weight.Narrow(0, 0, 12), 4, 1) },
-			"tile is 3":                    func() { WinogradConv2d(x, weight, 3, 1) },
-			"padding is 3":                 func() { WinogradConv2d(x, weight, 4, 3) },
-			"x is not channels-last":       func() { WinogradConv2d(x.Contiguous(torch.Contiguous), weight, 4, 1) },
+			"both channels multiples of 8":  func() { Conv2d(x, weight.Narrow(0, 0, 12), 4, pair(1), pair(1)) },
+			"both channels multiples of 16": func() { Conv2d(x, weight.Narrow(0, 0, 8), 0, pair(1), pair(1)) },
+			"tile is 3":                     func() { Conv2d(x, weight, 3, pair(1), pair(1)) },
+			"padding of at most 2":          func() { Conv2d(x, weight, 4, pair(1), pair(3)) },
+			"stride 1 and":                  func() { Conv2d(x, weight, 4, pair(2), pair(1)) },
+			"may be at most 16777216":       func() { Conv2d(x, weight, 0, pair(1), pair(math.MaxInt64)) },
+			"no image would be left":        func() { Conv2d(x.Narrow(2, 0, 1).Contiguous(torch.ChannelsLast), weight, 0, pair(1), pair(0)) },
+			"x is not channels-last":        func() { Conv2d(x.Contiguous(torch.Contiguous), weight, 4, pair(1), pair(1)) },
 		} {
 			refused(t, want, call)
+		}
+	})
+}
+
+// Height and width are told apart, and a kernel of one row or column has its taps where the weight has them.
+func TestConvOfOddShapes(t *testing.T) {
+	run(t, func() {
+		torch.ManualSeed(7)
+		for _, c := range []struct{ kernel, stride, padding []int64 }{
+			{[]int64{3, 1}, []int64{1, 1}, []int64{1, 0}},
+			{[]int64{1, 3}, []int64{2, 1}, []int64{0, 2}},
+			{[]int64{2, 3}, []int64{1, 3}, []int64{1, 0}},
+			{[]int64{3, 3}, []int64{2, 1}, []int64{0, 1}},
+		} {
+			x := images(3, 32, 7, 10)
+			weight := torch.RandN([]int64{48, 32, c.kernel[0], c.kernel[1]}, false)
+			// The same numbers, lying as the transposed kernel's do.
+			turned := weight.Transpose(2, 3).Contiguous(torch.Contiguous).Transpose(2, 3)
+			y := x.Conv2d(weight, torch.Tensor{}, c.stride, c.padding, pair(1), 1)
+			grad := images(y.Shape()[0], y.Shape()[1], y.Shape()[2], y.Shape()[3])
+			double := []torch.Tensor{x.CastTo(torch.Double).SetRequiresGrad(true), weight.CastTo(torch.Double).SetRequiresGrad(true)}
+			want := double[0].Conv2d(double[1], torch.Tensor{}, c.stride, c.padding, pair(1), 1)
+			wantBack := torch.VectorJacobian([]torch.Tensor{want}, []torch.Tensor{grad.CastTo(torch.Double)}, double, false)
+			for name, w := range map[string]torch.Tensor{"contiguous": weight, "turned": turned, "channels-last": weight.Contiguous(torch.ChannelsLast)} {
+				single := []torch.Tensor{x.Detach().SetRequiresGrad(true), w.Detach().SetRequiresGrad(true)}
+				got := Conv2d(single[0], single[1], 0, c.stride, c.padding)
+				back := torch.VectorJacobian([]torch.Tensor{got}, []torch.Tensor{grad}, single, false)
+				frozen := Conv{Kernel: c.kernel, Stride: c.stride, Padding: c.padding}
+				out := y.EmptyLike()
+				frozen.Run(out, x, frozen.Pack(w), Epilogue{})
+				for i, d := range []float64{largest(got, want), largest(back[0], wantBack[0]), largest(back[1], wantBack[1]), largest(out, want)} {
+					if !(d <= 3e-6) {
+						t.Errorf("%+v, %s weights: %s differs by %g", c, name, []string{"output", "gradient by x", "gradient by weights", "Conv's output"}[i], d)
+					}
+				}
+			}
+		}
+	})
+}
+
+// Which rows go together, and leave out the same taps, does not depend on the number of threads: an infinite weight shows it.
+func TestConvBitsOfThreads(t *testing.T) {
+	defer torch.SetNumThreads(2)
+	for _, c := range []convolution{{100, 16, 32, 4, 4, 3, 1, 1}, {37, 32, 16, 9, 9, 3, 2, 1}, {25, 16, 16, 2, 2, 3, 1, 1}} {
+		run(t, func() {
+			torch.ManualSeed(8)
+			x, grad, weight := c.tensors()
+			weight.Narrow(2, 0, 1).Narrow(3, 0, 1).FillI(math.Inf(1))
+			digest := func() string {
+				h := sha256.New()
+				for _, back := range []bool{false, true} {
+					h.Write(c.ours(x, grad, weight, 0, back, Epilogue{}).Bytes())
+				}
+				w := weight.Clamp(-1, 1).SetRequiresGrad(true)
+				y := Conv2d(x, w, 0, pair(c.stride), pair(c.padding))
+				h.Write(torch.VectorJacobian([]torch.Tensor{y}, []torch.Tensor{grad}, []torch.Tensor{w}, false)[0].Bytes())
+				return fmt.Sprintf("%x", h.Sum(nil))
+			}
+			torch.SetNumThreads(1)
+			want := digest()
+			for _, threads := range []int{2, 3, 5, 7} {
+				torch.SetNumThreads(threads)
+				if digest() != want {
+					t.Errorf("%+v: other bits with %d threads", c, threads)
+				}
+			}
+		})
+	}
+}
+
+func TestWinogradTile(t *testing.T) {
+	for _, c := range []struct{ height, width, padding, want int64 }{
+		{1, 1, 1, 0}, {2, 2, 1, 0}, {2, 2, 0, 2}, {2, 2, 2, 0}, {3, 3, 1, 4}, {4, 4, 1, 4}, {8, 8, 1, 4}, {5, 5, 0, 2}, {6, 6, 1, 2}, {1, 9, 1, 0}, {7, 7, 1, 4},
+	} {
+		if got := WinogradTile(c.height, c.width, c.padding); got != c.want {
+			t.Errorf("%dx%d, padding %d: tile %d, want %d", c.height, c.width, c.padding, got, c.want)
+		}
+	}
+}
+
+// A stride beyond the image is one pixel, not a walk to the next.
+func TestConvOfLargeStrides(t *testing.T) {
+	run(t, func() {
+		c := convolution{2, 16, 16, 6, 6, 3, 1 << 20, 1}
+		x, grad, weight := c.tensors()
+		if d := largest(c.ours(x, grad, weight, 0, true, Epilogue{}), c.reference(x, grad, weight, true)); !(d <= 2e-6) {
+			t.Errorf("differs by %g", d)
 		}
 	})
 }
@@ -352,6 +461,8 @@ func TestConvErrors(t *testing.T) {
 			},
 			"packed has dtype Double":          func() { conv.Run(out, x, packed.CastTo(torch.Double), Epilogue{}) },
 			"[4, 4, 2, 8, 16, 2]":              func() { conv.Run(out, x, packed.CastTo(torch.BFloat16), Epilogue{}) },
+			"bias shares memory with out":      func() { conv.Run(out, x, packed, Epilogue{Bias: out.Permute(0, 2, 3, 1).Reshape(-1).Narrow(0, 0, 24)}) },
+			"may be at most":                   func() { with(func(c *Conv) { c.Padding = pair(math.MaxInt64) }).Run(out, x, packed, Epilogue{}) },
 			"bias has shape [16]":              func() { conv.Run(out, x, packed, Epilogue{Bias: torch.Zeros([]int64{16}, false)}) },
 			"add has shape":                    func() { conv.Run(out, x, packed, Epilogue{Add: x}) },
 			"relu and gate exclude each other": func() { conv.Run(out, x, packed, Epilogue{Relu: true, Gate: grad}) },
@@ -363,6 +474,23 @@ func TestConvErrors(t *testing.T) {
 		}
 		none := images(2, 16, 6, 6).Narrow(0, 0, 0).Contiguous(torch.ChannelsLast)
 		conv.Run(grad.Narrow(0, 0, 0).Contiguous(torch.ChannelsLast), none, packed, Epilogue{}) // no images: nothing to do
+	})
+}
+
+// What backward reads must be what forward read.
+func TestConv2dRemembersVersions(t *testing.T) {
+	run(t, func() {
+		c := convolution{1, 16, 16, 4, 4, 3, 1, 1}
+		for i := range 2 {
+			x, _, weight := c.tensors()
+			list := []torch.Tensor{x.SetRequiresGrad(true), weight.SetRequiresGrad(true)}
+			y := Conv2d(x, weight, 0, pair(1), pair(1))
+			torch.NoGrad(func() { list[i].MulScalarI(2) })
+			err := torch.Try(func() { torch.Grad([]torch.Tensor{y.Sum()}, list) })
+			if err == nil || !strings.Contains(err.Error(), "modified by an inplace operation") {
+				t.Errorf("changed in place before backward: %v", err)
+			}
+		}
 	})
 }
 

@@ -445,6 +445,12 @@ class Autograd(Case):
         x, u = self.rand(2, 3, 4, 4).requires_grad_(True), self.rand(2, 3, 4, 4)
         self.refused("leaf Variable that requires grad", l2ul.pgd_l2_step_, x, u.clone(), u, u, 0.1, 1.0)
 
+    def test_conv2d_has_one_derivative(self):
+        x, w = self.randn(1, 16, 4, 4).contiguous(memory_format=torch.channels_last), self.randn(16, 16, 3, 3)
+        x, w = x.requires_grad_(True), w.requires_grad_(True)
+        out = l2ul.conv2d(x, w, 0, [1, 1], [1, 1]).square().sum()
+        self.refused("no second derivative", lambda: torch.autograd.grad(out, (x, w), create_graph=True))
+
     def test_lists_refuse_gradients(self):
         w, z = self.rand(5).requires_grad_(True), torch.zeros(5)
         for p in (w, w * 1):

@@ -9,6 +9,7 @@ import (
 	"l2ul/torch/ckpt"
 	"l2ul/torch/models"
 	"l2ul/torch/nn"
+	"l2ul/torch/nn/initializer"
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/chunk"
@@ -21,7 +22,10 @@ import (
 const script = `
 import l2ul, nets
 torch.manual_seed(0)
-base = nets.new("l2ul-resnet18").to(memory_format=torch.channels_last).eval()
+base = nets.new("%s").to(memory_format=torch.channels_last).eval()
+head = list(base.parameters())[-2]
+if not head.any():
+    nn.init.normal_(head, std=0.02)
 g = torch.Generator().manual_seed(1)
 x = torch.rand(4, 3, 32, 32, generator=g).contiguous(memory_format=torch.channels_last)
 with torch.no_grad():
@@ -43,16 +47,19 @@ for method in ("neggrad", "adv", "imp", "adv-imp", "oracle"):
         save(f"{method}.{n}", t)
 `
 
-// The whole job on a network of full size has the bits of the reference, which runs beside it.
-func TestResNetIsTheReferences(t *testing.T) {
-	want := reference.Run(t, script)
+// The whole job on networks of full size, one of them without batch normalisation, has the bits of the reference, which runs
+// beside it.
+func TestNetworksAreTheReferences(t *testing.T) {
+	for _, name := range []string{"l2ul-resnet18", "cifar-vit-ti"} {
+		t.Run(name, func(t *testing.T) { testNetworkIsTheReferences(t, name) })
+	}
+}
+
+func testNetworkIsTheReferences(t *testing.T, name string) {
+	want := reference.Run(t, fmt.Sprintf(script, name))
 	torch.Scope(func() {
 		torch.ManualSeed(0)
-		base, err := models.New("l2ul-resnet18", models.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer base.Root().Free()
+		base := newNet(t, name)
 		nn.ToMemoryFormat(base, torch.ChannelsLast)
 		start := nn.Snapshot(base)
 		g := torch.NewGenerator(1)
@@ -128,6 +135,73 @@ func compareMethod(t *testing.T, want *ckpt.File, m *unlearn.Method, task *unlea
 	reference.Equal(t, want, m.Name+".hits", torch.FromSlice(hits))
 	for _, tensor := range task.Net.Root().StateDict() {
 		reference.Equal(t, want, m.Name+"."+tensor.Name, rowMajor(tensor.Tensor))
+	}
+}
+
+// newNet makes a network with seeded weights, those of the last layer too, which are zero in a fresh vision transformer.
+func newNet(t *testing.T, name string) models.Classifier {
+	t.Helper()
+	net, err := models.New(name, models.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(net.Root().Free)
+	params := net.Root().Parameters()
+	torch.Scope(func() {
+		if head := params[len(params)-2]; head.Abs().Max().Item() == 0 {
+			initializer.Normal(head, 0, 0.02)
+		}
+	})
+	return net
+}
+
+// Without batch normalisation every method takes its steps, the same ones whatever normalisation is asked for.
+func TestWithoutBatchNorm(t *testing.T) {
+	for _, m := range unlearn.Methods() {
+		if m.Scratch {
+			continue
+		}
+		t.Run(m.Name, func(t *testing.T) {
+			torch.Scope(func() {
+				torch.ManualSeed(0)
+				net := newNet(t, "cifar-vit-ti")
+				start, first := nn.Snapshot(net), ""
+				x := torch.Rand([]int64{4, 3, 32, 32}, false)
+				y := net.Forward(x).ArgMax(1, false)
+				for _, mode := range []unlearn.BNMode{unlearn.BNTrain, unlearn.BNFrozenStats, unlearn.BNEval, unlearn.BNFrozen} {
+					task := &unlearn.Task{Net: net, Classes: 10, EvalBatch: chunk.Fixed(4), Forget: &unlearn.Examples{X: x, Y: y, Part: data.PartForget}}
+					switch m.Driver {
+					case unlearn.ByForget:
+					case unlearn.ByAdversarial:
+						task.Driver = &unlearn.Examples{X: flipped(x), Y: y}
+					case unlearn.ByRetain:
+						task.Driver = &unlearn.Examples{X: flipped(x), Y: y, Part: data.PartRetain}
+					}
+					if m.Anchored {
+						for _, p := range unlearn.Trainable(net, mode) {
+							task.Anchors = append(task.Anchors, p.Tensor.OnesLike().MulScalar(0.5))
+						}
+					}
+					if err := nn.Restore(net, start, true); err != nil {
+						t.Fatal(err)
+					}
+					res, err := unlearn.Forget(t.Context(), m, task, &unlearn.Options{
+						Goal: unlearn.Misclassify, LR: 1e-3, Momentum: 0.9, Lambda: 1, ForgetBatch: 2, AdvBatch: 2, RetainBatch: 2,
+						LossWeights: unlearn.BySample, BN: mode, StopCheck: "pass", MaxPasses: 1,
+					})
+					if err != nil || res.Steps != 2 {
+						t.Fatalf("%s: %d steps, %v", mode, res.Steps, err)
+					}
+					after := nn.Snapshot(net).Hash()
+					if first == "" {
+						first = after
+					}
+					if after == start.Hash() || after != first {
+						t.Errorf("%s: no step was taken, or another than in mode train", mode)
+					}
+				}
+			})
+		})
 	}
 }
 

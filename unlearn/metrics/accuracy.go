@@ -94,6 +94,9 @@ func Hits(logits, y torch.Tensor) int64 { return CountHits(logits, y).ItemInt() 
 func CountHits(logits, y torch.Tensor) torch.Tensor { return logits.ArgMax(1, false).Eq(y).Sum() }
 
 // CrossEntropy is the mean cross-entropy of logits [n, C] at labels y [n], with a gradient.
-func CrossEntropy(logits, y torch.Tensor) torch.Tensor {
-	return logits.CrossEntropy(y, torch.Tensor{}, torch.ReduceMean, ignoreNone)
+func CrossEntropy(logits, y torch.Tensor) torch.Tensor { return SmoothedCrossEntropy(logits, y, 0) }
+
+// SmoothedCrossEntropy is [CrossEntropy] at labels of which a share is spread evenly over all classes.
+func SmoothedCrossEntropy(logits, y torch.Tensor, share float64) torch.Tensor {
+	return logits.SmoothedCrossEntropy(y, torch.Tensor{}, torch.ReduceMean, ignoreNone, share)
 }

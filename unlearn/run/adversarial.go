@@ -61,12 +61,13 @@ func (d *desk) attackJob(o attack.Options, forget *data.ForgetSet, x torch.Tenso
 
 const excludeGoal = "goal"
 
-// key identifies something that was computed, by everything that decides its bits: the network, what computes, and parts.
+// key identifies something that was computed, by everything that decides its bits: the architecture, what computes, and
+// parts, the weights among them where they matter.
 func (d *desk) key(parts map[string]any) string {
 	env := CurrentEnvironment()
 	maps.DeleteFunc(env.Variables, func(name, _ string) bool { return strings.HasPrefix(name, "UNLEARN_") }) // known by their effect
 	all := map[string]any{
-		"weights": d.weights.Hash(), "model": d.model.Model, "mean": d.model.Mean, "std": d.model.Std,
+		"model": d.model.Model, "mean": d.model.Mean, "std": d.model.Std,
 		"device": d.computer(), "tf32": d.compute.TF32, "mode": d.mode, "threads": d.compute.Threads, "channels_last": d.compute.ChannelsLast,
 		"deterministic": d.compute.Deterministic, "cores": env.Cores, "processor": env.Processor, "kernels": env.Kernels, "operators": env.Operators,
 		"variables": env.Variables, "libtorch": env.Versions.Libtorch, "unlearn": env.Versions.Unlearn,
@@ -89,7 +90,7 @@ func (d *desk) computer() string {
 // attackKey identifies an adversarial set (spec/l2ul.md section 3.4).
 func (d *desk) attackKey(job *attack.Job, forget *data.ForgetSet) string {
 	parts := map[string]any{
-		"schema": adversarialSchema, "data": forget.DataHash, "indices": forget.Indices, "avoid": job.Avoid,
+		"schema": adversarialSchema, "weights": d.weights.Hash(), "data": forget.DataHash, "indices": forget.Indices, "avoid": job.Avoid,
 		"seed": job.Seed, "chunk": job.Chunk.N(),
 	}
 	options := job.Options

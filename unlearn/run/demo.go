@@ -106,7 +106,7 @@ func (d *demo) train(ctx context.Context) (result *TrainResult, reused bool, err
 	}
 	result = &TrainResult{}
 	if !d.o.Force && d.finished("train", cfg, result) {
-		if file, err := readWeights(d.weights()); err == nil && file.Hash() == result.Hashes.Weights {
+		if file, _, err := readWeights(d.weights()); err == nil && file.Hash() == result.Hashes.Weights {
 			d.Console.Log().Info().Msgf("the network was trained before: %s", d.weights())
 			return result, true, nil
 		}
@@ -135,7 +135,7 @@ func (d *demo) choose(ctx context.Context, out *DemoResult) (spec string, err er
 	err = f.onDevice(f.o.ComputeOptions, func() error {
 		defer f.close()
 		// A network worth showing has more than half of the images right.
-		set, err := f.loadForgetSet(ctx, fmt.Sprintf("random:%d", 2*d.images))
+		set, err := f.loadForgetSet(ctx, fmt.Sprintf("random:%d", 2*d.images), "train", "test")
 		if err != nil {
 			return err
 		}

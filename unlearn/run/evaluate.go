@@ -20,7 +20,8 @@ func Evaluate(ctx context.Context, inv Invocation) (results []*EvalResult, err e
 	if err := inv.Config.Decode(&o); err != nil {
 		return nil, err
 	}
-	d.model.NetworkOptions, d.source, d.compute, d.eval = o.NetworkOptions, o.DataOptions, o.ComputeOptions, o.EvalOptions
+	d.model.NetworkOptions, d.model.LoadOptions = o.NetworkOptions, o.LoadOptions
+	d.source, d.compute, d.eval = o.DataOptions, o.ComputeOptions, o.EvalOptions
 	d.mode = engine.Mode(o.Mode)
 	err = d.onDevice(o.ComputeOptions, func() error {
 		results, err = d.evaluate(ctx, o)
@@ -46,7 +47,11 @@ func Evaluate(ctx context.Context, inv Invocation) (results []*EvalResult, err e
 
 func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) ([]*EvalResult, error) {
 	began := time.Now()
-	if err := d.openData(ctx); err != nil {
+	if len(o.Weights) == 0 {
+		o.Weights = []string{""} // load knows what to say
+	}
+	d.model.Weights = o.Weights[0] // whose network says how images are prepared
+	if err := d.openData(ctx, "train", "test"); err != nil {
 		return nil, err
 	}
 	var forget *data.ForgetSet
@@ -56,15 +61,12 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) ([]*EvalResult, 
 			return nil, err
 		}
 	}
-	if len(o.Weights) == 0 {
-		o.Weights = []string{""} // load knows what to say
-	}
 	var desks []*desk // one for each network; they share the data
 	for _, path := range o.Weights {
 		one := *d
 		one.model.Weights = path
 		defer one.close()
-		if err := one.load(); err != nil {
+		if err := one.load(ctx); err != nil {
 			return nil, err
 		}
 		desks = append(desks, &one)
@@ -87,8 +89,8 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) ([]*EvalResult, 
 	for i, one := range desks {
 		results[i] = &EvalResult{
 			Schema: EvalSchema, Model: one.model.Model, Dataset: d.train.Dataset, Device: d.device.String(), Precision: d.precision(), Mode: d.mode, Limited: o.Limit != "",
-			Hashes:   Hashes{Weights: one.weights.Hash(), Data: d.train.Fingerprint(), Config: d.Config.Hash()},
-			Versions: CurrentVersions(),
+			Hashes: Hashes{Weights: one.weights.Hash(), Data: d.train.Fingerprint(), Config: d.Config.Hash()},
+			Origin: one.origin, Preprocess: one.prepared(), Warnings: one.warnings, Versions: CurrentVersions(),
 		}
 		if len(desks) > 1 {
 			results[i].Weights = one.model.Weights
@@ -155,7 +157,7 @@ func Split(ctx context.Context, inv Invocation) (*data.ForgetSet, error) {
 	}
 	d.source, d.compute.Seed = o.DataOptions, o.Seed
 	d.Console.Emit(Start{Verb: inv.Config.Spec.Verb, ConfigHash: inv.Config.Hash()})
-	if err := d.openData(ctx); err != nil {
+	if err := d.openData(ctx, "train"); err != nil {
 		return nil, interrupted(ctx, "", err)
 	}
 	set, err := d.forgetSet(o.Forget)

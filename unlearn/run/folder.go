@@ -22,7 +22,7 @@ import (
 // ours are the names that a run makes in its folder; --force removes these and nothing else.
 var ours = []string{
 	"config.yaml", "argv.txt", "env.json", "log.jsonl", "metrics.jsonl", "forget.json", "checkpoints", "result.json",
-	"model.safetensors", "model.pt", "model.npz", "model-last-finite.safetensors", "adversarial.safetensors", "importance.safetensors",
+	plainModel, "model.pt", "model.npz", "model-last-finite.safetensors", bestModel, "adversarial.safetensors", "importance.safetensors",
 }
 
 // runMark is the first file that a run writes: a folder with it is a run folder.
@@ -431,7 +431,7 @@ func (f *Folder) trimMetrics(step int64) error {
 
 // takeBack removes what a run that met a cap left as its end, once it is sure that it goes on.
 func (f *Folder) takeBack() error {
-	for _, name := range []string{"result.json", "model.safetensors", "model.pt", "model.npz"} { // the result first: what is left is no end
+	for _, name := range []string{"result.json", plainModel, "model.pt", "model.npz"} { // the result first: what is left is no end
 		if err := removeIfThere(f.Path(name)); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
+	"l2ul/torch/ckpt/keys"
 	"l2ul/torch/cuda"
 	"l2ul/torch/nn"
 	"l2ul/unlearn"
@@ -37,6 +38,7 @@ type forgetState struct {
 	AtOnce  int             `json:"at_once"`         // made so many at a time
 	Loop    *unlearn.State  `json:"loop,omitempty"`
 	Train   *train.State    `json:"train,omitempty"`
+	Oracle  *OracleSummary  `json:"oracle,omitempty"`
 	Ended   *unlearn.Result `json:"ended,omitempty"` // the loop has ended; only scoring is left
 }
 
@@ -58,10 +60,11 @@ type forgetting struct {
 	retain *data.View        // for scoring; nil when nothing is retained
 	test   *data.View
 
-	folder *Folder
-	saver  *saver
-	state  forgetState
-	began  time.Time
+	folder  *Folder
+	saver   *saver
+	state   forgetState
+	written string // the file of the weights, if it is there already
+	began   time.Time
 }
 
 // Forget runs a method on a trained network and writes the run folder (spec/l2ul.md section 2). The result is nil for a dry
@@ -111,13 +114,14 @@ func (f *forgetting) decode() (err error) {
 			return err
 		}
 	}
+	f.amp = f.recipe.AMP
 	return nil
 }
 
 // prepare reads and checks every input, and says what is odd about the settings.
 func (f *forgetting) prepare(ctx context.Context) error {
 	var err error
-	if f.set, err = f.loadForgetSet(ctx, f.o.Forget); err != nil {
+	if f.set, err = f.loadForgetSet(ctx, f.o.Forget, "train", "test"); err != nil {
 		return err
 	}
 	f.rest = data.Complement(f.train.Len(), f.set.Indices)
@@ -154,10 +158,13 @@ func (f *forgetting) prepare(ctx context.Context) error {
 
 // check refuses settings of the loop, or of training, that cannot work on these images.
 func (f *forgetting) check() error {
+	k := len(f.set.Indices)
 	if f.method.Scratch {
+		if known := len(without(f.set.Indices, f.held(f.recipe))); known < k {
+			f.Console.Warn(fmt.Sprintf("--val holds out %d of the images to forget: a network of this recipe and seed never learned them", k-known))
+		}
 		return checkTraining(f.trainJob(f.recipe, f.rest, data.PartRetain, nil))
 	}
-	k := len(f.set.Indices)
 	driving, err := f.driving()
 	if err != nil {
 		return err
@@ -204,6 +211,9 @@ func (f *forgetting) tellPlan() error {
 	if f.method.Scratch {
 		rates = updates(f.recipe.LR, f.recipe.Momentum, f.recipe.WeightDecay)
 		steps = planned(f.trainJob(f.recipe, f.rest, data.PartRetain, nil))
+		if f.cache.Has(oracleCache, f.oracleKey()) {
+			steps = "none: the cache has the network of " + steps
+		}
 	} else {
 		rates = updates(f.loop.LR, f.loop.Momentum, f.loop.WeightDecay)
 		steps = fmt.Sprintf("at most %s of %s", Counted(f.loop.MaxPasses, "pass"), Counted(f.loop.StepsOfPass(f.method, driving), "step"))
@@ -521,36 +531,6 @@ func (f *forgetting) unlearn(ctx context.Context, task *unlearn.Task) (*unlearn.
 	return res, nil
 }
 
-// retrain trains a fresh network on D_r.
-func (f *forgetting) retrain(ctx context.Context, saved []nn.Named) (*unlearn.Result, error) {
-	f.thaw()
-	f.net.Root().Free()
-	if err := f.fresh(); err != nil {
-		return nil, err
-	}
-	f.enter(data.PhaseUnlearn)
-	job := f.trainJob(f.recipe, f.rest, data.PartRetain, f.meter)
-	job.Images = f.loaders[0]
-	if f.state.Train != nil {
-		f.state.Train.Tensors = saved
-		job.Resume = f.state.Train
-	}
-	job.Save = func(s *train.State, force bool) error {
-		f.state.Train, f.state.Seconds.Unlearn, f.state.Reads = s, s.Seconds, f.meter.Reads()
-		return f.saver.save(int64(s.Step), force, s.Tensors, &f.state)
-	}
-	began := time.Now()
-	if err := f.runTraining(ctx, job); err != nil {
-		return nil, err
-	}
-	res := &unlearn.Result{Outcome: unlearn.Reached, Steps: job.Steps(), Passes: f.recipe.Epochs, Seconds: time.Since(began).Seconds()}
-	if f.state.Train != nil {
-		res.Seconds = f.state.Train.Seconds
-	}
-	f.state.Seconds.Unlearn = res.Seconds
-	return res, nil
-}
-
 // put sets the network to saved tensors.
 func (f *forgetting) put(saved []nn.Named) error {
 	f.thaw()
@@ -602,7 +582,7 @@ const scoreCache = "scores"
 func (f *forgetting) cachedScore(ctx context.Context, phase string, p part) (score Score, err error) {
 	size := f.batch().N()
 	key := f.key(map[string]any{
-		"schema": "unlearn.score/1", "data": p.set.Fingerprint(), "indices": p.indices, "batch_size": size,
+		"schema": "unlearn.score/1", "weights": f.weights.Hash(), "data": p.set.Fingerprint(), "indices": p.indices, "batch_size": size,
 	})
 	found, err := f.cache.Get(scoreCache, key, &score, "")
 	if err != nil {
@@ -623,6 +603,9 @@ func (f *forgetting) cachedScore(ctx context.Context, phase string, p part) (sco
 	}
 	return score, nil
 }
+
+// plainModel is the file of the weights that a run ends with, unless they are to have another container.
+const plainModel = "model.safetensors"
 
 // finish measures, writes the weights and the result, and turns an outcome that is no success into an error.
 func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, error) {
@@ -646,15 +629,23 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 			return nil, err
 		}
 	}
-	name, file := "model.safetensors", nn.Snapshot(f.net)
+	name, file := plainModel, nn.Snapshot(f.net)
 	if res.Outcome == unlearn.Diverged {
 		name = "model-last-finite.safetensors"
 	} else if f.o.SaveFormat == "same" {
 		file.Format = f.weights.Format
+		if style := f.origin.Keys; style != "" {
+			var err error
+			if file, err = keys.Convert(file, style); err != nil {
+				return nil, err
+			}
+		}
 		name = "model." + string(file.Format.Container)
 	}
-	if err := ckpt.Save(f.folder.Path(name), file); err != nil {
-		return nil, err
+	if name != f.written {
+		if err := ckpt.Save(f.folder.Path(name), file); err != nil {
+			return nil, err
+		}
 	}
 	f.warnOfCollapse(after)
 	result := f.result(res, after)
@@ -700,15 +691,15 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 	penalty, distance := Number(res.Penalty), Number(res.Distance)
 	reads := f.meter.Reads()
 	r := &Result{
-		Schema: ResultSchema, Name: f.o.Name, Tags: f.o.Tags, Model: f.model.Model, Dataset: f.train.Dataset,
+		Schema: ResultSchema, Name: f.o.Name, Tags: f.o.Tags, Model: f.model.Model, Origin: f.origin, Dataset: f.train.Dataset,
 		Method: f.method.Name, Goal: string(f.loop.Goal), Outcome: res.Outcome, Reached: f.met(after, res),
 		Steps: int64(res.Steps), Passes: int64(res.Passes), Seconds: f.state.Seconds, Before: f.state.Before, After: after,
 		Forget:     identify(f.set),
 		Hashes:     Hashes{Weights: f.weights.Hash(), Data: f.train.Fingerprint(), Config: f.folder.ConfigHash()},
 		DataAccess: DataAccess{Reads: reads},
-		Anchors:    f.state.Anchors, Cached: f.state.Cached,
+		Anchors:    f.state.Anchors, Oracle: f.state.Oracle, Cached: f.state.Cached,
 		Penalty: &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: f.device.String(), Precision: f.precision(), Mode: f.mode, Fallback: f.noteFallback(),
-		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Versions: CurrentVersions(),
+		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Preprocess: f.prepared(), Warnings: f.warnings, Versions: CurrentVersions(),
 	}
 	hits := f.goalHits(after, res)
 	r.GoalHits = &hits

@@ -1,34 +1,38 @@
 package run
 
 import (
-	"errors"
+	"context"
 	"slices"
+	"strings"
 
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
+	"l2ul/torch/ckpt/keys"
 	"l2ul/torch/models"
 	"l2ul/torch/nn"
 )
 
 // Inspection is what `unlearn inspect` finds in a checkpoint.
 type Inspection struct {
-	File      string `json:"file"`
+	File      string `json:"file"` // where it is from
 	Container string `json:"container"`
 	// Wrapper, Class and Prefix are what stands around the tensors, as in ckpt.Format.
 	Wrapper  string            `json:"wrapper,omitempty"`
 	Class    string            `json:"class,omitempty"`
 	Prefix   string            `json:"prefix,omitempty"`
+	Keys     keys.Style        `json:"keys,omitempty"` // whose names the tensors have in the file, if not ours
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Tensors  []TensorInfo      `json:"tensors"`
 	Elements int64             `json:"elements"` // of all tensors
 	Bytes    int64             `json:"bytes"`
 	Hash     string            `json:"sha256"` // of the weights, as in results
-	// Network is the built-in one that the tensors are of, "" if they are of none, and Classes the number of its classes.
+	// Network is the built-in one that the tensors are of, "" if they are of none, "a or b" if they are of several, and Classes the
+	// number of its classes.
 	Network string `json:"network"`
 	Classes int    `json:"classes,omitempty"`
 }
 
-// TensorInfo describes a tensor of a checkpoint, under its name without the prefix.
+// TensorInfo describes a tensor of a checkpoint, under its name without the prefix, and as we name it.
 type TensorInfo struct {
 	Name  string     `json:"name"`
 	DType ckpt.DType `json:"dtype"`
@@ -36,14 +40,18 @@ type TensorInfo struct {
 	Bytes int64      `json:"bytes"`
 }
 
-// Inspect reads a checkpoint and finds out what network it is of. It needs no GPU.
-func Inspect(path string) (*Inspection, error) {
-	file, err := readWeights(path)
+// Inspect reads a checkpoint, which is named as for --weights, and finds out what network it is of. It needs no GPU.
+func Inspect(ctx context.Context, c *Console, name string, offline bool) (*Inspection, error) {
+	found, err := find(ctx, c, name, offline)
+	if err != nil {
+		return nil, err
+	}
+	file, style, err := readWeights(found.Path)
 	if err != nil {
 		return nil, Inputf("%w", err)
 	}
 	in := &Inspection{
-		File: path, Container: string(file.Format.Container), Wrapper: file.Format.Wrapper, Class: file.Format.Class, Prefix: file.Format.Prefix,
+		File: found.Origin, Keys: style, Container: string(file.Format.Container), Wrapper: file.Format.Wrapper, Class: file.Format.Class, Prefix: file.Format.Prefix,
 		Metadata: file.Metadata, Tensors: []TensorInfo{}, Hash: file.Hash(),
 	}
 	for _, tensors := range [][]ckpt.Tensor{file.Format.Front, file.Tensors} {
@@ -55,19 +63,17 @@ func Inspect(path string) (*Inspection, error) {
 		}
 	}
 	err = torch.Run(torch.CPU, func() error {
-		in.Network, in.Classes = networkOf(file)
+		names, classes := networksOf(file)
+		in.Network, in.Classes = strings.Join(names, " or "), classes
 		return nil
 	})
 	return in, err
 }
 
-// networkOf names the network that the tensors of a file are of, and the number of classes; "" and 0 if there is none. It builds
-// one network after the other until one fits, which takes up to a second.
-func networkOf(file *ckpt.File) (name string, classes int) {
+// networksOf names the networks that the tensors of a file are of, and the number of classes: none and 0 if there are none, several
+// where networks differ in what they are trained on alone. It builds networks to compare, which takes up to a second.
+func networksOf(file *ckpt.File) (names []string, classes int) {
 	for _, candidate := range models.Names() {
-		if name != "" {
-			break
-		}
 		torch.Scope(func() {
 			net, err := models.New(candidate, models.Options{Undrawn: true})
 			if err != nil {
@@ -75,11 +81,11 @@ func networkOf(file *ckpt.File) (name string, classes int) {
 			}
 			defer net.Root().Free()
 			if n := classesAs(net, file); n > 0 {
-				name, classes = candidate, n
+				names, classes = append(names, candidate), n
 			}
 		})
 	}
-	return name, classes
+	return names, classes
 }
 
 // classesAs returns how many classes the tensors of a file distinguish as those of net, whose own number does not matter; 0 if
@@ -91,8 +97,8 @@ func classesAs(net models.Classifier, file *ckpt.File) int {
 	if !ok || len(weight.Shape) == 0 || !slices.Equal(weight.Shape[1:], head[0].Tensor.Shape()[1:]) {
 		return 0
 	}
-	bad, mismatch := errors.AsType[*nn.MismatchError](nn.Restore(net, file, true))
-	if mismatch && (len(bad.Missing)+len(bad.Unexpected) > 0 ||
+	bad := nn.Compare(net, file)
+	if bad != nil && (len(bad.Missing)+len(bad.Unexpected) > 0 ||
 		slices.ContainsFunc(bad.Different, func(d nn.Difference) bool { return d.Name != head[0].Name && d.Name != head[1].Name })) {
 		return 0
 	}

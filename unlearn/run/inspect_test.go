@@ -1,50 +1,58 @@
 package run
 
 import (
+	"strings"
 	"testing"
 
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
 	"l2ul/torch/models"
-	"l2ul/torch/nn"
 )
 
-// The tensors of every network tell it and the number of its classes. No two networks take each other's: each is compared
-// with the file of each other, which networkOf of them all would do more slowly.
+// The tensors of every network tell it and the number of its classes, and no two networks take each other's but DeiT and ViT, which
+// are one. Names and shapes are all that is looked at, so only one network is in memory at a time.
 func TestNetworkOf(t *testing.T) {
 	const classes = 7
 	err := torch.Run(torch.CPU, func() error {
-		nets, files := map[string]models.Classifier{}, map[string]*ckpt.File{}
-		for _, name := range models.Names() {
-			usual, err := models.New(name, models.Options{})
-			if err != nil {
-				return err
+		each := func(classes int, fn func(name string, net models.Classifier)) {
+			for _, name := range models.Names() {
+				torch.Scope(func() {
+					net, err := models.New(name, models.Options{Classes: classes, Undrawn: true})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer net.Root().Free()
+					fn(name, net)
+				})
 			}
-			defer usual.Root().Free()
-			nets[name] = usual
-			torch.Scope(func() {
-				other, err := models.New(name, models.Options{Classes: classes})
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				defer other.Root().Free()
-				files[name] = nn.Snapshot(other)
-			})
 		}
-		for name, net := range nets {
+		files := map[string]*ckpt.File{}
+		each(classes, func(name string, net models.Classifier) {
+			files[name] = &ckpt.File{}
+			for _, n := range net.Root().StateDict() {
+				dtype := ckpt.F32
+				if n.Tensor.Dtype() == torch.Long {
+					dtype = ckpt.I64
+				}
+				files[name].Tensors = append(files[name].Tensors, ckpt.Tensor{Name: n.Name, DType: dtype, Shape: n.Tensor.Shape()})
+			}
+		})
+		each(0, func(name string, net models.Classifier) {
 			for of, file := range files {
 				want := 0
-				if of == name {
+				if as := strings.NewReplacer("deit", "vit"); as.Replace(of) == as.Replace(name) {
 					want = classes
 				}
 				if got := classesAs(net, file); got != want {
 					t.Errorf("the weights of %s have %d classes as %s, want %d", of, got, name, want)
 				}
 			}
-		}
-		if name, n := networkOf(files["resnet20"]); name != "resnet20" || n != classes {
-			t.Errorf("found %q with %d classes, want resnet20 with %d", name, n, classes)
+		})
+		for of, want := range map[string]string{"resnet20": "resnet20", "vit_s_32": "vit_s_32", "vit_s_16": "deit_s_16 or vit_s_16"} {
+			if names, n := networksOf(files[of]); strings.Join(names, " or ") != want || n != classes {
+				t.Errorf("found %q with %d classes, want %s with %d", names, n, want, classes)
+			}
 		}
 		return nil
 	})

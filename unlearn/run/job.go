@@ -44,18 +44,23 @@ type desk struct {
 	compute ComputeOptions
 	eval    EvalOptions
 
+	preprocess  data.Preprocess // of image files
+	sized       bool            // the dataset has such
+	warnings    []string        // that the result tells
 	cache       *cache.Cache
 	train, test *data.Set
 	device      torch.Device
 	loaders     []*data.Loader
 	net         models.Classifier
 	mode        engine.Mode
+	amp         bool            // training is in mixed precision
 	still       *engine.Network // the network while it is frozen, nil before and after
 	fallback    string          // how it ran in place of the mode that was asked for, and why
 	scoring     *chunk.Size     // images at once when scoring; nil before the first
 	memory      int64           // that the device has to offer, as it was when the data had been read
 	ungraphed   bool            // it has been said that there are no CUDA graphs
-	weights     *ckpt.File      // as read; nil for a fresh network
+	weights     *ckpt.File      // as read, under our names; nil for a fresh network
+	origin      *Origin         // of the weights, likewise
 	pairs       *importedPairs
 	crafted     *attack.Set // that drives the loop
 }
@@ -135,30 +140,47 @@ func (d *desk) format() torch.MemoryFormat {
 	return torch.Contiguous
 }
 
-// openData reads the training and the test split.
-func (d *desk) openData(ctx context.Context) error {
-	if d.source.Dataset == "" {
-		return Usagef("name the data with --dataset, and where it is with --data-dir")
-	}
-	if dir := d.source.DataDir; dir != "" {
-		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-			return Inputf("--data-dir %s: no such file or directory", dir)
-		}
-	}
-	if err := d.openCache(); err != nil {
-		return err
-	}
-	source := data.Source{Dir: d.source.DataDir, Workers: d.source.Workers, Note: d.Console.Warn, Watch: d.watchDecoding}
-	if err := d.keepDecoded(&source); err != nil {
-		return err
-	}
-	sets, err := data.Open(ctx, d.source.Dataset, source, "train", "test")
+// openData reads splits, the first of which is "train" and a second "test".
+func (d *desk) openData(ctx context.Context, splits ...string) error {
+	source, err := d.dataSource(ctx)
 	if err != nil {
 		return err
 	}
-	d.train, d.test = sets[0], sets[1]
+	sets, err := data.Open(ctx, d.source.Dataset, source, splits...)
+	if err != nil {
+		return err
+	}
+	d.train = sets[0]
+	if len(sets) > 1 {
+		d.test = sets[1]
+	}
 	d.memory = d.unused()
 	return nil
+}
+
+// dataSource says where the dataset is and how it is to be read.
+func (d *desk) dataSource(ctx context.Context) (source data.Source, err error) {
+	if d.source.Dataset == "" {
+		return source, Usagef("name the data with --dataset, and where it is with --data-dir")
+	}
+	dir := d.source.DataDir
+	if dir == "" {
+		dir = fetched(d.source.Dataset)
+	} else if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) && !strings.Contains(dir, "{") { // a pattern, which webdataset and parquet know
+		return source, Inputf("--data-dir %s: no such file or directory", dir)
+	}
+	if d.cache, err = openCache(); err != nil {
+		return source, err
+	}
+	source = data.Source{Dir: dir, Workers: d.source.Workers, Note: d.Console.Warn, Watch: d.watchDecoding}
+	if err := d.keepDecoded(&source); err != nil {
+		return source, err
+	}
+	if err := d.choosePreprocess(ctx); err != nil {
+		return source, err
+	}
+	source.Label, source.Preprocess = d.source.Label, d.preprocess
+	return source, nil
 }
 
 // watchDecoding shows how many images of a split are decoded.
@@ -184,15 +206,16 @@ func (d *desk) keepDecoded(source *data.Source) (err error) {
 }
 
 // openCache opens the cache of earlier runs. A user without a folder for it has none.
-func (d *desk) openCache() error {
+func openCache() (*cache.Cache, error) {
 	limit, err := cache.ParseSize(cmp.Or(os.Getenv("UNLEARN_CACHE_SIZE"), defaultCacheSize))
 	if err != nil {
-		return Usagef("UNLEARN_CACHE_SIZE: %w", err)
+		return nil, Usagef("UNLEARN_CACHE_SIZE: %w", err)
 	}
-	if dir, err := CacheDir(); err == nil {
-		d.cache = cache.New(dir, limit)
+	dir, err := CacheDir()
+	if err != nil {
+		return nil, nil //nolint:nilerr,nilnil // a nil cache holds nothing and takes nothing
 	}
-	return nil
+	return cache.New(dir, limit), nil
 }
 
 // defaultCacheSize holds a few hundred adversarial sets of CIFAR, or one of ImageNet with few images to forget.
@@ -248,10 +271,10 @@ func (d *desk) noteFallback() string {
 	return d.fallback
 }
 
-// precision is that of products, of the attack's first.
+// precision is that of products, of the attack's or of training first.
 func (d *desk) precision() string {
 	var names []string
-	if d.mode == engine.BF16 && d.noteFallback() == "" {
+	if d.amp || d.mode == engine.BF16 && d.noteFallback() == "" {
 		names = append(names, "bf16")
 	}
 	if d.compute.TF32 {
@@ -350,6 +373,11 @@ func (d *desk) build(undrawn bool) error {
 	if err != nil {
 		return err
 	}
+	card, err := models.Info(d.model.Model)
+	if err != nil {
+		return Usagef("--model: %w", err)
+	}
+	d.compareCard(card)
 	d.net, err = models.New(d.model.Model, models.Options{Classes: classes, Mean: d.model.Mean, Std: d.model.Std, Undrawn: undrawn})
 	if err != nil {
 		return Usagef("--model: %w", err)
@@ -357,63 +385,6 @@ func (d *desk) build(undrawn bool) error {
 	nn.ToMemoryFormat(d.net, d.format())
 	d.net.Root().To(d.device)
 	return nil
-}
-
-// load makes the network and gives it the weights of --weights.
-func (d *desk) load() error {
-	if d.model.Weights == "" {
-		return Usagef("name the checkpoint with --weights; `unlearn train` makes one")
-	}
-	file, err := readWeights(d.model.Weights)
-	if err != nil {
-		return Inputf("--weights: %w", err)
-	}
-	if d.model.Model == autoModel {
-		name, classes := networkOf(file)
-		if name == "" {
-			return Inputf("--model auto: %s holds the weights of none of the networks that `unlearn ls models` lists; `unlearn inspect` shows its tensors", d.model.Weights)
-		}
-		d.Console.Log().Info().Str("model", name).Int("classes", classes).Msg("--model auto: the network that the weights fit")
-		d.model.Model = name
-	}
-	if err := d.build(true); err != nil {
-		return err
-	}
-	if prefix := file.Format.Prefix; prefix != "" {
-		d.Console.Log().Info().Str("prefix", prefix).Msg("stripped a prefix from the checkpoint's keys")
-	}
-	if err := d.checkNormalization(file); err != nil {
-		return err
-	}
-	if err := d.restore(file); err != nil {
-		return err
-	}
-	d.weights = file
-	return nil
-}
-
-// restore sets the network to the weights of a file.
-func (d *desk) restore(file *ckpt.File) error {
-	err := nn.Restore(d.net, file, true)
-	if err == nil {
-		return nil
-	}
-	if _, ok := errors.AsType[*nn.MismatchError](err); ok {
-		if name, _ := networkOf(file); name != "" && name != d.model.Model {
-			return Inputf("%s holds the weights of another network than %s: they fit --model %s", d.model.Weights, d.model.Model, name)
-		}
-	}
-	return Inputf("%s as %s with %d classes: %w", d.model.Weights, d.model.Model, len(d.train.Classes), err)
-}
-
-// readWeights reads a checkpoint of a network, without a normalising layer before it.
-func readWeights(path string) (*ckpt.File, error) {
-	file, err := ckpt.Load(path)
-	if err != nil {
-		return nil, err
-	}
-	file.StripNormalizer()
-	return file, nil
 }
 
 // checkNormalization refuses weights that were saved behind a layer which normalises in another way than the network does.
@@ -620,10 +591,10 @@ func (d *desk) planRun(o FolderOptions, inputs map[string]string, rows ...[2]str
 // about fills in About; weights is the hash of the network that the result is about.
 func (d *desk) about(schema, outcome string, o FolderOptions, f *Folder, weights string) About {
 	return About{
-		Schema: schema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Dataset: d.train.Dataset, Outcome: outcome,
+		Schema: schema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Origin: d.origin, Dataset: d.train.Dataset, Outcome: outcome,
 		Hashes: Hashes{Weights: weights, Data: d.train.Fingerprint(), Config: f.ConfigHash()},
 		Device: d.device.String(), Precision: d.precision(), Mode: d.mode, Fallback: d.noteFallback(), Threads: d.compute.Threads, Seed: d.compute.Seed,
-		Versions: CurrentVersions(),
+		Preprocess: d.prepared(), Warnings: d.warnings, Versions: CurrentVersions(),
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"l2ul/torch/ckpt"
 	"l2ul/unlearn/engine"
 	"l2ul/unlearn/run/config"
+	"l2ul/unlearn/train"
 )
 
 // material makes what the jobs of these tests work on, once: 48 images of 4 classes and a resnet20 trained on them.
@@ -138,7 +139,7 @@ func (w lineWriter) Write(p []byte) (int, error) {
 func left(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	files := map[string]string{}
-	for _, name := range []string{"model.safetensors", "adversarial.safetensors", "importance.safetensors", "forget.json"} {
+	for _, name := range []string{"model.safetensors", "model-best.safetensors", "adversarial.safetensors", "importance.safetensors", "forget.json"} {
 		if text, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
 			files[name] = string(text)
 		}
@@ -147,8 +148,10 @@ func left(t *testing.T, dir string) map[string]string {
 	readJSON(t, filepath.Join(dir, "result.json"), &result)
 	delete(result, "seconds")
 	delete(result, "peak_memory_bytes")
-	if attack, ok := result["attack"].(map[string]any); ok {
-		delete(attack, "seconds")
+	for _, part := range []string{"attack", "oracle"} {
+		if made, ok := result[part].(map[string]any); ok {
+			delete(made, "seconds")
+		}
 	}
 	text, err := json.MarshalIndent(result, "", " ")
 	if err != nil {
@@ -188,7 +191,9 @@ func readJSON(t *testing.T, path string, v any) {
 // resumable are the jobs that must go on to the same bits, with settings that visit every stage several times: 80 pairs are
 // more than one chunk of the attack.
 var resumable = map[string]job{
-	"train":   {verb: "train", flags: flags("epochs", "2", "train-batch", "16", "save-every", "2")},
+	"train": {verb: "train", flags: flags("epochs", "2", "train-batch", "16", "save-every", "2")},
+	"recipe": {verb: "train", flags: flags("epochs", "3", "train-batch", "16", "optimizer", "adamw", "lr", "0.003", "sched", "multistep",
+		"milestones", "2", "warmup", "1", "mixup", "0.2", "label-smoothing", "0.1", "clip-norm", "1", "ema", "0.8", "val", "9", "save-every", "2")},
 	"attack":  {verb: "attack", flags: flags("k", "4", "num-adv", "20", "iters", "2", "save-every", "1")},
 	"adv-imp": {verb: "forget", flags: flags("method", "adv-imp", "k", "4", "num-adv", "20", "iters", "2", "batch-size", "8", "adv-batch", "8", "lr", "0.0003", "max-steps", "4", "limit", "8", "save-every", "2")},
 	"neggrad": {verb: "forget", flags: flags("method", "neggrad", "k", "10", "forget-batch", "4", "lr", "0.0001", "max-steps", "4", "limit", "8", "save-every", "1")},
@@ -462,6 +467,144 @@ func TestCache(t *testing.T) {
 	t.Setenv("OMP_NUM_THREADS", "1")
 	if d := cmp.Diff(all, run().scored); d != "" {
 		t.Errorf("other threads: scored\n%s", d)
+	}
+}
+
+// A network is retrained once for a recipe, data, images to forget and a seed, whatever order they are named in and whatever
+// network is to forget them.
+func TestOracle(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := filepath.Join(dir, "cache")
+	os.RemoveAll(folder)
+	base := job{verb: "forget", flags: flags("method", "retrain", "epochs", "2", "train-batch", "16", "limit", "8")}
+	type run struct {
+		Result
+		trained bool
+		model   string // path
+	}
+	do := func(more ...string) (r run) {
+		t.Helper()
+		j := base
+		j.dir, j.flags = filepath.Join(t.TempDir(), "run"), with(j.flags, more...)
+		out := j.run(t.Context(), dir, nil)
+		if out.err != nil {
+			t.Fatal(out.err)
+		}
+		r.model = filepath.Join(j.dir, "model.safetensors")
+		readJSON(t, filepath.Join(j.dir, "result.json"), &r.Result)
+		r.trained = slices.ContainsFunc(out.events, func(e map[string]any) bool { return e["event"] == "metric" })
+		if cached := slices.Contains(r.Cached, "oracle"); cached == r.trained || r.Oracle == nil || r.Oracle.Seconds <= 0 {
+			t.Errorf("%v: trained %t, the result says %t and %+v", more, r.trained, cached, r.Oracle)
+		}
+		return r
+	}
+	first := do("forget", "ids:1,5,9")
+	if !first.trained || !first.DataAccess.RetainDuringUnlearning {
+		t.Errorf("the first run: %+v", first)
+	}
+	want, err := os.Stat(first.model)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, more := range [][]string{
+		{"forget", "ids:1,5,9"},
+		{"forget", "ids:9,1,5"},
+		{"forget", "ids:1,5,9", "name", "again", "batch-size", "7", "limit", "9"},
+		{"forget", "ids:1,5,9", "weights", first.model},
+	} {
+		r := do(more...)
+		if r.trained || *r.Oracle != *first.Oracle {
+			t.Errorf("%v: trained %t, oracle %+v, was %+v", more, r.trained, r.Oracle, first.Oracle)
+		}
+		if got, err := os.Stat(r.model); err != nil || !os.SameFile(got, want) {
+			t.Errorf("%v: another file: %v", more, err)
+		}
+		if r.Steps != first.Steps || !maps.Equal(r.DataAccess.Reads["unlearn"], first.DataAccess.Reads["unlearn"]) || r.After.Forget.Hits != first.After.Forget.Hits {
+			t.Errorf("%v: %d steps, reads %v, %d hits; the first run had %d, %v, %d", more, r.Steps, r.DataAccess.Reads["unlearn"],
+				r.After.Forget.Hits, first.Steps, first.DataAccess.Reads["unlearn"], first.After.Forget.Hits)
+		}
+	}
+	for _, more := range [][]string{
+		{"forget", "ids:1,5"}, {"forget", "ids:1,5,9", "lr", "0.02"}, {"forget", "ids:1,5,9", "seed", "1"}, {"forget", "ids:1,5,9", "val", "3"},
+	} {
+		if r := do(more...); !r.trained || r.Oracle.Key == first.Oracle.Key {
+			t.Errorf("%v: the oracle of other settings was taken", more)
+		}
+	}
+	plan := func(more ...string) (steps string) {
+		j := base
+		j.dir, j.flags = filepath.Join(t.TempDir(), "run"), with(j.flags, append(more, "dry-run", "true")...)
+		out := j.run(t.Context(), dir, nil)
+		if out.err != nil {
+			t.Fatal(out.err)
+		}
+		return out.events[len(out.events)-1]["result"].(map[string]any)["plan"].(map[string]any)["steps"].(string)
+	}
+	if had, lacked := plan("forget", "ids:5,1,9"), plan("forget", "ids:2"); !strings.HasPrefix(had, "none: the cache has") || strings.Contains(lacked, "cache") {
+		t.Errorf("planned %q and %q", had, lacked)
+	}
+	// What somebody wrote into a run folder is not handed on.
+	if err := os.WriteFile(first.model, []byte("changed"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if r := do("forget", "ids:1,5,9"); !r.trained {
+		t.Error("a damaged entry was taken")
+	}
+}
+
+// A retrained network holds out the same images as the original, and says when some of them are to be forgotten.
+func TestHeldOut(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.RemoveAll(filepath.Join(dir, "cache"))
+	original := job{verb: "train", dir: filepath.Join(t.TempDir(), "run"), flags: flags("epochs", "2", "train-batch", "16", "val", "20")}
+	if out := original.run(t.Context(), dir, nil); out.err != nil {
+		t.Fatal(out.err)
+	}
+	var r TrainResult
+	readJSON(t, filepath.Join(original.dir, "result.json"), &r)
+	if r.Train.N != 28 || r.Val.N != 20 || r.Test.N != 20 || r.Best == nil || r.Best.N != 20 || r.Best.Hits < r.Val.Hits {
+		t.Errorf("scores of %d, %d and %d images, the best %+v", r.Train.N, r.Val.N, r.Test.N, r.Best)
+	}
+	best, err := ckpt.Load(filepath.Join(original.dir, "model-best.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := ckpt.Load(filepath.Join(original.dir, "model.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if same := best.Hash() == last.Hash(); same != (r.Best.Epoch == 2) {
+		t.Errorf("the best epoch is %d, its weights are the last: %t", r.Best.Epoch, same)
+	}
+	retrain := job{verb: "forget", dir: filepath.Join(t.TempDir(), "run"), flags: flags("method", "retrain", "k", "10", "epochs", "2", "train-batch", "16", "val", "20")}
+	out := retrain.run(t.Context(), dir, nil)
+	if out.err != nil {
+		t.Fatal(out.err)
+	}
+	var result Result
+	readJSON(t, filepath.Join(retrain.dir, "result.json"), &result)
+	held := train.HoldOut(48, 20, 0)
+	both := 0
+	for _, i := range result.Forget.Indices {
+		if slices.Contains(held, int(i)) {
+			both++
+		}
+	}
+	warned := slices.ContainsFunc(out.events, func(e map[string]any) bool {
+		return strings.Contains(fmt.Sprint(e["message"]), fmt.Sprintf("--val holds out %d of the images to forget", both))
+	})
+	if reads := result.DataAccess.Reads["unlearn"]["retain"]; both == 0 || !warned || reads != int64(2*(28-10+both)) {
+		t.Errorf("%d of the images to forget are held out, warned %t, %d reads", both, warned, reads)
+	}
+	original.dir, original.flags = filepath.Join(t.TempDir(), "run"), with(original.flags, "val", "48")
+	if out := original.run(t.Context(), dir, nil); ExitCode(out.err) != ExitUsage || !strings.Contains(out.err.Error(), "--val holds out 48") {
+		t.Errorf("holding out everything: %v", out.err)
 	}
 }
 

@@ -46,7 +46,7 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 	d.model, d.source, d.compute, d.mode = o.ModelOptions, o.DataOptions, o.ComputeOptions, engine.Mode(o.Mode)
 	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
-		forget, err := d.loadForgetSet(ctx, o.Forget)
+		forget, err := d.loadForgetSet(ctx, o.Forget, "train", "test")
 		if err != nil {
 			return err
 		}
@@ -116,16 +116,16 @@ func (d *desk) here(x torch.Tensor) torch.Tensor {
 	return x.To(d.device, x.Dtype()).Contiguous(d.format())
 }
 
-// loadForgetSet reads data and weights and resolves the forget set.
-func (d *desk) loadForgetSet(ctx context.Context, text string) (*data.ForgetSet, error) {
-	if err := d.openData(ctx); err != nil {
+// loadForgetSet reads splits, as openData, and weights and resolves the forget set.
+func (d *desk) loadForgetSet(ctx context.Context, text string, splits ...string) (*data.ForgetSet, error) {
+	if err := d.openData(ctx, splits...); err != nil {
 		return nil, err
 	}
 	set, err := d.forgetSet(text)
 	if err != nil {
 		return nil, err
 	}
-	return set, d.load()
+	return set, d.load(ctx)
 }
 
 func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.Options, forget *data.ForgetSet) (*AttackResult, error) {
@@ -207,7 +207,7 @@ func Importance(ctx context.Context, inv Invocation) (result *ImportanceResult, 
 	d.model, d.source, d.compute = o.ModelOptions, o.DataOptions, o.ComputeOptions
 	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
-		forget, err := d.loadForgetSet(ctx, o.Forget)
+		forget, err := d.loadForgetSet(ctx, o.Forget, "train", "test")
 		if err != nil {
 			return err
 		}

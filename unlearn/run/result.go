@@ -70,6 +70,12 @@ type AnchorSummary struct {
 	Ones   float64 `json:"ones" jsonschema:"minimum=0,maximum=1,description=share that is exactly 1"`
 }
 
+// OracleSummary describes a network retrained without the images to forget.
+type OracleSummary struct {
+	Key     string  `json:"key,omitempty" jsonschema:"description=sha256 of all that decides its bits: recipe\\, data\\, images to forget\\, seed\\, architecture\\, machine and versions. The same key is the same network; it has none if it was trained on two machines"`
+	Seconds float64 `json:"seconds" jsonschema:"minimum=0,description=what training it took\\, in this run or in the earlier one whose network it took from the cache"`
+}
+
 // Versions of the parts that make the bits.
 type Versions struct {
 	Unlearn  string `json:"unlearn"`
@@ -83,6 +89,7 @@ type About struct {
 	Name      string      `json:"name,omitempty"`
 	Tags      []string    `json:"tags,omitempty"`
 	Model     string      `json:"model"`
+	Origin    *Origin     `json:"origin,omitempty"` // of the weights that it began with
 	Dataset   string      `json:"dataset"`
 	Outcome   string      `json:"outcome"` // one word; these verbs either finish or have no result
 	Hashes    Hashes      `json:"hashes"`
@@ -92,7 +99,11 @@ type About struct {
 	Fallback  string      `json:"fallback,omitempty"` // as in Result
 	Threads   int         `json:"threads,omitempty"`
 	Seed      int64       `json:"seed"`
-	Versions  Versions    `json:"versions"`
+
+	Preprocess string   `json:"preprocess,omitempty"` // as in Result
+	Warnings   []string `json:"warnings,omitempty"`   // as in Result
+
+	Versions Versions `json:"versions"`
 }
 
 // ResultSchema is the schema name of Result.
@@ -104,6 +115,7 @@ type Result struct {
 	Name       string          `json:"name,omitempty"`
 	Tags       []string        `json:"tags,omitempty"`
 	Model      string          `json:"model,omitempty"`
+	Origin     *Origin         `json:"origin,omitempty" jsonschema:"description=of the weights that it began with"`
 	Dataset    string          `json:"dataset,omitempty"`
 	Method     string          `json:"method"`
 	Goal       string          `json:"goal" jsonschema:"enum=misclassify,enum=relabel"`
@@ -120,17 +132,20 @@ type Result struct {
 	DataAccess DataAccess      `json:"data_access"`
 	Attack     *AttackSummary  `json:"attack,omitempty"`
 	Anchors    *AnchorSummary  `json:"anchors,omitempty"`
-	Cached     []string        `json:"cached,omitempty" jsonschema:"description=what was taken from the cache and not computed: attack\\, before.forget\\, before.retain\\, before.test"`
+	Oracle     *OracleSummary  `json:"oracle,omitempty" jsonschema:"description=the network that was retrained"`
+	Cached     []string        `json:"cached,omitempty" jsonschema:"description=what was taken from the cache and not computed: attack\\, oracle\\, before.forget\\, before.retain\\, before.test"`
 	Penalty    *Number         `json:"penalty,omitempty" jsonschema:"oneof_type=number;null,description=final value of lambda times R"`
 	Distance   *Number         `json:"distance,omitempty" jsonschema:"oneof_type=number;null,description=Euclidean distance of the parameters from where they began"`
 	PeakMemory int64           `json:"peak_memory_bytes,omitempty" jsonschema:"minimum=0,description=largest resident size of the process"`
 	Device     string          `json:"device"`
-	Precision  string          `json:"precision" jsonschema:"enum=fp32,enum=tf32,enum=bf16,enum=bf16+tf32,description=of what convolutions and matrix products multiply: bf16 in the attack alone\\, tf32 everywhere\\, bf16+tf32 in the attack and elsewhere; all else\\, and what decides the class of an image\\, is fp32"`
+	Precision  string          `json:"precision" jsonschema:"enum=fp32,enum=tf32,enum=bf16,enum=bf16+tf32,description=of what convolutions and matrix products multiply: bf16 in the attack alone\\, or in training with --amp\\, tf32 everywhere\\, bf16+tf32 in the attack and elsewhere; all else\\, and what decides the class of an image\\, is fp32"`
 	Mode       engine.Mode     `json:"mode,omitempty" jsonschema:"enum=exact,enum=bf16,enum=fast,enum=reference,description=arithmetic of attack\\, scores and training: exact is float32 in another order than PyTorch's\\, bf16 multiplies bfloat16 in the attack\\, fast ends the attack on a pair when its target is sure\\, reference has PyTorch's bits"`
 	Fallback   string          `json:"fallback,omitempty" jsonschema:"description=how attack and scores\\, or the attack's gradients\\, ran in place of what mode says\\, and why"`
 	Threads    int             `json:"threads,omitempty"`
 	Seed       int64           `json:"seed"`
 	Limited    bool            `json:"limited" jsonschema:"description=whether --limit left samples out of the scores"`
+	Preprocess string          `json:"preprocess,omitempty" jsonschema:"description=how image files became pixels: native\\, or resized and cropped as torchvision does"`
+	Warnings   []string        `json:"warnings,omitempty" jsonschema:"description=what does not fit together: flags that differ from what the network was made for"`
 	Versions   Versions        `json:"versions"`
 }
 
@@ -144,22 +159,25 @@ const EvalSchema = "unlearn.eval/1"
 
 // EvalResult is what `unlearn eval` writes for each of its --weights: a score for each split that was asked for.
 type EvalResult struct {
-	Schema    string      `json:"schema" jsonschema:"enum=unlearn.eval/1"`
-	Model     string      `json:"model,omitempty"`
-	Weights   string      `json:"weights,omitempty" jsonschema:"description=the file\\, where several were scored in one pass"`
-	Dataset   string      `json:"dataset,omitempty"`
-	Train     *Score      `json:"train,omitempty"`
-	Test      *Score      `json:"test,omitempty"`
-	Forget    *Score      `json:"forget,omitempty"`
-	Retain    *Score      `json:"retain,omitempty"`
-	Hashes    Hashes      `json:"hashes"`
-	Device    string      `json:"device"`
-	Precision string      `json:"precision,omitempty" jsonschema:"enum=fp32,enum=tf32,description=as in unlearn.result/1"`
-	Mode      engine.Mode `json:"mode,omitempty" jsonschema:"enum=exact,enum=reference,description=as in unlearn.result/1"`
-	Fallback  string      `json:"fallback,omitempty" jsonschema:"description=as in unlearn.result/1"`
-	Limited   bool        `json:"limited"`
-	Seconds   float64     `json:"seconds" jsonschema:"minimum=0"`
-	Versions  Versions    `json:"versions"`
+	Schema     string      `json:"schema" jsonschema:"enum=unlearn.eval/1"`
+	Model      string      `json:"model,omitempty"`
+	Weights    string      `json:"weights,omitempty" jsonschema:"description=the file\\, where several were scored in one pass"`
+	Origin     *Origin     `json:"origin,omitempty" jsonschema:"description=of the weights"`
+	Dataset    string      `json:"dataset,omitempty"`
+	Train      *Score      `json:"train,omitempty"`
+	Test       *Score      `json:"test,omitempty"`
+	Forget     *Score      `json:"forget,omitempty"`
+	Retain     *Score      `json:"retain,omitempty"`
+	Hashes     Hashes      `json:"hashes"`
+	Device     string      `json:"device"`
+	Precision  string      `json:"precision,omitempty" jsonschema:"enum=fp32,enum=tf32,description=as in unlearn.result/1"`
+	Mode       engine.Mode `json:"mode,omitempty" jsonschema:"enum=exact,enum=reference,description=as in unlearn.result/1"`
+	Fallback   string      `json:"fallback,omitempty" jsonschema:"description=as in unlearn.result/1"`
+	Limited    bool        `json:"limited"`
+	Preprocess string      `json:"preprocess,omitempty" jsonschema:"description=as in unlearn.result/1"`
+	Warnings   []string    `json:"warnings,omitempty" jsonschema:"description=as in unlearn.result/1"`
+	Seconds    float64     `json:"seconds" jsonschema:"minimum=0"`
+	Versions   Versions    `json:"versions"`
 }
 
 //go:embed schema/result-1.json

@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"l2ul/torch"
@@ -21,12 +22,14 @@ const TrainSchema = "unlearn.train/1"
 // TrainResult is result.json of `unlearn train`.
 type TrainResult struct {
 	About
-	Steps   int64   `json:"steps"`
-	Epochs  int64   `json:"epochs"`
-	Train   Score   `json:"train"`
-	Test    Score   `json:"test"`
-	Seconds Seconds `json:"seconds"`
-	Limited bool    `json:"limited"`
+	Steps   int64       `json:"steps"`
+	Epochs  int64       `json:"epochs"`
+	Train   Score       `json:"train"`         // of the images that were trained on
+	Val     *Score      `json:"val,omitempty"` // of those held out
+	Test    Score       `json:"test"`
+	Best    *train.Best `json:"best,omitempty"` // the epoch of model-best.safetensors
+	Seconds Seconds     `json:"seconds"`
+	Limited bool        `json:"limited"`
 }
 
 // trainState is the job's own part of a checkpoint.
@@ -46,13 +49,13 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 		return nil, err
 	}
 	d.model, d.source, d.compute, d.eval = o.ModelOptions, o.DataOptions, o.ComputeOptions, o.EvalOptions
-	d.mode = engine.Mode(o.Mode)
+	d.mode, d.amp = engine.Mode(o.Mode), recipe.AMP
 	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
-		if err := d.openData(ctx); err != nil {
+		if err := d.openData(ctx, "train", "test"); err != nil {
 			return err
 		}
-		if err := d.begin(); err != nil {
+		if err := d.begin(ctx); err != nil {
 			return err
 		}
 		job := d.trainJob(recipe, count(d.train.Len()), "", nil)
@@ -69,9 +72,9 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 }
 
 // begin makes the network that training starts from.
-func (d *desk) begin() error {
+func (d *desk) begin(ctx context.Context) error {
 	if d.model.Weights != "" {
-		return d.load()
+		return d.load(ctx)
 	}
 	return d.fresh()
 }
@@ -119,31 +122,55 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*T
 		job.Resume = state.Loop
 		began = earlier(began, state.Loop.Seconds)
 	}
+	job.Images = d.loader(d.train)
+	held := d.held(job.Options)
+	if len(held) > 0 {
+		job.Val, job.AtOnce = job.Images.View(data.PartVal, held, nil), d.batch()
+		d.thaw() // which auto looked at the network for
+		job.Validated = func(v train.Validation) error {
+			if !v.Best {
+				return nil
+			}
+			return ckpt.Save(folder.Path(bestModel), d.snapshot())
+		}
+	}
+	var best *train.Best
+	if job.Resume != nil {
+		best = job.Resume.Best
+	}
 	job.Save = func(s *train.State, force bool) error {
+		best = s.Best
 		return saver.save(int64(s.Step), force, s.Tensors, trainState{s})
 	}
-	job.Images = d.loader(d.train)
 	d.enter("train")
 	if err := d.runTraining(ctx, job); err != nil {
 		return nil, interrupted(ctx, saver.last, err)
 	}
 	d.enter(data.PhaseAfter)
 	trained := time.Now()
-	result := &TrainResult{Steps: int64(job.Steps()), Epochs: int64(job.Options.Epochs), Limited: o.Limit != ""}
+	result := &TrainResult{Steps: int64(job.Steps()), Epochs: int64(job.Options.Epochs), Best: best, Limited: o.Limit != ""}
+	if len(held) > 0 {
+		result.Val = &Score{}
+	}
 	for _, part := range []struct {
-		images *data.Loader
-		n      int
-		name   string
-		score  *Score
-	}{{job.Images, d.train.Len(), "train", &result.Train}, {d.loader(d.test), d.test.Len(), "test", &result.Test}} {
-		view := part.images.View("", d.limited(count(part.n)), nil)
-		if *part.score, err = d.score(ctx, part.name, view); err != nil {
+		images  *data.Loader
+		indices []int
+		name    string
+		score   *Score
+	}{
+		{job.Images, d.limited(job.Indices), "train", &result.Train},
+		{job.Images, held, "val", result.Val},
+		{d.loader(d.test), d.limited(count(d.test.Len())), "test", &result.Test},
+	} {
+		if part.score == nil {
+			continue
+		}
+		if *part.score, err = d.score(ctx, part.name, part.images.View("", part.indices, nil)); err != nil {
 			return nil, interrupted(ctx, saver.last, err)
 		}
 	}
-	file := nn.Snapshot(d.net)
-	file.Metadata = map[string]string{"model": d.model.Model, "dataset": d.train.Dataset, "classes": fmt.Sprint(len(d.train.Classes))}
-	if err := ckpt.Save(folder.Path("model.safetensors"), file); err != nil {
+	file := d.snapshot()
+	if err := ckpt.Save(folder.Path(plainModel), file); err != nil {
 		return nil, err
 	}
 	result.About = d.about(TrainSchema, "trained", o.FolderOptions, folder, file.Hash())
@@ -151,19 +178,48 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*T
 	return result, d.conclude(folder, result, unlearn.Outcome(result.Outcome))
 }
 
-// trainJob sets up training on some of the training images.
+// snapshot is the network as a file that says what it is of.
+func (d *desk) snapshot() *ckpt.File {
+	file := nn.Snapshot(d.net)
+	file.Metadata = map[string]string{"model": d.model.Model, "dataset": d.train.Dataset, "classes": fmt.Sprint(len(d.train.Classes))}
+	return file
+}
+
+// bestModel is the file of the weights that scored best on the held-out images.
+const bestModel = "model-best.safetensors"
+
+// held are the training images that a recipe holds out.
+func (d *desk) held(recipe train.Options) []int {
+	if recipe.Val == 0 {
+		return nil
+	}
+	return train.HoldOut(d.train.Len(), recipe.Val, d.compute.Seed)
+}
+
+// trainJob sets up training on some of the training images, but for those that the recipe holds out.
 func (d *desk) trainJob(recipe train.Options, indices []int, part data.Part, meter *data.Meter) *train.Job {
 	return &train.Job{
-		Net: d.net, Indices: indices, Part: part, Meter: meter, Options: recipe, Seed: d.compute.Seed,
+		Net: d.net, Indices: without(indices, d.held(recipe)), Part: part, Meter: meter, Options: recipe, Seed: d.compute.Seed,
 	}
+}
+
+// without are the indices that are not among others, which ascend.
+func without(indices, others []int) []int {
+	return slices.DeleteFunc(slices.Clone(indices), func(i int) bool {
+		_, found := slices.BinarySearch(others, i)
+		return found
+	})
 }
 
 // checkTraining refuses a job without a single step.
 func checkTraining(job *train.Job) error {
-	if job.Steps() == 0 {
-		return Usagef("%d images are too few to train on", len(job.Indices))
+	if job.Steps() > 0 {
+		return nil
 	}
-	return nil
+	if val := job.Options.Val; val > 0 {
+		return Usagef("%d images are too few to train on; --val holds out %d", len(job.Indices), val)
+	}
+	return Usagef("%d images are too few to train on", len(job.Indices))
 }
 
 // planned says how long a training job is.
@@ -184,9 +240,10 @@ func (d *desk) runTraining(ctx context.Context, job *train.Job) error {
 		progress.Set(int64(job.Resume.Step))
 	}
 	var right, seen int64
+	var scored string
 	job.Observe = func(r train.Record) {
 		right, seen = right+r.Hits, seen+int64(r.N)
-		progress.Note(fmt.Sprintf("epoch %d, loss %.3f, accuracy %.3f", r.Epoch, r.Loss, float64(right)/float64(seen)))
+		progress.Note(fmt.Sprintf("epoch %d, loss %.3f, accuracy %.3f%s", r.Epoch, r.Loss, float64(right)/float64(seen), scored))
 		progress.Set(int64(r.Step))
 		d.Console.Emit(Metric{Phase: "train", Step: int64(r.Step), Values: map[string]Number{
 			"loss": Number(r.Loss), "accuracy": Number(float64(r.Hits) / float64(r.N)), "lr": Number(r.LR), "epoch": Number(r.Epoch),
@@ -195,6 +252,16 @@ func (d *desk) runTraining(ctx context.Context, job *train.Job) error {
 			right, seen = 0, 0
 		}
 	}
-	defer engine.Accelerate(d.net, d.mode)()
+	keep := job.Validated
+	job.Validated = func(v train.Validation) error {
+		scored = fmt.Sprintf(", held out %.3f", v.Score.Accuracy())
+		d.Console.Emit(Metric{Phase: "val", Step: int64(v.Step), Values: map[string]Number{
+			"loss": Number(v.Score.Loss), "accuracy": Number(v.Score.Accuracy()), "epoch": Number(v.Epoch),
+		}})
+		return keep(v)
+	}
+	if !d.amp { // autocast would not reach our convolutions
+		defer engine.Accelerate(d.net, d.mode)()
+	}
 	return job.Run(ctx)
 }

@@ -17,7 +17,8 @@ import (
 // ModelOptions name a network and its weights.
 type ModelOptions struct {
 	NetworkOptions
-	Weights string `flag:"weights,checkpoint" group:"model and data" arg:"FILE" result:"no" help:"its weights: .safetensors, .pt, .pth, .npz or an index of shards"`
+	LoadOptions
+	Weights string `flag:"weights,checkpoint" group:"model and data" arg:"FILE" result:"no" help:"its weights: .safetensors, .pt, .pth, .npz or an index of shards; or https://…#sha256=…, hf:org/repo[@revision][:file], torchvision:resnet50.IMAGENET1K_V2 (unlearn help formats)"`
 }
 
 // NetworkOptions name a network.
@@ -32,7 +33,13 @@ type NetworkOptions struct {
 type DataOptions struct {
 	Dataset string `flag:"dataset" group:"model and data" arg:"NAME" help:"dataset; unlearn ls datasets lists them"`
 	DataDir string `flag:"data-dir" env:"UNLEARN_DATA" group:"model and data" arg:"DIR" result:"no" help:"folder or archive it is read from"`
-	Workers int    `flag:"workers,j" min:"1" deftext:"one a core" group:"model and data" result:"no" help:"goroutines that decode or draw images"`
+	Label   string `flag:"label" group:"model and data" arg:"COLUMN" help:"what the classes are, where a dataset has several to choose from (celeba; cifar100: fine or coarse; webdataset: a field of .json; parquet)"`
+
+	ImgSize       string  `flag:"img-size" deftext:"as the network" arg:"N|native" group:"model and data" help:"height and width that image files are given; native: as they are, all of one size"`
+	CropPct       float64 `flag:"crop-pct" min:"0.1" max:"1" deftext:"as the network" arg:"SHARE" group:"model and data" help:"share of the resized image's shorter side that the middle has which is cut out"`
+	Interpolation string  `flag:"interpolation" oneof:"bilinear|bicubic" deftext:"as the network" group:"model and data" help:"how images are resized, antialiased as by Pillow"`
+
+	Workers int `flag:"workers,j" min:"1" deftext:"one a core" group:"model and data" result:"no" help:"goroutines that decode or draw images"`
 }
 
 // SetOptions name the samples to forget.
@@ -118,6 +125,9 @@ func (o *ForgetOptions) Validate() error {
 	if err := o.FolderOptions.Validate(); err != nil {
 		return err
 	}
+	if err := o.DataOptions.checkImages(); err != nil {
+		return err
+	}
 	if err := o.SetOptions.check(); err != nil {
 		return err
 	}
@@ -141,6 +151,9 @@ func (o *AttackOptions) Validate() error {
 	if err := o.FolderOptions.Validate(); err != nil {
 		return err
 	}
+	if err := o.DataOptions.checkImages(); err != nil {
+		return err
+	}
 	return o.SetOptions.check()
 }
 
@@ -159,6 +172,9 @@ type ImportanceOptions struct {
 // Validate checks what tags cannot say.
 func (o *ImportanceOptions) Validate() error {
 	if err := o.FolderOptions.Validate(); err != nil {
+		return err
+	}
+	if err := o.DataOptions.checkImages(); err != nil {
 		return err
 	}
 	return o.SetOptions.check()
@@ -181,6 +197,9 @@ func (o *TrainOptions) Validate() error {
 	if err := o.FolderOptions.Validate(); err != nil {
 		return err
 	}
+	if err := o.DataOptions.checkImages(); err != nil {
+		return err
+	}
 	return o.EvalOptions.check()
 }
 
@@ -189,12 +208,13 @@ type EvaluateOptions struct {
 	TerminalOptions
 	ConfigOptions
 	NetworkOptions
+	LoadOptions
 	DataOptions
 	SetOptions
 	ComputeOptions
 	EngineOptions
 	EvalOptions
-	Weights []string `flag:"weights,checkpoint" group:"model and data" arg:"FILE" result:"no" help:"the network's weights: .safetensors, .pt, .pth, .npz or an index of shards; repeatable, to score several in one pass over the images"`
+	Weights []string `flag:"weights,checkpoint" group:"model and data" arg:"FILE" result:"no" help:"the network's weights: .safetensors, .pt, .pth, .npz or an index of shards; or https://…#sha256=…, hf:org/repo[@revision][:file], torchvision:resnet50.IMAGENET1K_V2; repeatable, to score several in one pass over the images"`
 	Splits  []string `flag:"splits" sep:"," oneof:"train|test|forget|retain" deftext:"train,test, or forget,retain,test with a forget set" group:"model and data" help:"what to score"`
 	Output  string   `flag:"output,o" config:"no" arg:"FILE" help:"write the result there as well"`
 	DryRun  bool     `flag:"dry-run,n" config:"no" env:"-" help:"resolve everything, check the files, print the plan, stop"`
@@ -202,6 +222,9 @@ type EvaluateOptions struct {
 
 // Validate checks what tags cannot say, and chooses the splits.
 func (o *EvaluateOptions) Validate() error {
+	if err := o.DataOptions.checkImages(); err != nil {
+		return err
+	}
 	if err := o.SetOptions.check(); err != nil {
 		return err
 	}
@@ -231,7 +254,12 @@ type SplitOptions struct {
 }
 
 // Validate checks what tags cannot say.
-func (o *SplitOptions) Validate() error { return o.SetOptions.check() }
+func (o *SplitOptions) Validate() error {
+	if err := o.DataOptions.checkImages(); err != nil {
+		return err
+	}
+	return o.SetOptions.check()
+}
 
 // idle are the options of the loop that a method has no use for.
 func idle(m *unlearn.Method) []string {

@@ -1,34 +1,26 @@
 // Package train trains classifiers from scratch or further, for the `train` verb and for retraining without the forgotten
-// images. A run is a function of its options and seed: shuffles, crops and flips are drawn from streams that are named by
-// epoch and step, so that a resumed run gives the bits of an uninterrupted one.
+// images. A run is a function of its options and seed: shuffles, crops, flips and blends are drawn from streams that are named
+// by epoch and step, so that a resumed run gives the bits of an uninterrupted one.
 package train
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
 	"l2ul/torch"
 	"l2ul/torch/nn"
 	"l2ul/torch/optim"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/metrics"
 	"l2ul/unlearn/seed"
 )
-
-// Options are a training recipe. The defaults are the paper's for CIFAR (spec/l2ul.md section 6.1).
-type Options struct {
-	Epochs      int     `flag:"epochs" default:"200" min:"1" group:"training" help:"passes over the training images"`
-	LR          float64 `flag:"lr" default:"0.01" above:"0" group:"training" help:"learning rate; the highest of a schedule"`
-	Momentum    float64 `flag:"momentum" default:"0.9" min:"0" max:"1" group:"training" help:"momentum of SGD"`
-	Nesterov    bool    `flag:"nesterov" group:"training" help:"Nesterov's form of momentum"`
-	WeightDecay float64 `flag:"weight-decay" default:"0.0005" min:"0" group:"training" help:"weight decay of SGD"`
-	Schedule    string  `flag:"sched" default:"cosine" oneof:"cosine|onecycle|constant" group:"training" help:"learning rate: cosine by epoch, one cycle by step, or constant"`
-	Batch       int     `flag:"train-batch" default:"128" min:"2" group:"training" help:"images of a step"`
-	Augment     bool    `flag:"augment" default:"true" group:"training" help:"random crops of the image padded by 4 zero pixels, and flips"`
-}
 
 // Job is a training run.
 type Job struct {
@@ -41,8 +33,13 @@ type Job struct {
 	Seed    int64
 	Resume  *State // where an interrupted run of this very job stopped, or nil
 
+	Val    metrics.Images // scored after every epoch; nil for none
+	AtOnce *chunk.Size    // how many of them at once
+
 	// Observe is told every step. It may be nil.
 	Observe func(Record)
+	// Validated is told every score of Val, while the network holds the weights that were scored. It may be nil.
+	Validated func(Validation) error
 	// Save is offered the state after every step, and must take it when force is set. It may be nil. The tensors are
 	// views, valid during the call.
 	Save func(s *State, force bool) error
@@ -59,14 +56,35 @@ type Record struct {
 	N     int     `json:"n"`    // images of the batch
 }
 
-// State is where a run stands, enough to go on to the same bits.
-type State struct {
-	Step    int        `json:"step"` // steps done
-	Seconds float64    `json:"seconds"`
-	Tensors []nn.Named `json:"-"` // parameters and buffers under their names, the optimizer's as "optimizer." + name
+// Validation is the score of an epoch.
+type Validation struct {
+	Step, Epoch int // as in Record
+	Score       metrics.Score
+	Best        bool // more hits than any epoch before
 }
 
-const optimizerPrefix = "optimizer."
+// Best is the epoch that scored best, the first of equals.
+type Best struct {
+	Epoch int   `json:"epoch"` // from 1
+	Hits  int64 `json:"hits"`
+	N     int64 `json:"n"`
+}
+
+// State is where a run stands, enough to go on to the same bits.
+type State struct {
+	Step      int     `json:"step"`                // steps done
+	Validated int     `json:"validated,omitempty"` // epochs scored
+	Best      *Best   `json:"best,omitempty"`      // nil before the first score
+	Seconds   float64 `json:"seconds"`
+	// Tensors are parameters and buffers under their names, the optimizer's as "optimizer." + name, and those of the average
+	// as "average." + name.
+	Tensors []nn.Named `json:"-"`
+}
+
+const (
+	optimizerPrefix = "optimizer."
+	averagePrefix   = "average."
+)
 
 // Run trains. The network ends in evaluation mode. When ctx ends, it saves and returns the context's cause. A loss, or at
 // the end a parameter, that is not finite ends the run with an error.
@@ -86,102 +104,207 @@ func (j *Job) perEpoch() int {
 	return (n + b - 1) / b
 }
 
+// trainer is a job at work.
+type trainer struct {
+	*Job
+	perEpoch int
+	params   []torch.Tensor
+	opt      optim.Optimizer
+	average  *optim.Average // nil without one
+	rate     optim.Schedule
+	momentum optim.Schedule // nil where it stays
+	state    State
+	began    time.Time
+	order    []int // of the epoch; nil before its first step
+}
+
 func (j *Job) run(ctx context.Context) error {
-	perEpoch := j.perEpoch()
-	if perEpoch == 0 {
+	t := &trainer{Job: j, perEpoch: j.perEpoch(), params: j.Net.Root().Parameters(), opt: j.Options.optimizer()}
+	defer t.opt.Free()
+	if t.perEpoch == 0 {
 		return fmt.Errorf("train: %d images are too few to train on", len(j.Indices))
 	}
-	o := j.Options
-	opt := optim.SGD(o.LR, o.Momentum, 0, o.WeightDecay, o.Nesterov)
-	defer opt.Free()
-	opt.AddParameters(j.Net.Root().Parameters())
-	state := State{}
+	t.rate, t.momentum = j.Options.schedule(t.perEpoch), j.Options.momentum(t.perEpoch)
+	t.opt.AddParameters(t.params)
+	if j.Options.EMA > 0 {
+		t.average = optim.NewAverage(j.Options.EMA, j.Net.Root().StateDict())
+		defer t.average.Free()
+	}
 	if j.Resume != nil {
-		if err := j.restore(opt, j.Resume); err != nil {
+		if err := t.restore(j.Resume); err != nil {
 			return err
 		}
-		state.Step, state.Seconds = j.Resume.Step, j.Resume.Seconds
 	}
-	began := time.Now().Add(-time.Duration(state.Seconds * float64(time.Second)))
-	save := func(force bool) error {
-		if j.Save == nil {
-			return nil
+	t.began = time.Now().Add(-time.Duration(t.state.Seconds * float64(time.Second)))
+	for t.state.Step < j.Steps() || t.unscored() {
+		err := context.Cause(ctx)
+		switch {
+		case err != nil:
+		case t.unscored():
+			err = t.validate(ctx)
+		default:
+			err = t.next()
 		}
-		state.Seconds = time.Since(began).Seconds()
-		state.Tensors = j.Net.Root().StateDict()
-		for _, t := range opt.State() {
-			state.Tensors = append(state.Tensors, nn.Named{Name: optimizerPrefix + t.Name, Tensor: t.Tensor})
+		switch {
+		case err != nil && errors.Is(err, context.Cause(ctx)):
+			return cmp.Or(t.save(true), err)
+		case err != nil:
+			return err
 		}
-		return j.Save(&state, force)
-	}
-	rate := j.schedule(perEpoch)
-	var order []int
-	for state.Step < j.Steps() {
-		if ctx.Err() != nil {
-			if err := save(true); err != nil {
+		// Between an epoch and its score a run may end, but does not save: it would score it twice.
+		if !t.unscored() {
+			if err := t.save(false); err != nil {
 				return err
 			}
-			return context.Cause(ctx)
 		}
-		epoch, i := state.Step/perEpoch, state.Step%perEpoch
-		if order == nil || i == 0 {
-			order = j.shuffle(epoch)
-		}
-		left := order[i*o.Batch:]
-		batch := left[:min(o.Batch, len(left))]
-		next := left[len(batch):min(2*o.Batch, len(left))]
-		if err := j.Meter.Read(j.Part, len(batch)); err != nil {
-			return err
-		}
-		rec := Record{Step: state.Step + 1, Steps: j.Steps(), Epoch: epoch + 1, LR: rate(state.Step), N: len(batch)}
-		torch.Scope(func() { j.step(opt, batch, next, &rec) })
-		if math.IsNaN(rec.Loss) || math.IsInf(rec.Loss, 0) {
-			return fmt.Errorf("train: the loss of step %d is %g: training diverged; lower --lr (%g)", rec.Step, rec.Loss, o.LR)
-		}
-		state.Step++
-		if j.Observe != nil {
-			j.Observe(rec)
-		}
-		if err := save(false); err != nil {
-			return err
-		}
+	}
+	if t.average != nil {
+		t.average.Swap()
 	}
 	j.Net.Root().Eval()
 	for _, p := range j.Net.Root().NamedParameters() { // no loss has seen what the last step did
 		if p.Tensor.Detach().IsFinite().All().ItemInt() == 0 {
-			return fmt.Errorf("train: %s is not finite after the last step: training diverged; lower --lr (%g)", p.Name, o.LR)
+			return fmt.Errorf("train: %s is not finite after the last step: training diverged; lower --lr (%g)", p.Name, j.Options.LR)
 		}
 	}
 	return nil
 }
 
-// step trains on a batch; next is the one after it in the epoch, if any.
-func (j *Job) step(opt *optim.SGDOptimizer, batch, next []int, rec *Record) {
-	x, y := j.images(batch, rec.Step)
-	j.Images.Expect(next)
-	j.Net.Root().Train(true)
-	opt.SetLR(rec.LR)
-	opt.ZeroGrad()
-	var logits torch.Tensor
-	torch.Seeded(torch.NewGenerator(seed.For(j.Seed, "train/dropout", rec.Step)), func() { logits = j.Net.Forward(x) })
-	loss := metrics.CrossEntropy(logits, y)
-	rec.Loss, rec.Hits = loss.Item(), metrics.Hits(logits.Detach(), y)
-	loss.Backward()
-	opt.Step()
-	opt.ZeroGrad()
+// unscored reports whether an epoch has ended that is yet to be scored.
+func (t *trainer) unscored() bool {
+	return t.Val != nil && t.state.Step%t.perEpoch == 0 && t.state.Validated < t.state.Step/t.perEpoch
 }
 
-// schedule gives the learning rate of each step.
-func (j *Job) schedule(perEpoch int) optim.Schedule {
-	switch j.Options.Schedule {
-	case "onecycle":
-		return optim.OneCycleLR(j.Options.LR, j.Steps(), 0.3, 25, 1e4)
-	case "constant":
-		return func(int) float64 { return j.Options.LR }
-	default:
-		byEpoch := optim.CosineAnnealingLR(j.Options.LR, j.Options.Epochs, 0)
-		return func(step int) float64 { return byEpoch(step / perEpoch) }
+func (t *trainer) save(force bool) error {
+	if t.Save == nil {
+		return nil
 	}
+	t.state.Seconds = time.Since(t.began).Seconds()
+	t.state.Tensors = t.Net.Root().StateDict()
+	add := func(prefix string, tensors []nn.Named) {
+		for _, n := range tensors {
+			t.state.Tensors = append(t.state.Tensors, nn.Named{Name: prefix + n.Name, Tensor: n.Tensor})
+		}
+	}
+	add(optimizerPrefix, t.opt.State())
+	if t.average != nil {
+		add(averagePrefix, t.average.State())
+	}
+	return t.Save(&t.state, force)
+}
+
+// restore goes back to where a state was saved.
+func (t *trainer) restore(s *State) error {
+	parts := map[string][]nn.Named{}
+	saved := map[string]torch.Tensor{}
+	for _, n := range s.Tensors {
+		prefix, name, _ := strings.Cut(n.Name, ".")
+		switch prefix += "."; prefix {
+		case optimizerPrefix, averagePrefix:
+			parts[prefix] = append(parts[prefix], nn.Named{Name: name, Tensor: n.Tensor})
+		default:
+			saved[n.Name] = n.Tensor
+		}
+	}
+	for _, n := range t.Net.Root().StateDict() {
+		from, ok := saved[n.Name]
+		if !ok {
+			return fmt.Errorf("the checkpoint lacks %s", n.Name)
+		}
+		torch.NoGrad(func() { n.Tensor.CopyI(from) })
+	}
+	if t.average != nil {
+		if err := t.average.SetState(parts[averagePrefix]); err != nil {
+			return err
+		}
+	}
+	t.state = *s
+	return t.opt.SetState(parts[optimizerPrefix])
+}
+
+// next trains on the next batch.
+func (t *trainer) next() error {
+	o, epoch, i := &t.Options, t.state.Step/t.perEpoch, t.state.Step%t.perEpoch
+	if t.order == nil || i == 0 {
+		t.order = t.shuffle(epoch)
+	}
+	left := t.order[i*o.Batch:]
+	indices := left[:min(o.Batch, len(left))]
+	expected := left[len(indices):min(2*o.Batch, len(left))]
+	if err := t.Meter.Read(t.Part, len(indices)); err != nil {
+		return err
+	}
+	rec := Record{Step: t.state.Step + 1, Steps: t.Steps(), Epoch: epoch + 1, LR: t.rate(t.state.Step), N: len(indices)}
+	torch.Scope(func() { t.step(indices, expected, &rec) })
+	if math.IsNaN(rec.Loss) || math.IsInf(rec.Loss, 0) {
+		return fmt.Errorf("train: the loss of step %d is %g: training diverged; lower --lr (%g)", rec.Step, rec.Loss, o.LR)
+	}
+	t.state.Step++
+	if t.Observe != nil {
+		t.Observe(rec)
+	}
+	return nil
+}
+
+// step trains on images; expected are those after them in the epoch, if any.
+func (t *trainer) step(indices, expected []int, rec *Record) {
+	b := t.images(indices, rec.Step)
+	t.Images.Expect(expected)
+	t.Net.Root().Train(true)
+	t.opt.SetLR(rec.LR)
+	if t.momentum != nil {
+		t.opt.SetMomentum(t.momentum(t.state.Step))
+	}
+	t.opt.ZeroGrad()
+	dropout := torch.NewGenerator(seed.For(t.Seed, "train/dropout", rec.Step))
+	parts := max(1, min(t.Options.Accumulate, rec.N/2)) // batch normalisation needs two images
+	for part := range parts {
+		from, to := rec.N*part/parts, rec.N*(part+1)/parts
+		torch.Scope(func() {
+			var logits torch.Tensor
+			torch.Seeded(dropout, func() { logits = t.forward(b.x.Narrow(0, int64(from), int64(to-from))) })
+			loss := t.loss(logits, &b, from, to)
+			if parts > 1 {
+				loss = loss.MulScalar(float64(to-from) / float64(rec.N))
+			}
+			rec.Loss += loss.Item()
+			rec.Hits += metrics.Hits(logits.Detach(), b.y.Narrow(0, int64(from), int64(to-from)))
+			loss.Backward()
+		})
+	}
+	if limit := t.Options.ClipNorm; limit > 0 {
+		optim.ClipGradNorm(t.params, limit)
+	}
+	t.opt.Step()
+	t.opt.ZeroGrad()
+	if t.average != nil {
+		t.average.Update()
+	}
+}
+
+// validate scores the epoch that has ended, with the weights that would be kept.
+func (t *trainer) validate(ctx context.Context) error {
+	if t.average != nil {
+		t.average.Swap()
+		defer t.average.Swap()
+	}
+	t.Net.Root().Eval()
+	score, err := metrics.Evaluate(ctx, t.Net.Forward, t.Val, t.AtOnce, nil)
+	if err != nil {
+		return err
+	}
+	v := Validation{Step: t.state.Step, Epoch: t.state.Step / t.perEpoch, Score: score}
+	v.Best = t.state.Best == nil || score.Hits > t.state.Best.Hits
+	if t.Validated != nil {
+		if err := t.Validated(v); err != nil {
+			return err
+		}
+	}
+	if v.Best {
+		t.state.Best = &Best{Epoch: v.Epoch, Hits: score.Hits, N: score.N}
+	}
+	t.state.Validated = v.Epoch
+	return nil
 }
 
 // shuffle returns the order of an epoch.
@@ -197,46 +320,23 @@ func (j *Job) shuffle(epoch int) []int {
 	return order
 }
 
-// images returns a batch, augmented if the recipe says so, as Float [n, C, H, W] in [0, 1] and its labels.
-func (j *Job) images(batch []int, step int) (x, y torch.Tensor) {
-	if !j.Options.Augment {
-		return j.Images.Gather(batch)
-	}
-	return j.Images.GatherCrops(batch, j.crops(len(batch), step), padding)
+// Reads is how many images the whole run hands to the network, an image counting once an epoch.
+func (j *Job) Reads() int {
+	return j.Options.Epochs * min(len(j.Indices), j.perEpoch()*j.Options.Batch)
 }
 
-const padding = 4
-
-var opRandomTo = torch.Define("aten::randint.low_generator(SymInt low, SymInt high, SymInt[] size, *, Generator? generator, ScalarType? dtype=4, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor")
-
-// crops draws the crops of a step's n images, Long [n, 3]: top and left from 0 to 2·padding, and whether to flip. They are
-// drawn on the CPU, so that a seed means the same images on every device.
-func (j *Job) crops(n, step int) (crops torch.Tensor) {
-	torch.Seeded(torch.NewGenerator(seed.For(j.Seed, "train/augment", step)), func() {
-		corners := opRandomTo.One(0, 2*padding+1, []int64{int64(n), 2}, nil)
-		flips := opRandomTo.One(0, 2, []int64{int64(n), 1}, nil)
-		crops = torch.Cat([]torch.Tensor{corners, flips}, 1)
+// HoldOut returns the images that a recipe with --val keeps from training, of n, in ascending order. The seed alone decides,
+// so that a network and one retrained without some of the images hold out the same.
+func HoldOut(n, val int, s int64) []int {
+	held := make([]int, min(n, val))
+	torch.Scope(func() {
+		torch.Seeded(torch.NewGenerator(seed.For(s, "train/val", 0)), func() {
+			order := torch.ToSlice[int64](torch.RandPerm(int64(n)))
+			for i := range held {
+				held[i] = int(order[i])
+			}
+		})
 	})
-	return crops
-}
-
-// restore puts the network and the optimizer where a state was saved.
-func (j *Job) restore(opt *optim.SGDOptimizer, s *State) error {
-	var ofOptimizer []nn.Named
-	saved := map[string]torch.Tensor{}
-	for _, t := range s.Tensors {
-		if name, ok := strings.CutPrefix(t.Name, optimizerPrefix); ok {
-			ofOptimizer = append(ofOptimizer, nn.Named{Name: name, Tensor: t.Tensor})
-		} else {
-			saved[t.Name] = t.Tensor
-		}
-	}
-	for _, t := range j.Net.Root().StateDict() {
-		from, ok := saved[t.Name]
-		if !ok {
-			return fmt.Errorf("the checkpoint lacks %s", t.Name)
-		}
-		torch.NoGrad(func() { t.Tensor.CopyI(from) })
-	}
-	return opt.SetState(ofOptimizer)
+	slices.Sort(held)
+	return held
 }

@@ -17,6 +17,7 @@ import (
 	"l2ul/torch/ckpt"
 	"l2ul/torch/nn"
 	"l2ul/torch/optim"
+	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/metrics"
 	"l2ul/unlearn/seed"
@@ -85,29 +86,46 @@ func TestStreamed(t *testing.T) {
 	}
 }
 
-// A run that is interrupted after any step and resumed has the bits of one that is not: parameters, running statistics,
-// momenta, log, with dropout too.
+// everything is a recipe that uses all there is.
+func everything() Options {
+	o := recipe()
+	o.Optimizer, o.LR, o.Warmup, o.Accumulate, o.MixUp, o.CutMix = "adamw", 0.01, 1, 2, 0.2, 1
+	o.LabelSmoothing, o.ClipNorm, o.EMA, o.Val = 0.1, 0.5, 0.8, 3
+	return o
+}
+
+// A run that is interrupted after any step, or while it scores an epoch, and resumed has the bits of one that is not:
+// parameters, running statistics, state of optimizer and average, log, with dropout too.
 func TestResume(t *testing.T) {
-	for _, schedule := range []string{"cosine", "onecycle"} {
-		o := recipe()
-		o.Schedule, o.Nesterov = schedule, schedule == "onecycle"
+	oneCycle := recipe()
+	oneCycle.Schedule, oneCycle.Nesterov = "onecycle", true
+	for name, o := range map[string]Options{"cosine": recipe(), "one cycle": oneCycle, "everything": everything()} {
 		start := func() *Job {
-			job := newJob(t, 10, o)
+			job := newJob(t, 10+o.Val, o)
 			job.Net = nn.Sequential(job.Net, nn.Dropout(0.2))
+			holdOut(job)
 			return job
 		}
+		type entry struct {
+			Record
+			Validation
+		}
+		follow := func(job *Job, log *[]entry) {
+			job.Observe = func(r Record) { *log = append(*log, entry{Record: r}) }
+			job.Validated = func(v Validation) error { *log = append(*log, entry{Validation: v}); return nil }
+		}
 		whole := start()
-		var log []Record
-		whole.Observe = func(r Record) { log = append(log, r) }
+		var log []entry
+		follow(whole, &log)
 		var last []byte
 		whole.Save = func(s *State, _ bool) error { last = pack(s); return nil }
 		if err := whole.Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if len(log) != 6 || whole.Steps() != 6 {
-			t.Fatalf("%d steps, want 6", len(log))
+		if want := 6 + min(2, 2*o.Val); len(log) != want || whole.Steps() != 6 {
+			t.Fatalf("%d entries for %d steps, want %d for 6", len(log), whole.Steps(), want)
 		}
-		for stop := range 6 {
+		for stop := range 6 + min(1, o.Val) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			signal := errors.New("stopped by a test")
 			if stop == 0 {
@@ -115,10 +133,17 @@ func TestResume(t *testing.T) {
 			}
 			job, state := start(), State{}
 			var file *ckpt.File
-			var logged []Record
-			job.Observe = func(r Record) { logged = append(logged, r) }
+			var logged []entry
+			follow(job, &logged)
+			if stop == 6 { // while the last epoch is scored
+				job.Val, job.AtOnce = &stopping{job.Val, func() {
+					if len(logged) == 7 {
+						cancel(signal)
+					}
+				}}, chunk.Fixed(1)
+			}
 			job.Save = func(s *State, force bool) error {
-				if s.Step == stop {
+				if s.Step == stop && stop < 6 {
 					cancel(signal)
 				}
 				if force {
@@ -127,7 +152,7 @@ func TestResume(t *testing.T) {
 				return nil
 			}
 			if err := job.Run(ctx); !errors.Is(err, signal) || file == nil || state.Step != stop {
-				t.Fatalf("stopped after step %d: %v, state of step %d", stop, err, state.Step)
+				t.Fatalf("%s stopped after step %d: %v, state of step %d", name, stop, err, state.Step)
 			}
 			torch.Scope(func() {
 				again := start()
@@ -137,16 +162,16 @@ func TestResume(t *testing.T) {
 				}
 				again.Resume = &state
 				var end []byte
-				again.Observe = func(r Record) { logged = append(logged, r) }
+				follow(again, &logged)
 				again.Save = func(s *State, _ bool) error { end = pack(s); return nil }
 				if err := again.Run(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 				if diff := cmp.Diff(log, logged); diff != "" {
-					t.Errorf("%s stopped after step %d: log (-want +got):\n%s", schedule, stop, diff)
+					t.Errorf("%s stopped after step %d: log (-want +got):\n%s", name, stop, diff)
 				}
 				if !slices.Equal(last, end) {
-					t.Errorf("%s stopped after step %d: other weights, statistics or momenta", schedule, stop)
+					t.Errorf("%s stopped after step %d: another state", name, stop)
 				}
 			})
 			cancel(nil)
@@ -154,8 +179,19 @@ func TestResume(t *testing.T) {
 	}
 }
 
+// stopping are images that tell when a batch of them is taken.
+type stopping struct {
+	metrics.Images
+	stop func()
+}
+
+func (s *stopping) Batch(from, to int) (x, y torch.Tensor, err error) {
+	s.stop()
+	return s.Images.Batch(from, to)
+}
+
 func pack(s *State) []byte {
-	out := fmt.Appendf(nil, "%d", s.Step)
+	out := fmt.Appendf(nil, "%d %d %+v", s.Step, s.Validated, s.Best)
 	for _, n := range nn.Pack(s.Tensors).Tensors {
 		out = append(append(out, n.Name...), n.Data...)
 	}
@@ -257,7 +293,8 @@ func TestImages(t *testing.T) {
 			if augment {
 				crops = torch.ToSlice[int64](job.crops(len(batch), 3))
 			}
-			x, y := job.images(batch, 3)
+			b := job.images(batch, 3)
+			x, y := b.x, b.y
 			if !x.IsContiguous(torch.ChannelsLast) {
 				t.Error("the batch is not in the memory format of the loader")
 			}
@@ -319,21 +356,21 @@ func TestSchedules(t *testing.T) {
 	}
 	near := func(got, want float64) bool { return math.Abs(got-want) <= 1e-7*want+1e-18 }
 	job := newJob(t, 10, Options{Epochs: 200, LR: 0.01, Batch: 4, Schedule: "cosine"})
-	rate, want := job.schedule(job.perEpoch()), rates("cosine")
+	rate, want := job.Options.schedule(job.perEpoch()), rates("cosine")
 	for step := range job.Steps() {
 		if !near(rate(step), want[step/3]) {
 			t.Errorf("cosine, step %d: %g, want %g", step, rate(step), want[step/3])
 		}
 	}
 	job = newJob(t, 8, Options{Epochs: 100, LR: 0.005, Batch: 4, Schedule: "onecycle"})
-	rate, want = job.schedule(job.perEpoch()), rates("onecycle") // pairs of rate and momentum
+	rate, want = job.Options.schedule(job.perEpoch()), rates("onecycle") // pairs of rate and momentum
 	for step := range 200 {
 		if !near(rate(step), want[2*step]) {
 			t.Errorf("one cycle, step %d: %g, want %g", step, rate(step), want[2*step])
 		}
 	}
 	job.Options.Schedule = "constant"
-	if got := job.schedule(2)(123); got != 0.005 {
+	if got := job.Options.schedule(2)(123); got != 0.005 {
 		t.Errorf("constant: %g", got)
 	}
 }
@@ -377,6 +414,173 @@ func TestEpochs(t *testing.T) {
 	for _, n := range []int{0, 1} {
 		if err := newJob(t, n, recipe()).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "too few") {
 			t.Errorf("training on %d images: %v", n, err)
+		}
+	}
+}
+
+// Parts give the gradient of the whole where nothing depends on the company; dropout sees each part.
+func TestAccumulate(t *testing.T) {
+	var ends [2]torch.Tensor
+	torch.Scope(func() {
+		for i, parts := range []int{1, 3} {
+			o := recipe()
+			o.Accumulate, o.Batch, o.Epochs = parts, 8, 3
+			job := newJob(t, 11, o) // 8 images in parts of 2, 3 and 3, and 3 in one
+			net := nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1, 1, 1, true, "zeros"), nn.Flatten(), nn.Linear(4*64, smallnet.Classes, true))
+			job.Net = net
+			torch.Seeded(torch.NewGenerator(5), func() {
+				torch.NoGrad(func() {
+					for _, p := range net.Root().Parameters() {
+						p.NormalI(0, 0.1)
+					}
+				})
+			})
+			var seen []int
+			job.Observe = func(r Record) { seen = append(seen, r.N) }
+			if err := job.Run(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(seen, []int{8, 3, 8, 3, 8, 3}) {
+				t.Errorf("steps of %v images", seen)
+			}
+			ends[i] = smallnet.State(net)
+			net.Root().Free()
+		}
+		if torch.Equal(ends[0], ends[1]) || !torch.AllClose(ends[0], ends[1], 1e-4, 1e-6) {
+			t.Errorf("weights differ by up to %g", ends[0].Sub(ends[1], 1).Abs().Max().Item())
+		}
+	})
+}
+
+// What mixing makes: each image is its own share and the rest of one other, and the labels have the same shares.
+func TestMix(t *testing.T) {
+	set := newSet(64)
+	for kind, o := range map[string]Options{"mixup": {MixUp: 1}, "cutmix": {CutMix: 1}} {
+		job := newJobOn(t, set, o)
+		torch.Scope(func() {
+			plain, labels := job.Images.Gather(job.Indices)
+			shares, whole := 0., 0
+			for step := range 100 {
+				b := job.images(job.Indices, step)
+				shares += b.share / 100
+				if !torch.Equal(b.y, labels) || !b.x.IsContiguous(torch.ChannelsLast) {
+					t.Fatalf("%s, step %d: other labels, or another memory format", kind, step)
+				}
+				if kind == "mixup" {
+					// The mean over all images is that of the plain ones, since every image is somebody's partner.
+					if diff := b.x.Mean().Item() - plain.Mean().Item(); math.Abs(diff) > 1e-5 {
+						t.Errorf("step %d: the mean moved by %g", step, diff)
+					}
+					continue
+				}
+				// Everywhere the pixels are those of the image or of another, and the share of its own is in the labels. Of
+				// the three channels at most one can be the same by chance.
+				own := b.x.Sub(plain, 1).Abs().Sum()
+				same := b.x.Eq(plain).CastTo(torch.Float).Mean().Item()
+				if same < b.share-1e-6 {
+					t.Errorf("step %d: %g of the pixels are kept, the share is %g", step, same, b.share)
+				}
+				if own.Item() == 0 {
+					whole++
+				} else if b.share == 1 {
+					t.Errorf("step %d: a share of 1, and other pixels", step)
+				}
+			}
+			// The mean of Beta(1, 1) is 1/2; borders cut boxes off.
+			if low := map[string]float64{"mixup": 0.4, "cutmix": 0.65}[kind]; shares < low || shares > low+0.2 || whole > 20 {
+				t.Errorf("%s: a mean share of %g, %d steps of 100 without change", kind, shares, whole)
+			}
+		})
+	}
+}
+
+// Mixed precision computes otherwise, and learns all the same; the weights stay float32.
+func TestAMP(t *testing.T) {
+	o := recipe()
+	o.Epochs, o.Batch, o.LR, o.Augment, o.AMP = 60, 10, 0.1, false, true
+	job := newJob(t, 40, o)
+	var first, last Record
+	job.Observe = func(r Record) {
+		if r.Step == 1 {
+			first = r
+		}
+		last = r
+	}
+	if err := job.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if last.Loss > 0.2*first.Loss || last.Hits < 9 || job.Net.Root().Parameters()[0].Dtype() != torch.Float {
+		t.Errorf("from %+v to %+v", first, last)
+	}
+	o.AMP = false
+	plain := newJob(t, 40, o)
+	plain.Observe = func(r Record) {
+		if r.Step == 1 && (r.Loss == first.Loss || math.Abs(r.Loss-first.Loss) > 0.02*r.Loss) {
+			t.Errorf("the first loss is %.9g, in mixed precision %.9g", r.Loss, first.Loss)
+		}
+	}
+	if err := plain.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The held-out images depend on the seed and on how many there are, and there are no more than that. The best epoch is the
+// first of those with the most hits.
+func TestHoldOut(t *testing.T) {
+	held := HoldOut(100, 10, 3)
+	if len(held) != 10 || !slices.IsSorted(held) || len(slices.Compact(slices.Clone(held))) != 10 || held[9] >= 100 {
+		t.Errorf("%v", held)
+	}
+	if !slices.Equal(held, HoldOut(100, 10, 3)) || slices.Equal(held, HoldOut(100, 10, 4)) || len(HoldOut(5, 9, 3)) != 5 {
+		t.Error("not decided by the seed and the count")
+	}
+	o := recipe()
+	o.Val, o.Epochs = 4, 6
+	job := newJob(t, 20, o)
+	holdOut(job)
+	var state State
+	job.Save = func(s *State, _ bool) error { state = *s; return nil }
+	var hits []int64
+	job.Validated = func(v Validation) error {
+		if best := len(hits) == 0 || v.Score.Hits > slices.Max(hits); v.Best != best || v.Epoch != len(hits)+1 || v.Score.N != 4 {
+			t.Errorf("%+v after scores of %v", v, hits)
+		}
+		hits = append(hits, v.Score.Hits)
+		return nil
+	}
+	if err := job.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if most := slices.Max(hits); *state.Best != (Best{Epoch: slices.Index(hits, most) + 1, Hits: most, N: 4}) || len(hits) != 6 {
+		t.Errorf("scores of %v have the best %+v", hits, state.Best)
+	}
+	full := errors.New("no space left")
+	job.Validated = func(Validation) error { return full }
+	if err := job.Run(t.Context()); !errors.Is(err, full) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	for want, change := range map[string]func(o *Options){
+		"--nesterov":                           func(o *Options) { o.Nesterov, o.Momentum = true, 0 },
+		"--optimizer sgd":                      func(o *Options) { o.Nesterov, o.Optimizer = true, "adam" },
+		"--milestones 91,136":                  func(o *Options) { o.Schedule = "multistep" },
+		"need each other":                      func(o *Options) { o.Milestones = []float64{1} },
+		"1.5 is no whole number between 0":     func(o *Options) { o.Schedule, o.Milestones = "multistep", []float64{1.5} },
+		"2 is no whole number between 0":       func(o *Options) { o.Schedule, o.Milestones = "multistep", []float64{2} },
+		"1 is no whole number between 1":       func(o *Options) { o.Schedule, o.Milestones, o.Warmup = "multistep", []float64{1}, 1 },
+		"leave one of the two out":             func(o *Options) { o.Schedule, o.Warmup = "onecycle", 1 },
+		"--warmup 2 must be less than":         func(o *Options) { o.Warmup = 2 },
+		"--ema 1 would never take anything in": func(o *Options) { o.EMA = 1 },
+	} {
+		o := recipe()
+		if err := o.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		change(&o)
+		if err := o.Validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
 		}
 	}
 }

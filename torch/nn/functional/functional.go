@@ -30,6 +30,11 @@ func Relu6(input torch.Tensor, inplace bool) torch.Tensor {
 	return input.Relu6()
 }
 
+// Gelu is input·Φ(input), Φ the standard normal distribution function (Hendrycks and Gimpel, 2016).
+func Gelu(input torch.Tensor) torch.Tensor {
+	return input.Gelu()
+}
+
 // Conv2d correlates input [n, in, h, w] with weight [out, in/groups, kh, kw]; bias is [out] or undefined. stride,
 // padding and dilation are {height, width}.
 func Conv2d(input, weight, bias torch.Tensor, stride, padding, dilation []int64, groups int64) torch.Tensor {
@@ -48,6 +53,18 @@ func BatchNorm(input, runningMean, runningVar, weight, bias torch.Tensor, isTrai
 		}
 	}
 	return input.BatchNorm(weight, bias, runningMean, runningVar, isTraining, momentum, eps)
+}
+
+// LayerNorm normalises input over its last dimensions, of shape normalizedShape, and applies weight and bias, which have that
+// shape or are undefined.
+func LayerNorm(input torch.Tensor, normalizedShape []int64, weight, bias torch.Tensor, eps float64) torch.Tensor {
+	return input.LayerNorm(normalizedShape, weight, bias, eps)
+}
+
+// ScaledDotProductAttention is softmax(query·keyᵀ/√width)·value (Vaswani et al., 2017, section 3.2.1); all are
+// [..., places, width].
+func ScaledDotProductAttention(query, key, value torch.Tensor) torch.Tensor {
+	return torch.ScaledDotProductAttention(query, key, value)
 }
 
 // Linear is input·weightᵀ + bias for input [..., in], weight [out, in] and bias [out] or undefined.

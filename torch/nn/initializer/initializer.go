@@ -78,6 +78,27 @@ func KaimingNormal(t torch.Tensor, a float64, fanMode, nonlinearity string) {
 	Normal(t, 0, kaimingStd("initializer.KaimingNormal", t, a, fanMode, nonlinearity))
 }
 
+// XavierUniform draws from ±√(6/(fan_in+fan_out)) (Glorot and Bengio, "Understanding the Difficulty of Training Deep Feedforward
+// Neural Networks", 2010).
+func XavierUniform(t torch.Tensor) {
+	in, out := CalculateFanInAndFanOut(t)
+	bound := math.Sqrt(3) * math.Sqrt(2/float64(in+out)) // as PyTorch rounds it
+	Uniform(t, -bound, bound)
+}
+
+// TruncNormal draws from the normal distribution of mean 0 and the given standard deviation between -2 and 2, PyTorch's default
+// limits, by the inverse of the distribution function.
+func TruncNormal(t torch.Tensor, std float64) {
+	const limit = 2
+	below := func(x float64) float64 { return (1 + math.Erf(x/std/math.Sqrt2)) / 2 } // Φ
+	write(func() {
+		t.UniformI(2*below(-limit)-1, 2*below(limit)-1)
+		t.ErfInvI()
+		t.MulScalarI(std * math.Sqrt2)
+		t.ClampI(-limit, limit)
+	})
+}
+
 // CalculateFanInAndFanOut counts the inputs and outputs of one unit of a weight [out, in, kernel...].
 func CalculateFanInAndFanOut(t torch.Tensor) (in, out int64) {
 	shape := t.Shape()

@@ -13,6 +13,7 @@ import "C"
 
 import (
 	"fmt"
+	"image"
 	"unsafe"
 )
 
@@ -44,18 +45,20 @@ func Size(data []byte) (width, height int, err error) {
 	return width, height, nil
 }
 
-// Decode writes the image to dst as three planes, red, green, blue, of width*height bytes each. An image that has not
-// exactly that size fails with *Error before it is decoded. It panics if dst is not 3*width*height long.
-func Decode(dst, data []byte, width, height int) error {
-	if width <= 0 || height <= 0 || len(dst) != 3*width*height {
-		panic(fmt.Sprintf("jpeg.Decode: dst of %d bytes for %d x %d pixels", len(dst), width, height))
+// Decode writes a part of the image to dst, row by row, a pixel as red, green, blue and a byte without meaning. The pixels
+// are those of the whole image decoded; what is not needed for the part is left out as far as libjpeg can, and what comes
+// after its last row is not looked at. It fails with *Error on a broken image and on one that does not hold the part. It
+// panics if the part is empty or begins outside, or dst is not as large.
+func Decode(dst, data []byte, part image.Rectangle) error {
+	if part.Empty() || part.Min.X < 0 || part.Min.Y < 0 || len(dst) != 4*part.Dx()*part.Dy() {
+		panic(fmt.Sprintf("jpeg.Decode: dst of %d bytes for the pixels %v", len(dst), part))
 	}
 	if len(data) == 0 {
 		return &Error{Msg: "no data"}
 	}
 	var res C.l2ul_jpeg_result
-	if C.l2ul_jpeg_decode((*C.uchar)(unsafe.SliceData(data)), C.size_t(len(data)), (*C.uchar)(unsafe.SliceData(dst)),
-		C.int(width), C.int(height), &res) != 0 {
+	p := C.l2ul_jpeg_part{x: C.int(part.Min.X), y: C.int(part.Min.Y), width: C.int(part.Dx()), height: C.int(part.Dy())}
+	if C.l2ul_jpeg_decode((*C.uchar)(unsafe.SliceData(data)), C.size_t(len(data)), (*C.uchar)(unsafe.SliceData(dst)), p, &res) != 0 {
 		return failure(&res)
 	}
 	return nil

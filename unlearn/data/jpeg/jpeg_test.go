@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"image"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,6 +22,18 @@ func read(t testing.TB, name string) []byte {
 	return content
 }
 
+// whole decodes all of a 37 x 23 image to three planes.
+func whole(content []byte) ([]byte, error) {
+	pixels, planes := make([]byte, 4*37*23), make([]byte, 3*37*23)
+	err := Decode(pixels, content, image.Rect(0, 0, 37, 23))
+	for i := range 37 * 23 {
+		for c := range 3 {
+			planes[c*37*23+i] = pixels[4*i+c]
+		}
+	}
+	return planes, err
+}
+
 // The sums are of Pillow's pixels, printed by testdata/make.py.
 var samples = []struct{ name, sum string }{
 	{"420.jpg", "41bb93e488a875294bc0feec1a01fc7030638b08972cf0b8bf9b7a6be20cbcd9"},
@@ -30,6 +43,7 @@ var samples = []struct{ name, sum string }{
 	{"restart.jpg", "41bb93e488a875294bc0feec1a01fc7030638b08972cf0b8bf9b7a6be20cbcd9"},
 	{"grey.jpg", "9d94c17e66f58000f1b271ab51369768f0f497b579b51a97c0aa80e25859eba3"},
 	{"cmyk.jpg", "0d641bc5405a17217fce46f5b0a4ee3fe25182931f36e23ebc63a2de454e6c94"},
+	{"rotated.jpg", "41bb93e488a875294bc0feec1a01fc7030638b08972cf0b8bf9b7a6be20cbcd9"}, // EXIF says so; nobody turns it
 	{"ycck.jpg", "aca3c8b2963d87d758c6078265be45a0a0462e6799ae4550ee62ae50c8e283a6"},
 }
 
@@ -41,12 +55,12 @@ func TestDecode(t *testing.T) {
 			t.Errorf("%s: size %d x %d, error %v; want 37 x 23", s.name, width, height, err)
 			continue
 		}
-		dst := make([]byte, 3*37*23)
-		if err := Decode(dst, content, 37, 23); err != nil {
+		planes, err := whole(content)
+		if err != nil {
 			t.Errorf("%s: %v", s.name, err)
 			continue
 		}
-		sum := sha256.Sum256(dst)
+		sum := sha256.Sum256(planes)
 		if got := hex.EncodeToString(sum[:]); got != s.sum {
 			t.Errorf("%s: sha256 of the pixels %s, Pillow's %s", s.name, got, s.sum)
 		}
@@ -56,11 +70,10 @@ func TestDecode(t *testing.T) {
 func TestDecodeTruncated(t *testing.T) {
 	for _, name := range []string{"420.jpg", "progressive.jpg", "grey.jpg", "cmyk.jpg"} {
 		content := read(t, name)
-		dst := make([]byte, 3*37*23)
 		// The last two bytes are the end marker; all pixels of a sequential image are there without it.
 		for n := range len(content) - 2 {
 			var broken *Error
-			if err := Decode(dst, content[:n], 37, 23); !errors.As(err, &broken) {
+			if _, err := whole(content[:n]); !errors.As(err, &broken) {
 				t.Fatalf("%s cut to %d of %d bytes: error %v", name, n, len(content), err)
 			} else if broken.Offset < 0 || broken.Offset > n {
 				t.Errorf("%s cut to %d bytes: error at byte %d", name, n, broken.Offset)
@@ -82,10 +95,10 @@ func TestDecodeErrors(t *testing.T) {
 	}{
 		{"no data", nil, "no data"},
 		{"text", []byte("hello, world"), "Not a JPEG"},
-		{"another size", edit("420.jpg", func(b []byte, at int) []byte {
-			binary.BigEndian.PutUint16(b[at+5:], 24)
+		{"smaller than the part", edit("420.jpg", func(b []byte, at int) []byte {
+			binary.BigEndian.PutUint16(b[at+5:], 22)
 			return b
-		}), "37 x 24 pixels, need 37 x 23"},
+		}), "37 x 22 pixels, need 37 x 23"},
 		{"12 bits", edit("420.jpg", func(b []byte, at int) []byte { b[at+4] = 12; return b }), "precision"},
 		{"no tables", edit("420.jpg", func(b []byte, at int) []byte { return append(b[:2:2], b[at:]...) }), "not defined"},
 		{"zeros for data", edit("420.jpg", func(b []byte, _ int) []byte {
@@ -94,7 +107,7 @@ func TestDecodeErrors(t *testing.T) {
 		}), "Premature end"},
 	} {
 		var broken *Error
-		err := Decode(make([]byte, 3*37*23), tc.content, 37, 23)
+		_, err := whole(tc.content)
 		if !errors.As(err, &broken) || !strings.Contains(err.Error(), tc.says) {
 			t.Errorf("%s: error %v does not say %q", tc.name, err, tc.says)
 		}
@@ -132,47 +145,117 @@ func progressive(scans int) []byte {
 }
 
 func TestScansAreBounded(t *testing.T) {
-	dst := make([]byte, 3*8*8)
-	if err := Decode(dst, progressive(400), 8, 8); err != nil {
+	dst := make([]byte, 4*8*8)
+	if err := Decode(dst, progressive(400), image.Rect(0, 0, 8, 8)); err != nil {
 		t.Errorf("400 scans: %v", err)
 	}
-	if err := Decode(dst, progressive(700), 8, 8); err == nil || !strings.Contains(err.Error(), "more than 500 scans") {
+	if err := Decode(dst, progressive(700), image.Rect(0, 0, 8, 8)); err == nil || !strings.Contains(err.Error(), "more than 500 scans") {
 		t.Errorf("700 scans: %v", err)
 	}
 }
 
 func TestTrailingBytesAreIgnored(t *testing.T) {
 	content := append(read(t, "420.jpg"), "appended by a camera"...)
-	if err := Decode(make([]byte, 3*37*23), content, 37, 23); err != nil {
+	if _, err := whole(content); err != nil {
 		t.Error(err)
+	}
+}
+
+// resampled is an image with sampling factors that Pillow does not write: factors and size of the luminance are changed in
+// the header such that the same blocks make another image.
+func resampled(t *testing.T, name string, factors byte, width, height uint16) []byte {
+	content := bytes.Clone(read(t, name))
+	at := bytes.Index(content, []byte{0xff, 0xc0})
+	if at < 0 {
+		t.Fatalf("%s is no sequential image", name)
+	}
+	frame := content[at:]
+	binary.BigEndian.PutUint16(frame[5:], height)
+	binary.BigEndian.PutUint16(frame[7:], width)
+	frame[11] = factors
+	return content
+}
+
+// Every part of an image must have the pixels of the whole image decoded.
+func TestDecodePart(t *testing.T) {
+	images := map[string][]byte{
+		"4:4:0": resampled(t, "422.jpg", 0x12, 24, 45), // 3 x 3 units of 8 x 16 pixels
+		"4:1:1": resampled(t, "420.jpg", 0x41, 60, 22), // 2 x 3 units of 32 x 8
+		"4:1:0": resampled(t, "420.jpg", 0x14, 22, 60),
+	}
+	for _, s := range samples {
+		images[s.name] = read(t, s.name)
+	}
+	for name, content := range images {
+		width, height, err := Size(content)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		all := make([]byte, 4*width*height)
+		if err := Decode(all, content, image.Rect(0, 0, width, height)); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		check := func(part image.Rectangle) {
+			t.Helper()
+			got := make([]byte, 4*part.Dx()*part.Dy())
+			if err := Decode(got, content, part); err != nil {
+				t.Fatalf("%s: %v: %v", name, part, err)
+			}
+			for y := range part.Dy() {
+				for x := range part.Dx() {
+					p := got[4*(y*part.Dx()+x):][:3]
+					if q := all[4*((y+part.Min.Y)*width+x+part.Min.X):][:3]; !bytes.Equal(p, q) {
+						t.Fatalf("%s: %v: pixel (%d, %d) of the part is %v, in the whole image %v", name, part, x, y, p, q)
+					}
+				}
+			}
+		}
+		for from := range max(width, height) {
+			for to := from + 1; to <= max(width, height); to++ {
+				if to <= width {
+					check(image.Rect(from, 0, to, height))
+					check(image.Rect(from, height/2, to, height/2+1))
+				}
+				if to <= height {
+					check(image.Rect(0, from, width, to))
+					check(image.Rect(width/3, from, width/3+5, to))
+				}
+			}
+		}
 	}
 }
 
 func FuzzDecode(f *testing.F) {
 	for _, s := range samples {
-		f.Add(read(f, s.name))
+		f.Add(read(f, s.name), uint16(3), uint16(17), uint16(1), uint16(20))
 	}
-	f.Fuzz(func(t *testing.T, content []byte) {
+	f.Fuzz(func(t *testing.T, content []byte, x0, x1, y0, y1 uint16) {
 		width, height, err := Size(content)
 		if err != nil || width*height > 1<<16 {
 			return
 		}
-		const guard = 64
-		buffer := bytes.Repeat([]byte{0xa5}, guard+3*width*height+guard)
-		dst := buffer[guard : guard+3*width*height]
-		_ = Decode(dst, content, width, height)
-		edges := append(bytes.Clone(buffer[:guard]), buffer[guard+3*width*height:]...)
-		if !bytes.Equal(edges, bytes.Repeat([]byte{0xa5}, 2*guard)) {
-			t.Error("wrote outside the destination")
+		whole := image.Rect(0, 0, width, height)
+		part := whole.Intersect(image.Rect(int(x0), int(y0), int(x1), int(y1)))
+		for _, part := range []image.Rectangle{whole, part} {
+			if part.Empty() {
+				continue
+			}
+			const guard = 64
+			size := 4 * part.Dx() * part.Dy()
+			buffer := bytes.Repeat([]byte{0xa5}, guard+size+guard)
+			_ = Decode(buffer[guard:guard+size], content, part)
+			edges := append(bytes.Clone(buffer[:guard]), buffer[guard+size:]...)
+			if !bytes.Equal(edges, bytes.Repeat([]byte{0xa5}, 2*guard)) {
+				t.Errorf("wrote outside the destination of %v", part)
+			}
 		}
 	})
 }
 
 func BenchmarkDecode(b *testing.B) {
 	content := read(b, "420.jpg")
-	dst := make([]byte, 3*37*23)
 	for b.Loop() {
-		if err := Decode(dst, content, 37, 23); err != nil {
+		if _, err := whole(content); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -81,32 +81,28 @@ static unsigned mul255(unsigned x, unsigned y) {
   return ((t >> 8) + t) >> 8;
 }
 
-static void split_row(const unsigned char* row, int components, int width, unsigned char* r, unsigned char* g,
-                      unsigned char* b) {
-  if (components == 1) {
-    memcpy(r, row, (size_t)width);
-    memcpy(g, row, (size_t)width);
-    memcpy(b, row, (size_t)width);
+// Writes pixels of 1, 3 (with a fourth byte already) or 4 components as red, green, blue.
+static void convert(const unsigned char* row, int components, int width, unsigned char* dst) {
+  if (components == 3) {
+    memcpy(dst, row, 4 * (size_t)width);
     return;
   }
-  if (components == 3) {
-    for (int x = 0; x < width; x++, row += 3) {
-      r[x] = row[0];
-      g[x] = row[1];
-      b[x] = row[2];
-    }
+  if (components == 1) {
+    for (int x = 0; x < width; x++, dst += 4) dst[0] = dst[1] = dst[2] = row[x];
     return;
   }
   // Adobe stores CMYK inverted, and Pillow takes every CMYK JPEG as Adobe's: each value is 255 - ink.
-  for (int x = 0; x < width; x++, row += 4) {
+  for (int x = 0; x < width; x++, row += 4, dst += 4) {
     unsigned white = row[3];
-    r[x] = (unsigned char)(white - mul255(255u - row[0], white));
-    g[x] = (unsigned char)(white - mul255(255u - row[1], white));
-    b[x] = (unsigned char)(white - mul255(255u - row[2], white));
+    for (int c = 0; c < 3; c++) dst[c] = (unsigned char)(white - mul255(255u - row[c], white));
   }
 }
 
-static void decode_rows(decoder* d, unsigned char* dst, int width, int height) {
+// Upsampling looks at this many pixels beside each one at most; libjpeg repeats those at the edge of what it is told to
+// decode.
+enum { BESIDE = 2 };
+
+static void decode_part(decoder* d, unsigned char* dst, l2ul_jpeg_part part) {
   struct jpeg_decompress_struct* cinfo = &d->cinfo;
   int components = cinfo->num_components;
   switch (components) {
@@ -114,7 +110,7 @@ static void decode_rows(decoder* d, unsigned char* dst, int width, int height) {
       cinfo->out_color_space = JCS_GRAYSCALE;
       break;
     case 3:
-      cinfo->out_color_space = JCS_RGB;
+      cinfo->out_color_space = JCS_EXT_RGBX;
       break;
     case 4:
       cinfo->out_color_space = JCS_CMYK;
@@ -123,20 +119,33 @@ static void decode_rows(decoder* d, unsigned char* dst, int width, int height) {
       snprintf(d->result->message, sizeof d->result->message, "%d colour components, need 1, 3 or 4", components);
       longjmp(d->env, 1);
   }
-  d->row = malloc((size_t)width * (size_t)components);
-  if (d->row == NULL) ERREXIT1(cinfo, JERR_OUT_OF_MEMORY, 0);
   // Defaults of libjpeg: accurate integer DCT, fancy upsampling, smoothing between blocks. They are Pillow's as well.
   jpeg_start_decompress(cinfo);
-  size_t plane = (size_t)width * (size_t)height;
-  for (size_t at = 0; at < plane; at += (size_t)width) {
-    JSAMPROW rows[1] = {d->row};
+  JDIMENSION left = 0;
+  // Smoothing, which only progressive images have, looks at blocks beside a block.
+  if (!cinfo->progressive_mode) {
+    JDIMENSION first = part.x > BESIDE ? (JDIMENSION)(part.x - BESIDE) : 0;
+    JDIMENSION behind = (JDIMENSION)(part.x + part.width + BESIDE);
+    JDIMENSION width = (behind < cinfo->output_width ? behind : cinfo->output_width) - first;
+    if (width < cinfo->output_width) {
+      jpeg_crop_scanline(cinfo, &first, &width);
+      left = first;
+    }
+    if (part.y > 0) jpeg_skip_scanlines(cinfo, (JDIMENSION)part.y);
+  }
+  int bytes = cinfo->output_components;
+  d->row = malloc((size_t)cinfo->output_width * (size_t)bytes);
+  if (d->row == NULL) ERREXIT1(cinfo, JERR_OUT_OF_MEMORY, 0);
+  JSAMPROW rows[1] = {d->row};
+  while (cinfo->output_scanline < (JDIMENSION)part.y) jpeg_read_scanlines(cinfo, rows, 1);
+  for (int y = 0; y < part.height; y++, dst += 4 * (size_t)part.width) {
     jpeg_read_scanlines(cinfo, rows, 1);
-    split_row(d->row, components, width, dst + at, dst + plane + at, dst + 2 * plane + at);
+    convert(d->row + (size_t)(part.x - (int)left) * (size_t)bytes, components, part.width, dst);
   }
 }
 
 // Runs with everything the handlers touch in *d, so that no local variable is read after longjmp.
-static int run(decoder* d, unsigned char* dst, int width, int height) {
+static int run(decoder* d, unsigned char* dst, l2ul_jpeg_part part) {
   if (setjmp(d->env) != 0) {
     jpeg_destroy_decompress(&d->cinfo);
     free(d->row);
@@ -144,12 +153,12 @@ static int run(decoder* d, unsigned char* dst, int width, int height) {
   }
   open_header(d);
   if (dst != NULL) {
-    if (d->result->width != width || d->result->height != height) {
-      snprintf(d->result->message, sizeof d->result->message, "the image is %d x %d pixels, need %d x %d",
-               d->result->width, d->result->height, width, height);
+    if (part.width > d->result->width - part.x || part.height > d->result->height - part.y) {
+      snprintf(d->result->message, sizeof d->result->message, "the image is %d x %d pixels, need %d x %d at (%d, %d)",
+               d->result->width, d->result->height, part.width, part.height, part.x, part.y);
       longjmp(d->env, 1);
     }
-    decode_rows(d, dst, width, height);
+    decode_part(d, dst, part);
   }
   jpeg_destroy_decompress(&d->cinfo);
   free(d->row);
@@ -163,10 +172,10 @@ int l2ul_jpeg_size(const unsigned char* data, size_t size, l2ul_jpeg_result* res
   d.data = data;
   d.size = size;
   d.result = result;
-  return run(&d, NULL, 0, 0);
+  return run(&d, NULL, (l2ul_jpeg_part){0});
 }
 
-int l2ul_jpeg_decode(const unsigned char* data, size_t size, unsigned char* dst, int width, int height,
+int l2ul_jpeg_decode(const unsigned char* data, size_t size, unsigned char* dst, l2ul_jpeg_part part,
                      l2ul_jpeg_result* result) {
   decoder d;
   memset(&d, 0, sizeof d);
@@ -174,5 +183,5 @@ int l2ul_jpeg_decode(const unsigned char* data, size_t size, unsigned char* dst,
   d.data = data;
   d.size = size;
   d.result = result;
-  return run(&d, dst, width, height);
+  return run(&d, dst, part);
 }

@@ -12,12 +12,17 @@ typedef struct {
   char message[L2UL_JPEG_MESSAGE];  // the error, when the call returned non-zero
 } l2ul_jpeg_result;
 
+// A rectangle of an image's pixels.
+typedef struct {
+  int x, y, width, height;
+} l2ul_jpeg_part;
+
 // Reads the header alone.
 int l2ul_jpeg_size(const unsigned char* data, size_t size, l2ul_jpeg_result* result);
 
-// Decodes to three planes (red, green, blue) of width * height bytes each at dst. An image of another size than
-// width x height is an error before anything is decoded.
-int l2ul_jpeg_decode(const unsigned char* data, size_t size, unsigned char* dst, int width, int height,
+// Decodes a part to width * height pixels of four bytes at dst: red, green, blue and one without meaning. An image that
+// does not hold the part is an error before anything is decoded.
+int l2ul_jpeg_decode(const unsigned char* data, size_t size, unsigned char* dst, l2ul_jpeg_part part,
                      l2ul_jpeg_result* result);
 
 #endif

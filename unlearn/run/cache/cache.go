@@ -6,6 +6,7 @@
 package cache
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -21,6 +22,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
 )
 
@@ -75,6 +77,15 @@ func (c *Cache) Get(kind, key string, note any, path string) (bool, error) {
 	return true, nil
 }
 
+// Has reports whether there is such an entry, as far as that can be seen without reading its file.
+func (c *Cache) Has(kind, key string) bool {
+	if c == nil {
+		return false
+	}
+	_, err := os.Stat(c.name(kind, key) + recordSuffix)
+	return err == nil
+}
+
 // Put makes an entry of a note and the file at path ("" for none), and evicts the entries that were not used for longest
 // until the cache is within its limit.
 func (c *Cache) Put(kind, key string, note any, path string) error {
@@ -118,6 +129,26 @@ func (c *Cache) Folder(kind string) (string, error) {
 		return "", err
 	}
 	return filepath.Join(c.dir, kind), nil
+}
+
+// Lock keeps other processes from making an entry until unlock is called, so that what is dear is made once: whoever has the
+// lock asks Get, and makes the entry if there is none. While another process has it, waiting is called once, and Lock waits
+// until ctx ends. The files of locks stay, empty: removing one would let two processes lock two files of a name.
+func (c *Cache) Lock(ctx context.Context, kind, key string, waiting func()) (unlock func(), err error) {
+	folder, err := c.Folder(filepath.Join(kind, "locks"))
+	if err != nil || folder == "" {
+		return func() {}, err
+	}
+	lock := flock.New(filepath.Join(folder, key))
+	locked, err := lock.TryLock()
+	if err == nil && !locked {
+		waiting()
+		_, err = lock.TryLockContext(ctx, 100*time.Millisecond)
+	}
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return func() { _ = lock.Close() }, nil // the end of the process would unlock it as well
 }
 
 const recordSuffix = ".json"

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -51,11 +52,14 @@ func TestNotes(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "deep", "cache")
 	c := New(dir, 1000)
 	var got map[string]float64
-	if ok, err := c.Get("notes", "a", &got, ""); ok || err != nil {
+	if ok, err := c.Get("notes", "a", &got, ""); ok || err != nil || c.Has("notes", "a") {
 		t.Errorf("an empty cache: %v, %v", ok, err)
 	}
 	if err := c.Put("notes", "a", map[string]float64{"x": 0.1}, ""); err != nil {
 		t.Fatal(err)
+	}
+	if !c.Has("notes", "a") || c.Has("notes", "b") || (*Cache)(nil).Has("notes", "a") {
+		t.Error("the cache does not know what it has")
 	}
 	if ok, err := New(dir, 1000).Get("notes", "a", &got, ""); !ok || err != nil || got["x"] != 0.1 {
 		t.Errorf("%v, %v, %v", ok, err, got)
@@ -254,6 +258,43 @@ func TestFolder(t *testing.T) {
 	for _, none := range []*Cache{nil, New(filepath.Join(root, "none"), 0)} {
 		if dir, err := none.Folder("large"); dir != "" || err != nil {
 			t.Errorf("%v: %q, %v", none, dir, err)
+		}
+	}
+}
+
+// One holder of a lock at a time, per key; who waits says so, and stops waiting when told.
+func TestLock(t *testing.T) {
+	dir := t.TempDir()
+	never := func() { t.Error("waits for nobody") }
+	unlock, err := New(dir, 1000).Lock(t.Context(), "files", "a", never)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := New(dir, 1000).Lock(t.Context(), "files", "b", never)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other()
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := New(dir, 1000).Lock(ctx, "files", "a", cancel); !errors.Is(err, context.Canceled) {
+		t.Errorf("waiting was to end: %v", err)
+	}
+	again, err := New(dir, 1000).Lock(t.Context(), "files", "a", unlock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again()
+	c := New(dir, 10)
+	put(t, c, "x", 10)
+	put(t, c, "y", 10) // evicts, and must leave the locks alone
+	if _, err := os.Stat(filepath.Join(dir, "files", "locks", "a")); err != nil {
+		t.Error(err)
+	}
+	for _, c := range []*Cache{nil, New(dir, 0)} { // which keep nothing, and so hold up nobody
+		for range 2 {
+			if _, err := c.Lock(t.Context(), "files", "a", never); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 }

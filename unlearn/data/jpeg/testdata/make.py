@@ -37,3 +37,6 @@ write("restart.jpg", image, quality=75, restart_marker_blocks=2)
 write("grey.jpg", image.convert("L"), quality=75)
 write("cmyk.jpg", image.convert("CMYK"), quality=75)
 write("ycck.jpg", image.convert("CMYK"), as_ycck, quality=75)
+exif = Image.Exif()
+exif[0x0112] = 6  # to be turned by a quarter, which nobody does
+write("rotated.jpg", image, quality=75, exif=exif)

@@ -1,0 +1,14 @@
+package data
+
+// CINIC-10 (Darlow et al., "CINIC-10 is not ImageNet or CIFAR-10", 2018): 90,000 images of 32x32 in each of train, valid and
+// test.
+func init() {
+	tree := classTree{name: "cinic10", classes: 10, splits: map[string][]string{"train": {"train"}, "val": {"valid"}, "test": {"test"}}}
+	Register(Dataset{
+		Name:    tree.name,
+		Summary: "CINIC-10 from its folder or archive: train/, valid/ and test/, each with ten classes",
+		Files:   true,
+		Sized:   true,
+		Open:    tree.open,
+	})
+}

@@ -1,0 +1,14 @@
+package data
+
+// ImageNet-A (Hendrycks et al., "Natural adversarial examples", 2021): 7,500 images in 200 folders, which are ImageNet's names
+// of the classes. A label is the place among those 200.
+func init() {
+	tree := classTree{name: "imagenet-a", classes: 200, splits: undivided}
+	Register(Dataset{
+		Name:    tree.name,
+		Summary: "ImageNet-A from its folder: 200 classes, <wnid>/*.jpg; all images are both training and test images",
+		Files:   true,
+		Sized:   true,
+		Open:    tree.open,
+	})
+}

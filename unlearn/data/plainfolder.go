@@ -1,0 +1,15 @@
+package data
+
+// undivided is of datasets whose images are not divided into splits: all of them can be forgotten, and are scored.
+var undivided = map[string][]string{"train": {"."}, "test": {"."}}
+
+func init() {
+	tree := classTree{name: "folder", splits: undivided}
+	Register(Dataset{
+		Name:    tree.name,
+		Summary: "JPEG and PNG files in <class>/ of a folder, without splits: all images are both training and test images",
+		Files:   true,
+		Sized:   true,
+		Open:    tree.open,
+	})
+}
