@@ -133,6 +133,8 @@ type lazyImages struct {
 	source Source
 }
 
+func (*lazyImages) decodes() bool { return true }
+
 func (l *lazyImages) read(dst []byte, set *Set, indices []int) error {
 	size := 3 * set.H * set.W
 	return l.source.each(context.Background(), len(indices), func(i int) error {

@@ -310,6 +310,8 @@ func openKept(path, key string) (*Set, error) {
 // keptPixels is a file of the cache, open as long as somebody can ask for its pixels: then the runtime closes it.
 type keptPixels struct{ *os.File }
 
+func (keptPixels) decodes() bool { return false }
+
 func (f keptPixels) read(dst []byte, set *Set, indices []int) error {
 	size := set.C * set.H * set.W
 	for at := 0; at < len(indices); {

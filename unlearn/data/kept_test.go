@@ -321,6 +321,24 @@ func train(dir string) (*imageSplit, error) {
 	return tree.split(files, images, dir, "train")
 }
 
+// Where there is room, the device holds the pixels of a file of the cache: it streams only what must be decoded each time.
+func TestKeptIsHeld(t *testing.T) {
+	set := newShelf(t, writeTree(t, smallTree(t))).open(t, "train")[0]
+	err := torch.Run(torch.CPU, func() error {
+		for name, room := range room {
+			l := NewLoader(set, torch.CPU, torch.Contiguous, room)
+			defer l.Free()
+			if held := l.stream == nil; held != (name == "held") {
+				t.Errorf("%s: the device holds the pixels: %t", name, held)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A file that is cut short while a set of it is open is an error with its name, and not the end of the process: where the
 // device holds the pixels, where it streams them, and where a stream has begun. What is still there can be read.
 func TestKeptIsCutShort(t *testing.T) {

@@ -37,7 +37,7 @@ func NewLoader(set *Set, device torch.Device, format torch.MemoryFormat, room in
 		}
 		l.labels = torch.FromSlice(labels, n).To(device, torch.Long)
 		l.table = PixelTable(set.C).To(device, torch.Float)
-		if set.lazy != nil || set.bytes() > room/share {
+		if set.lazy != nil && set.lazy.decodes() || set.bytes() > room/share {
 			l.stream = &stream{set: set, device: device}
 		} else {
 			l.pixels = hostPixels(set).To(device, torch.Byte).Contiguous(format)

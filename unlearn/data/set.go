@@ -28,6 +28,7 @@ type Set struct {
 // lazy makes the pixels of images when they are asked for.
 type lazy interface {
 	read(dst []byte, set *Set, indices []int) error
+	decodes() bool // for which images that nobody asks for are better left alone
 }
 
 // bytes is the size of the pixels, known before they are there.
