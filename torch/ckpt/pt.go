@@ -148,7 +148,12 @@ func (p *ptReader) file(root any) (*File, error) {
 		return nil, err
 	}
 	f := &File{Format: format}
+	seen := make(map[string]bool, len(weights))
 	for _, w := range weights {
+		if seen[w.name] {
+			return nil, corrupt("two tensors are named %.200q", w.name)
+		}
+		seen[w.name] = true
 		data, err := p.elements(w.view)
 		if err != nil {
 			return nil, fmt.Errorf("tensor %.200q: %w", w.name, err)
@@ -220,7 +225,30 @@ func rebuildTensor(_ *pickle.Budget, args pickle.Tuple) (any, error) {
 		}
 		*to = ns
 	}
+	if len(args) == 7 {
+		if err := unmarked(args[6]); err != nil {
+			return nil, err
+		}
+	}
 	return v, v.check()
+}
+
+// unmarked reports marks, such as {"neg": True}, by which a tensor's values are other than those of its storage.
+func unmarked(metadata any) error {
+	if metadata == nil {
+		return nil
+	}
+	marks, ok := metadata.(*pickle.Dict)
+	if !ok {
+		return fmt.Errorf("the metadata of a tensor is %s", typeName(metadata))
+	}
+	for mark, value := range marks.All() {
+		if value != any(false) {
+			name, _ := pickle.Text(mark)
+			return fmt.Errorf("a tensor is stored with the mark %.20q, so its values are not those in the file; save it after resolve_neg() and resolve_conj()", name)
+		}
+	}
+	return nil
 }
 
 // rebuildParameter is torch._utils._rebuild_parameter(data, requires_grad, hooks), or _rebuild_parameter_with_state, which adds
