@@ -142,7 +142,7 @@ func TestHostile(t *testing.T) {
 		{safetensors("{"+w+"}", 1), "need 2 bytes, but 1 follow the header"},
 		{safetensors("{"+w+"}", 1, 2)[:30], "was cut off"},
 		{append([]byte("\xff\xff\xff\xff\xff\xff\xff\xff"), "{}"...), "claims 18446744073709551615 bytes"},
-		{append([]byte("\x01\xe1\xf5\x05\x00\x00\x00\x00"), "{}"...), "100000000 are allowed"},
+		{append([]byte("\x01\xe1\xf5\x05\x00\x00\x00\x00"), "{}"...), "4194304 are allowed"},
 		{safetensors("{"+w+"}", 1, 2, 3), "1 bytes follow the last tensor"},
 		{safetensors("{"+w+","+w+"}", 1, 2), `the key "w" stands twice`},
 		{safetensors(`{"w":{"dtype":"U8","dtype":"U8","shape":[2],"data_offsets":[0,2]}}`, 1, 2), `"dtype" stands twice`},
@@ -243,7 +243,7 @@ func TestHostile(t *testing.T) {
 		{pt(doubling(good) + "."), "without end"},
 		{pt(attributed(1<<14) + "."), "makes a tensor with attributes of function and tuple"},
 		{packed("a/data.pkl", "}."), `zip entry "a/data.pkl" is compressed`},
-		{overlapping(), "are possible"},
+		{overlapping(), "overlap"},
 	} {
 		err := readCheaply(t, test.data)
 		if !errors.Is(err, ckpt.ErrCorrupt) || !strings.Contains(err.Error(), test.want) {
@@ -312,19 +312,15 @@ func npy(header, data string) string {
 	return npyHead + "\x01\x00" + string(binary.LittleEndian.AppendUint16(nil, uint16(len(header)))) + header + data
 }
 
-// overlapping is a file whose directory gives many names to the same 64 KiB.
+// overlapping is a file whose directory says that the second storage is where the first one is.
 func overlapping() []byte {
 	const n = 64 << 10
 	pickle := "\x80\x02}("
 	entries := []string{}
-	for i := range 8 {
+	for i := range 2 {
 		s := strings.NewReplacer("0X", fmt.Sprint(i)+"X", "K\x04", "J\x00\x40\x00\x00").Replace(storage)
 		pickle += fmt.Sprintf("X\x01\x00\x00\x00%d", i) + tensor(s+"K\x00(K\x01t(K\x01t")
-		content := ""
-		if i == 0 {
-			content = strings.Repeat("\x00", n)
-		}
-		entries = append(entries, fmt.Sprint("a/data/", i), content)
+		entries = append(entries, fmt.Sprint("a/data/", i), strings.Repeat(fmt.Sprint(i), n))
 	}
 	data := zipOf(append([]string{"a/data.pkl", pickle + "u."}, entries...)...)
 	first := 0
@@ -334,7 +330,7 @@ func overlapping() []byte {
 			if first == 0 {
 				first = at
 			}
-			copy(data[at+16:at+28], data[first+16:first+28]) // checksum and sizes
+			copy(data[at+16:at+20], data[first+16:first+20]) // checksum
 			copy(data[at+42:at+46], data[first+42:first+46]) // place
 		}
 		at += 46 + name
