@@ -80,18 +80,16 @@ func (s *storage) bytes() int64 { return s.numel * int64(s.dtype.Size()) }
 type ptReader struct {
 	fetch    func(*storage) ([]byte, error) // the bytes of a storage
 	storages map[string]*storage
-	copies   int64 // bytes that tensors may still take beyond those of the storages
+	left     int64 // bytes that tensors may still have
 }
 
-// Tensors that are no contiguous part of their storage are copied. Expanded ones (stride 0) may need more than the file has, but a
-// small file must not ask for the whole memory.
-const (
-	copyFactor = 4
-	copySlack  = 1 << 20
-)
+// unfolded is how many bytes the tensors of a file of size bytes may have, taken one by one. They may share storages, repeat
+// elements (stride 0) and be compressed, but a small file must ask for no long work, here or of whoever reads every tensor. Weights
+// compress little; pruned ones, mostly zeros, some ten times.
+func unfolded(size int64) int64 { return 16*size + 8<<20 }
 
 func newPTReader(size int64, fetch func(*storage) ([]byte, error)) *ptReader {
-	return &ptReader{fetch: fetch, storages: map[string]*storage{}, copies: copyFactor*size + copySlack}
+	return &ptReader{fetch: fetch, storages: map[string]*storage{}, left: unfolded(size)}
 }
 
 // readPT reads the zip files of torch.save. They hold, below one folder of any name, the pickle data.pkl, the raw bytes of each
@@ -298,6 +296,10 @@ func newDevice(*pickle.Budget, pickle.Tuple) (any, error) { return nil, nil }
 func (p *ptReader) elements(v *view) ([]byte, error) {
 	size := int64(v.dtype.Size())
 	n, _ := bytesOf(v.dtype, v.shape)
+	if n > p.left {
+		return nil, corrupt("shape %v with strides %v unfolds to %d bytes, too many for a file of this size", v.shape, v.strides, n)
+	}
+	p.left -= n
 	if v.data == nil {
 		data, err := p.fetch(v.storage)
 		if err != nil {
@@ -312,10 +314,6 @@ func (p *ptReader) elements(v *view) ([]byte, error) {
 		begin := v.offset * size
 		return v.data[begin : begin+n : begin+n], nil
 	}
-	if n > p.copies {
-		return nil, corrupt("shape %v with strides %v unfolds to %d bytes, too many for a file of this size", v.shape, v.strides, n)
-	}
-	p.copies -= n
 	dst := make([]byte, n)
 	gather(dst, v.data[v.offset*size:], v.shape, v.strides, int(size))
 	return dst, nil
