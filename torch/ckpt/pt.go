@@ -18,8 +18,9 @@ import (
 // (readLegacy).
 
 const (
-	maxPickle       = 64 << 20  // bytes of data.pkl: some 500,000 tensors
-	maxPickleMemory = 512 << 20 // what the values of any pickle may take
+	// Bytes of data.pkl, and what its values may take: some 15,000 tensors, an optimiser's among them. Whole networks for images
+	// take a tenth.
+	maxPickle = 48 << 20
 	// What an honest pickle takes for each of its bytes, and in all if it is a short one: a small file must not ask for more.
 	pickleFactor = 64
 	pickleSlack  = 1 << 20
@@ -128,7 +129,7 @@ func readPT(a *archive, folder string) (*File, error) {
 func (p *ptReader) unpickle(r io.Reader, size int64, what string) (any, error) {
 	v, err := pickle.Load(r, pickle.Options{
 		Globals: ptGlobals, Inert: inert, Persistent: p.persistent,
-		MaxMemory: min(maxPickleMemory, pickleSlack+pickleFactor*min(size, maxPickle)),
+		MaxMemory: min(maxPickle, pickleSlack+pickleFactor*min(size, maxPickle)),
 	})
 	if e, ok := errors.AsType[*pickle.Error](err); ok {
 		if e.Global != "" {
@@ -167,7 +168,7 @@ func (p *ptReader) persistent(id any) (any, error) {
 	t, _ := id.(pickle.Tuple)
 	kind := ""
 	if len(t) > 0 {
-		kind, _ = pickle.Text(t[0])
+		kind = pickle.Word(t[0])
 	}
 	switch {
 	case kind == "module" && len(t) == 4:
@@ -181,9 +182,9 @@ func (p *ptReader) persistent(id any) (any, error) {
 		return &pickle.Object{Class: class}, nil
 	}
 	dtype, ok1 := t[1].(DType)
-	key, ok2 := pickle.Text(t[2])
-	numel, ok3 := t[4].(int64)
-	if !ok1 || !ok2 || !ok3 || numel < 0 || numel > math.MaxInt64/8 {
+	key := pickle.Word(t[2])
+	numel, ok2 := t[4].(int64)
+	if !ok1 || key == "" || !ok2 || numel < 0 || numel > math.MaxInt64/8 {
 		return nil, fmt.Errorf("a storage is malformed: class %s, key %s, %s (%d) elements", typeName(t[1]), typeName(t[2]), typeName(t[4]), numel)
 	}
 	s := p.storages[key]
@@ -199,7 +200,7 @@ func (p *ptReader) persistent(id any) (any, error) {
 
 // rebuildTensor is torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata]), or
 // _rebuild_tensor, which has the first four.
-func rebuildTensor(_ *pickle.Budget, args pickle.Tuple) (any, error) {
+func rebuildTensor(b *pickle.Budget, args pickle.Tuple) (any, error) {
 	if len(args) != 4 && len(args) != 6 && len(args) != 7 {
 		return nil, fmt.Errorf("makes a tensor of %d arguments", len(args))
 	}
@@ -216,6 +217,9 @@ func rebuildTensor(_ *pickle.Budget, args pickle.Tuple) (any, error) {
 		t, ok := args[2+place].(pickle.Tuple)
 		if !ok || len(t) > maxDims {
 			return nil, fmt.Errorf("the shape or strides of a tensor are %s of more than %d numbers, or no tuple", typeName(args[2+place]), maxDims)
+		}
+		if err := b.Take(48 + 8*int64(len(t))); err != nil { // the numbers and half of the view
+			return nil, err
 		}
 		ns, err := pickle.Ints(t)
 		if err != nil {

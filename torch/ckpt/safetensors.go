@@ -212,7 +212,9 @@ func integers(dec *json.Decoder) ([]int64, error) {
 		if err != nil || n < 0 {
 			return nil, fmt.Errorf("%q is no integer from 0 to 2^63-1", number.String())
 		}
-		ns = append(ns, n)
+		if ns = append(ns, n); len(ns) > maxDims {
+			return nil, fmt.Errorf("more than %d numbers stand in a row", maxDims)
+		}
 	}
 	return ns, delim(dec, ']')
 }
