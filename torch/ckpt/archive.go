@@ -2,11 +2,13 @@ package ckpt
 
 import (
 	"archive/zip"
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"math"
 	"slices"
 	"strings"
 )
@@ -17,18 +19,20 @@ type archive struct {
 	size   int64
 	files  []*zip.File // in the order of the directory
 	byName map[string]*zip.File
-	unread int64 // bytes that may still be read: entries that lie about their place cannot multiply the file
+	places map[*zip.File]span
 }
 
 func openArchive(r io.ReaderAt, size int64) (*archive, error) {
-	z, err := zip.NewReader(r, size)
+	bounded := &atMost{r, maxHeader}
+	z, err := zip.NewReader(bounded, size)
 	if err != nil {
 		if path := (*fs.PathError)(nil); errors.As(err, &path) {
 			return nil, err
 		}
 		return nil, &contentError{"the zip directory at the end of the file cannot be read; the file was cut off or damaged", err}
 	}
-	a := &archive{r: r, size: size, files: z.File, byName: make(map[string]*zip.File, len(z.File)), unread: size}
+	bounded.n = math.MaxInt // the entries are read through it too
+	a := &archive{r: r, size: size, files: z.File, byName: make(map[string]*zip.File, len(z.File))}
 	for _, f := range z.File {
 		// Names are never used as paths here, but a file with these was made to deceive.
 		if leadsOutside(f.Name) {
@@ -39,7 +43,47 @@ func openArchive(r io.ReaderAt, size int64) (*archive, error) {
 		}
 		a.byName[f.Name] = f
 	}
-	return a, nil
+	return a, a.locate()
+}
+
+// atMost reads n bytes and no more, since zip.NewReader keeps every entry of a directory of any length.
+type atMost struct {
+	r io.ReaderAt
+	n int
+}
+
+func (a *atMost) ReadAt(b []byte, offset int64) (int, error) {
+	if a.n -= len(b); a.n < 0 {
+		return 0, fmt.Errorf("it is longer than %d bytes", maxHeader)
+	}
+	return a.r.ReadAt(b, offset)
+}
+
+// locate finds the bytes of the entries. No byte may belong to two of them: that would multiply the file, and readers of the local
+// headers, such as Python, would take other entries for the same names.
+func (a *archive) locate() error {
+	a.places = make(map[*zip.File]span, len(a.files))
+	for _, f := range a.files {
+		begin, err := f.DataOffset()
+		if err != nil {
+			return &contentError{fmt.Sprintf("zip entry %.100q", f.Name), err}
+		}
+		if n := f.CompressedSize64; begin < 0 || begin > a.size || n > uint64(a.size-begin) {
+			return corrupt("zip entry %.100q at offset %d reaches beyond the end of the file", f.Name, begin)
+		}
+		a.places[f] = span{begin, begin + int64(f.CompressedSize64)} //nolint:gosec // inside the file
+	}
+	order := slices.Clone(a.files)
+	slices.SortFunc(order, func(f, g *zip.File) int {
+		p, q := a.places[f], a.places[g]
+		return cmp.Or(cmp.Compare(p.begin, q.begin), cmp.Compare(p.end, q.end))
+	})
+	for i, f := range order[min(1, len(order)):] {
+		if before := order[i]; a.places[f].begin < a.places[before].end {
+			return corrupt("zip entries %.100q and %.100q overlap", before.Name, f.Name)
+		}
+	}
+	return nil
 }
 
 // folderOfPickle returns the folder that holds data.pkl, with a slash; "" if there is none.
@@ -64,25 +108,18 @@ func (a *archive) read(name string, want, limit int64) ([]byte, error) {
 	if want >= 0 && f.UncompressedSize64 != uint64(want) {
 		return nil, corrupt("zip entry %.100q has %d bytes instead of %d", name, f.UncompressedSize64, want)
 	}
-	if limit = min(limit, a.unread); f.UncompressedSize64 > uint64(limit) { //nolint:gosec // not negative
-		return nil, corrupt("zip entry %.100q claims %d bytes; %d are possible", name, f.UncompressedSize64, limit)
+	place := a.places[f]
+	n := place.end - place.begin
+	if n > limit {
+		return nil, corrupt("zip entry %.100q has %d bytes; %d are allowed", name, n, limit)
 	}
-	n := int64(f.UncompressedSize64) //nolint:gosec // at most limit
-	offset, err := f.DataOffset()
-	if err != nil {
-		return nil, &contentError{fmt.Sprintf("zip entry %.100q", name), err}
-	}
-	if offset < 0 || offset > a.size-n {
-		return nil, corrupt("zip entry %.100q at offset %d reaches beyond the end of the file", name, offset)
-	}
-	a.unread -= n
 	data := make([]byte, n)
-	if _, err := io.ReadFull(io.NewSectionReader(a.r, offset, n), data); err != nil {
+	if _, err := io.ReadFull(io.NewSectionReader(a.r, place.begin, n), data); err != nil {
 		return nil, err
 	}
 	// torch.serialization.set_crc32_options(False) writes zeros instead of checksums.
 	if sum := crc32.ChecksumIEEE(data); f.CRC32 != 0 && sum != f.CRC32 {
-		return nil, corrupt("zip entry %.100q at offset %d has checksum %08x instead of %08x; the file is damaged", name, offset, sum, f.CRC32)
+		return nil, corrupt("zip entry %.100q at offset %d has checksum %08x instead of %08x; the file is damaged", name, place.begin, sum, f.CRC32)
 	}
 	return data, nil
 }

@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"unicode/utf8"
 
 	"github.com/google/renameio/v2"
@@ -158,21 +159,46 @@ func Load(path string) (*File, error) {
 
 // Open opens a file for reading, which must be a regular one.
 func Open(path string) (f *os.File, size int64, err error) {
-	f, err = os.Open(path)
+	f, err = os.OpenFile(path, readOnly, 0)
 	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return nil, 0, fmt.Errorf("%s: %w", path, p.Err)
 	}
 	if err != nil {
 		return nil, 0, err
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is %s; a checkpoint must be a regular file", path, kindOf(info.Mode()))
-	}
+	size, err = sizeOf(f)
 	if err != nil {
-		return nil, 0, errors.Join(err, f.Close())
+		return nil, 0, errors.Join(fmt.Errorf("%s %w", path, err), f.Close())
 	}
-	return f, info.Size(), nil
+	return f, size, nil
+}
+
+// readOnly opens without waiting for the writer that a pipe may never have.
+const readOnly = os.O_RDONLY | syscall.O_NONBLOCK
+
+// sizeOf returns the size of a regular file that can be read as a whole.
+func sizeOf(f *os.File) (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, fmt.Errorf("cannot be looked at: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return 0, fmt.Errorf("is %s; a checkpoint must be a regular file", kindOf(info.Mode()))
+	}
+	// A file may have holes, which cost its maker nothing. File systems that compress hold less than a file's size too.
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		if held := unfolded(512 * stat.Blocks); info.Size() > held {
+			return 0, corrupt("claims %d bytes, of which the disk holds %d: it consists of holes", info.Size(), 512*stat.Blocks)
+		}
+	}
+	var machine syscall.Sysinfo_t
+	if err := syscall.Sysinfo(&machine); err != nil {
+		return 0, fmt.Errorf("cannot be compared with this machine's memory: %w", err)
+	}
+	if memory := machine.Totalram * uint64(machine.Unit); uint64(info.Size()) > memory { //nolint:gosec // not negative
+		return 0, fmt.Errorf("has %d bytes, more than the %d of this machine's memory", info.Size(), memory)
+	}
+	return info.Size(), nil
 }
 
 func kindOf(mode os.FileMode) string {

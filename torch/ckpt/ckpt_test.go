@@ -563,6 +563,24 @@ func TestLoadOutside(t *testing.T) {
 	if _, err := ckpt.Load(dir); err == nil || !strings.Contains(err.Error(), "is a folder") {
 		t.Errorf("folder: %v", err)
 	}
+	pipe := filepath.Join(dir, "pipe.pt")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ckpt.Load(pipe); err == nil || !strings.Contains(err.Error(), "pipe.pt is a device, pipe or socket") {
+		t.Errorf("pipe: %v", err)
+	}
+	for _, head := range []string{"\xf8\xff\x3f\x00\x00\x00\x00\x00{", "PK\x03\x04", "\x80\x02"} {
+		for size := int64(1 << 30); size < 1<<43; size <<= 6 { // what other file systems than this one allow is larger
+			holes := filepath.Join(dir, "holes")
+			if err := errors.Join(os.WriteFile(holes, []byte(head), 0o600), os.Truncate(holes, size)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ckpt.Load(holes); !errors.Is(err, ckpt.ErrCorrupt) || !strings.Contains(err.Error(), "consists of holes") {
+				t.Errorf("%d bytes of holes: %v", size, err)
+			}
+		}
+	}
 }
 
 // The trained network that the project is tested with.

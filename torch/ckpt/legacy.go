@@ -30,21 +30,21 @@ func readLegacy(r io.ReaderAt, size int64) (*File, error) {
 	section := io.NewSectionReader(r, 0, size)
 	in := pickle.NewReader(section)
 
-	magic, err := p.unpickle(in, size, "the first pickle")
+	magic, err := p.unpickle(in, 0, "the first pickle")
 	if err != nil {
 		return nil, err
 	}
 	if n, ok := magic.(*big.Int); !ok || n.Cmp(legacyMagic) != 0 {
 		return nil, corrupt("is a pickle, but none of torch.save; load it in Python and save the state dict by torch.save")
 	}
-	version, err := p.unpickle(in, size, "the version")
+	version, err := p.unpickle(in, 0, "the version")
 	if err != nil {
 		return nil, err
 	}
 	if n, ok := version.(int64); !ok || n != legacyVersion {
 		return nil, corrupt("has the version %d (%s) of torch.save's stream; %d can be read", n, typeName(version), legacyVersion)
 	}
-	machine, err := p.unpickle(in, size, "the dict about the machine")
+	machine, err := p.unpickle(in, 0, "the dict about the machine")
 	if err != nil {
 		return nil, err
 	}

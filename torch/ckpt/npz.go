@@ -19,9 +19,6 @@ const (
 	npySuffix = ".npy"
 	npyMagic  = "\x93NUMPY"
 	npyAlign  = 64
-	// inflateFactor bounds what compressed arrays may take in all, by the size of the file. Weights compress little;
-	// pruned ones, mostly zeros, some ten times.
-	inflateFactor = 16
 )
 
 var npyHeader = regexp.MustCompile(`\A\{\s*'descr':\s*'([^']*)',\s*'fortran_order':\s*(True|False),\s*'shape':\s*\(([0-9, ]*)\),?\s*\}\s*\z`)
@@ -33,7 +30,7 @@ var numpyTypes = map[string]DType{
 
 func readNPZ(a *archive) (*File, error) {
 	f := &File{Format: Format{Container: NPZ}}
-	left := inflateFactor*a.size + copySlack
+	left := unfolded(a.size)
 	for _, e := range a.files {
 		name, ok := strings.CutSuffix(e.Name, npySuffix)
 		if !ok {

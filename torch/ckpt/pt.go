@@ -18,8 +18,9 @@ import (
 // (readLegacy).
 
 const (
-	maxPickle       = 64 << 20  // bytes of data.pkl: some 500,000 tensors
-	maxPickleMemory = 512 << 20 // what the values of any pickle may take
+	// Bytes of data.pkl, and what its values may take: some 15,000 tensors, an optimiser's among them. Whole networks for images
+	// take a tenth.
+	maxPickle = 48 << 20
 	// What an honest pickle takes for each of its bytes, and in all if it is a short one: a small file must not ask for more.
 	pickleFactor = 64
 	pickleSlack  = 1 << 20
@@ -80,18 +81,16 @@ func (s *storage) bytes() int64 { return s.numel * int64(s.dtype.Size()) }
 type ptReader struct {
 	fetch    func(*storage) ([]byte, error) // the bytes of a storage
 	storages map[string]*storage
-	copies   int64 // bytes that tensors may still take beyond those of the storages
+	left     int64 // bytes that tensors may still have
 }
 
-// Tensors that are no contiguous part of their storage are copied. Expanded ones (stride 0) may need more than the file has, but a
-// small file must not ask for the whole memory.
-const (
-	copyFactor = 4
-	copySlack  = 1 << 20
-)
+// unfolded is how many bytes the tensors of a file of size bytes may have, taken one by one. They may share storages, repeat
+// elements (stride 0) and be compressed, but a small file must ask for no long work, here or of whoever reads every tensor. Weights
+// compress little; pruned ones, mostly zeros, some ten times.
+func unfolded(size int64) int64 { return 16*size + 8<<20 }
 
 func newPTReader(size int64, fetch func(*storage) ([]byte, error)) *ptReader {
-	return &ptReader{fetch: fetch, storages: map[string]*storage{}, copies: copyFactor*size + copySlack}
+	return &ptReader{fetch: fetch, storages: map[string]*storage{}, left: unfolded(size)}
 }
 
 // readPT reads the zip files of torch.save. They hold, below one folder of any name, the pickle data.pkl, the raw bytes of each
@@ -130,7 +129,7 @@ func readPT(a *archive, folder string) (*File, error) {
 func (p *ptReader) unpickle(r io.Reader, size int64, what string) (any, error) {
 	v, err := pickle.Load(r, pickle.Options{
 		Globals: ptGlobals, Inert: inert, Persistent: p.persistent,
-		MaxMemory: min(maxPickleMemory, pickleSlack+pickleFactor*min(size, maxPickle)),
+		MaxMemory: min(maxPickle, pickleSlack+pickleFactor*min(size, maxPickle)),
 	})
 	if e, ok := errors.AsType[*pickle.Error](err); ok {
 		if e.Global != "" {
@@ -148,7 +147,12 @@ func (p *ptReader) file(root any) (*File, error) {
 		return nil, err
 	}
 	f := &File{Format: format}
+	seen := make(map[string]bool, len(weights))
 	for _, w := range weights {
+		if seen[w.name] {
+			return nil, corrupt("two tensors are named %.200q", w.name)
+		}
+		seen[w.name] = true
 		data, err := p.elements(w.view)
 		if err != nil {
 			return nil, fmt.Errorf("tensor %.200q: %w", w.name, err)
@@ -164,7 +168,7 @@ func (p *ptReader) persistent(id any) (any, error) {
 	t, _ := id.(pickle.Tuple)
 	kind := ""
 	if len(t) > 0 {
-		kind, _ = pickle.Text(t[0])
+		kind = pickle.Word(t[0])
 	}
 	switch {
 	case kind == "module" && len(t) == 4:
@@ -178,9 +182,9 @@ func (p *ptReader) persistent(id any) (any, error) {
 		return &pickle.Object{Class: class}, nil
 	}
 	dtype, ok1 := t[1].(DType)
-	key, ok2 := pickle.Text(t[2])
-	numel, ok3 := t[4].(int64)
-	if !ok1 || !ok2 || !ok3 || numel < 0 || numel > math.MaxInt64/8 {
+	key := pickle.Word(t[2])
+	numel, ok2 := t[4].(int64)
+	if !ok1 || key == "" || !ok2 || numel < 0 || numel > math.MaxInt64/8 {
 		return nil, fmt.Errorf("a storage is malformed: class %s, key %s, %s (%d) elements", typeName(t[1]), typeName(t[2]), typeName(t[4]), numel)
 	}
 	s := p.storages[key]
@@ -196,7 +200,7 @@ func (p *ptReader) persistent(id any) (any, error) {
 
 // rebuildTensor is torch._utils._rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks[, metadata]), or
 // _rebuild_tensor, which has the first four.
-func rebuildTensor(_ *pickle.Budget, args pickle.Tuple) (any, error) {
+func rebuildTensor(b *pickle.Budget, args pickle.Tuple) (any, error) {
 	if len(args) != 4 && len(args) != 6 && len(args) != 7 {
 		return nil, fmt.Errorf("makes a tensor of %d arguments", len(args))
 	}
@@ -214,13 +218,39 @@ func rebuildTensor(_ *pickle.Budget, args pickle.Tuple) (any, error) {
 		if !ok || len(t) > maxDims {
 			return nil, fmt.Errorf("the shape or strides of a tensor are %s of more than %d numbers, or no tuple", typeName(args[2+place]), maxDims)
 		}
+		if err := b.Take(48 + 8*int64(len(t))); err != nil { // the numbers and half of the view
+			return nil, err
+		}
 		ns, err := pickle.Ints(t)
 		if err != nil {
 			return nil, err
 		}
 		*to = ns
 	}
+	if len(args) == 7 {
+		if err := unmarked(args[6]); err != nil {
+			return nil, err
+		}
+	}
 	return v, v.check()
+}
+
+// unmarked reports marks, such as {"neg": True}, by which a tensor's values are other than those of its storage.
+func unmarked(metadata any) error {
+	if metadata == nil {
+		return nil
+	}
+	marks, ok := metadata.(*pickle.Dict)
+	if !ok {
+		return fmt.Errorf("the metadata of a tensor is %s", typeName(metadata))
+	}
+	for mark, value := range marks.All() {
+		if value != any(false) {
+			name, _ := pickle.Text(mark)
+			return fmt.Errorf("a tensor is stored with the mark %.20q, so its values are not those in the file; save it after resolve_neg() and resolve_conj()", name)
+		}
+	}
+	return nil
 }
 
 // rebuildParameter is torch._utils._rebuild_parameter(data, requires_grad, hooks), or _rebuild_parameter_with_state, which adds
@@ -270,6 +300,10 @@ func newDevice(*pickle.Budget, pickle.Tuple) (any, error) { return nil, nil }
 func (p *ptReader) elements(v *view) ([]byte, error) {
 	size := int64(v.dtype.Size())
 	n, _ := bytesOf(v.dtype, v.shape)
+	if n > p.left {
+		return nil, corrupt("shape %v with strides %v unfolds to %d bytes, too many for a file of this size", v.shape, v.strides, n)
+	}
+	p.left -= n
 	if v.data == nil {
 		data, err := p.fetch(v.storage)
 		if err != nil {
@@ -284,10 +318,6 @@ func (p *ptReader) elements(v *view) ([]byte, error) {
 		begin := v.offset * size
 		return v.data[begin : begin+n : begin+n], nil
 	}
-	if n > p.copies {
-		return nil, corrupt("shape %v with strides %v unfolds to %d bytes, too many for a file of this size", v.shape, v.strides, n)
-	}
-	p.copies -= n
 	dst := make([]byte, n)
 	gather(dst, v.data[v.offset*size:], v.shape, v.strides, int(size))
 	return dst, nil

@@ -17,9 +17,13 @@ import (
 // header, a JSON object from names to {"dtype", "shape", "data_offsets"}; the tensors' bytes, without gaps. The offsets count
 // from the end of the header.
 
+const metadataKey = "__metadata__"
+
+// What lists tensors is bounded: the header of a safetensors file, an index of shards, the directory of a zip file. The largest
+// networks for images have three thousand tensors, and 120 bytes for each.
 const (
-	metadataKey = "__metadata__"
-	maxHeader   = 100_000_000 // the reference implementation's bound
+	maxHeader = 4 << 20
+	maxKeys   = 30_000 // of an object in JSON
 )
 
 // span is the place of a tensor's bytes.
@@ -188,7 +192,9 @@ func object(dec *json.Decoder, value func(key string) error) error {
 		if seen[key] {
 			return fmt.Errorf("the key %q stands twice", key)
 		}
-		seen[key] = true
+		if seen[key] = true; len(seen) > maxKeys {
+			return fmt.Errorf("more than %d keys stand in one object", maxKeys)
+		}
 		if err := value(key); err != nil {
 			return err
 		}
@@ -211,7 +217,9 @@ func integers(dec *json.Decoder) ([]int64, error) {
 		if err != nil || n < 0 {
 			return nil, fmt.Errorf("%q is no integer from 0 to 2^63-1", number.String())
 		}
-		ns = append(ns, n)
+		if ns = append(ns, n); len(ns) > maxDims {
+			return nil, fmt.Errorf("more than %d numbers stand in a row", maxDims)
+		}
 	}
 	return ns, delim(dec, ']')
 }
@@ -282,8 +290,8 @@ func writeSafetensors(w io.Writer, f *File) error {
 	for header.Len()%8 != 0 {
 		header.WriteByte(' ')
 	}
-	if header.Len() > maxHeader {
-		return fmt.Errorf("the header would take %d bytes; %d are allowed", header.Len(), maxHeader)
+	if n := max(len(entries), len(f.Metadata)); n > maxKeys || header.Len() > maxHeader {
+		return fmt.Errorf("the header would take %d bytes for %d tensors or metadata; %d and %d are allowed", header.Len(), n, maxHeader, maxKeys)
 	}
 
 	if err := binary.Write(w, binary.LittleEndian, int64(header.Len())); err != nil {

@@ -55,15 +55,26 @@ func (v *view) contiguous() bool {
 	return true
 }
 
-// gather copies a strided array of elements of size bytes into dst, row-major, and returns the rest of dst.
-func gather(dst, src []byte, shape, strides []int64, size int) []byte {
+// gather copies a strided array of elements of size bytes into dst, row-major.
+func gather(dst, src []byte, shape, strides []int64, size int) {
+	var ns, steps []int64
+	for d, n := range shape {
+		if n != 1 { // each of these would cost a call at every element
+			ns, steps = append(ns, n), append(steps, strides[d])
+		}
+	}
+	gatherInto(dst, src, ns, steps, size)
+}
+
+// gatherInto is gather without dimensions of one. It returns the rest of dst.
+func gatherInto(dst, src []byte, shape, strides []int64, size int) []byte {
 	if len(shape) == 0 {
 		return dst[copy(dst[:size], src):]
 	}
 	n, step := int(shape[0]), int(strides[0])*size
 	if len(shape) > 1 {
 		for i := range n {
-			dst = gather(dst, src[i*step:], shape[1:], strides[1:], size)
+			dst = gatherInto(dst, src[i*step:], shape[1:], strides[1:], size)
 		}
 		return dst
 	}
@@ -76,6 +87,10 @@ func gather(dst, src []byte, shape, strides []int64, size int) []byte {
 	case 2:
 		for i := range n {
 			*(*[2]byte)(dst[2*i:]) = [2]byte(src[i*step:])
+		}
+	case 1:
+		for i := range n {
+			dst[i] = src[i*step]
 		}
 	default:
 		for i := range n {

@@ -71,7 +71,7 @@ func (d *desk) choosePreprocess(ctx context.Context) error {
 		return nil
 	}
 	usual := datasets[i].Preprocess
-	if d.model.Model == autoModel {
+	if d.model.Model == autoModel && d.model.Weights != "" {
 		if err := d.openWeights(ctx); err != nil {
 			return err
 		}

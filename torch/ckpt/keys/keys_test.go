@@ -190,16 +190,32 @@ func TestRelativePositions(t *testing.T) {
 			t.Errorf("place %d: % x, want %d", i, got.Data[8*i:8*i+8], w)
 		}
 	}
-	for _, shape := range [][]int64{{}, {9}, {0, 3}, {8, 3}, {16, 1}, {1 << 20, 1}, {math.MaxInt64, 0}} {
+	for _, shape := range [][]int64{{}, {9}, {0, 3}, {8, 3}, {16, 1}, {1 << 20, 1}, {math.MaxInt64, 0}, {9, 0}, {65 * 65, 1}} {
 		if _, err := relativePositions(&ckpt.Tensor{Shape: shape}); err == nil {
 			t.Errorf("shape %v is a table", shape)
 		}
 	}
 }
 
+// TestDerivedBound gives many small tables of the largest window.
+func TestDerivedBound(t *testing.T) {
+	f := &ckpt.File{}
+	for i := range 8 {
+		f.Tensors = append(f.Tensors, tensor(fmt.Sprintf("layers.0.blocks.%d.attn.relative_position_bias_table", i), []int64{63 * 63, 1}, i))
+	}
+	if _, _, err := Recognise(f); err == nil || !strings.Contains(err.Error(), "larger than all weights") {
+		t.Errorf("64 MiB follow from %d tables of 16 KiB: %v", len(f.Tensors), err)
+	}
+	f.Tensors = f.Tensors[:1]
+	if _, style, err := Recognise(f); err != nil || style != Timm {
+		t.Errorf("one table: %q, %v", style, err)
+	}
+}
+
 func TestRefuses(t *testing.T) {
 	const layer = "vit.encoder.layer.0.attention.attention."
 	bias := func(name string, n int64) ckpt.Tensor { return tensor(layer+name+".bias", []int64{n}, 0) }
+	empty := func(name string) ckpt.Tensor { return tensor(layer+name+".weight", []int64{1 << 62, 0}, 0) }
 	for _, c := range []struct {
 		tensors []ckpt.Tensor
 		to      Style
@@ -211,6 +227,7 @@ func TestRefuses(t *testing.T) {
 		{[]ckpt.Tensor{bias("query", 2)}, Timm, "the names are those of hf, but a part of encoder.layers.encoder_layer_0.self_attention.in_proj_bias is missing, vit.encoder.layer.#.attention.attention.key.*"},
 		{[]ckpt.Tensor{bias("query", 2), bias("key", 3), bias("value", 2)}, Timm, "they should be alike"},
 		{[]ckpt.Tensor{bias("query", 2), bias("query", 2)}, Timm, "would both be"},
+		{[]ckpt.Tensor{empty("query"), empty("key"), empty("value")}, Timm, "[4611686018427387904 0] should be a part of a tensor"},
 		{[]ckpt.Tensor{tensor("blocks.0.attn.qkv.bias", []int64{7}, 0)}, HF, "cannot be cut into 3 parts"},
 		{[]ckpt.Tensor{tensor("conv1.0.weight", []int64{1}, 0)}, Timm, "the names are those of l2ul, weiaicunzai, and timm has no such network"},
 		{[]ckpt.Tensor{tensor("pre_logits.fc1.weight", []int64{7}, 0)}, Torchvision, "cannot have the shape [-1 25088]"},

@@ -130,6 +130,7 @@ func (t *table) toOurs(f *ckpt.File) (*ckpt.File, error) {
 		g.parts[part] = x
 	}
 	out := &ckpt.File{Metadata: f.Metadata, Format: f.Format}
+	left := derivable(f)
 	for _, name := range order {
 		g := groups[name]
 		if i := slices.Index(g.parts, nil); i >= 0 {
@@ -144,7 +145,7 @@ func (t *table) toOurs(f *ckpt.File) (*ckpt.File, error) {
 		}
 		x.Name = name
 		out.Tensors = append(out.Tensors, *x)
-		derived, err := t.derived(x)
+		derived, err := t.derived(x, &left)
 		if err != nil {
 			return nil, err
 		}
@@ -153,8 +154,17 @@ func (t *table) toOurs(f *ckpt.File) (*ckpt.File, error) {
 	return out, nil
 }
 
-// derived makes the tensors that follow from x.
-func (t *table) derived(x *ckpt.Tensor) (out []ckpt.Tensor, err error) {
+// derivable is how many bytes may be derived for f: a table without weights beside it must not buy memory.
+func derivable(f *ckpt.File) int {
+	n := 16 << 20
+	for _, x := range f.Tensors {
+		n += len(x.Data)
+	}
+	return n
+}
+
+// derived makes the tensors that follow from x, of at most left bytes, which it takes off.
+func (t *table) derived(x *ckpt.Tensor, left *int) (out []ckpt.Tensor, err error) {
 	for _, r := range t.rules {
 		if r.derive == nil {
 			continue
@@ -163,6 +173,9 @@ func (t *table) derived(x *ckpt.Tensor) (out []ckpt.Tensor, err error) {
 			made, err := r.derive(x)
 			if err != nil {
 				return nil, err
+			}
+			if *left -= len(made.Data); *left < 0 {
+				return nil, fmt.Errorf("what follows from tables such as %.200q would be larger than all weights", x.Name)
 			}
 			made.Name = r.names[ours][0].fill(held)
 			out = append(out, *made)
@@ -174,9 +187,9 @@ func (t *table) derived(x *ckpt.Tensor) (out []ckpt.Tensor, err error) {
 // toTheirs renames a file with our names.
 func (t *table) toTheirs(f *ckpt.File) (*ckpt.File, error) {
 	out := &ckpt.File{Metadata: f.Metadata, Format: f.Format}
-	derived := map[string]ckpt.Tensor{}
+	derived, left := map[string]ckpt.Tensor{}, derivable(f)
 	for i := range f.Tensors {
-		made, err := t.derived(&f.Tensors[i])
+		made, err := t.derived(&f.Tensors[i], &left)
 		if err != nil {
 			return nil, err
 		}
@@ -216,15 +229,15 @@ func join(parts []*ckpt.Tensor) (*ckpt.Tensor, error) {
 	if len(parts) == 1 {
 		return &first, nil
 	}
-	if len(first.Shape) == 0 {
-		return nil, fmt.Errorf("%s is a single number and should be a part of a tensor", first.Name)
+	if len(first.Shape) == 0 || len(first.Data) == 0 { // empty ones may have any length, so that the sum of three overflows
+		return nil, fmt.Errorf("%.200q of shape %v should be a part of a tensor", first.Name, first.Shape)
 	}
-	first.Shape, first.Data = slices.Clone(first.Shape), slices.Clone(first.Data)
-	for _, p := range parts[1:] {
+	first.Shape, first.Data = slices.Clone(first.Shape), make([]byte, 0, len(parts)*len(first.Data))
+	first.Shape[0] *= int64(len(parts))
+	for _, p := range parts {
 		if p.DType != first.DType || !slices.Equal(p.Shape, parts[0].Shape) {
 			return nil, fmt.Errorf("%s is %s %v and %s is %s %v; they should be alike", parts[0].Name, first.DType, parts[0].Shape, p.Name, p.DType, p.Shape)
 		}
-		first.Shape[0] += p.Shape[0]
 		first.Data = append(first.Data, p.Data...)
 	}
 	return &first, nil

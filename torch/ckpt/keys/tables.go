@@ -210,13 +210,13 @@ func swin() []*table {
 }
 
 // maxWindow is more than any network's; it bounds what relativePositions makes.
-const maxWindow = 64
+const maxWindow = 32
 
 // relativePositions makes torchvision's relative_position_index, int64 [w⁴], of a table of biases, [(2w-1)², heads]: for each pair
 // of places in a window of w x w the row of the table for their distance (Liu et al., "Swin Transformer", 2021, section 3.2).
 func relativePositions(of *ckpt.Tensor) (*ckpt.Tensor, error) {
 	var side int64
-	if len(of.Shape) == 2 && of.Shape[0] > 0 {
+	if len(of.Shape) == 2 && of.Shape[0] > 0 && of.Shape[1] > 0 {
 		side = int64(math.Sqrt(float64(of.Shape[0])))
 	}
 	if w := (side + 1) / 2; side%2 == 0 || side*side != of.Shape[0] || w > maxWindow {

@@ -38,9 +38,6 @@ func newDict(b *Budget, args Tuple) (any, error) {
 	if !ok {
 		return nil, fmt.Errorf("makes a dict of %s", TypeName(args[0]))
 	}
-	if err := b.Take(int64(len(pairs.Items)) * costEntry); err != nil {
-		return nil, err
-	}
 	for _, item := range pairs.Items {
 		var pair []any
 		switch item := item.(type) {
@@ -52,12 +49,9 @@ func newDict(b *Budget, args Tuple) (any, error) {
 		if len(pair) != 2 {
 			return nil, errors.New("makes a dict of something else than pairs")
 		}
-		if key, ok := pair[0].([]byte); ok {
-			if err := b.Take(int64(len(key))); err != nil {
-				return nil, err
-			}
+		if err := d.set(b, pair[0], pair[1]); err != nil {
+			return nil, err
 		}
-		d.set(pair[0], pair[1])
 	}
 	return d, nil
 }
@@ -104,8 +98,8 @@ func encode(b *Budget, args Tuple) (any, error) {
 		return nil, fmt.Errorf("encodes %d arguments", len(args))
 	}
 	text, ok1 := args[0].(string)
-	codec, ok2 := Text(args[1])
-	if !ok1 || !ok2 || (codec != "latin1" && codec != "latin-1") {
+	codec := Word(args[1])
+	if !ok1 || (codec != "latin1" && codec != "latin-1") {
 		return nil, errors.New("encodes something else than a string as latin1")
 	}
 	n := utf8.RuneCountInString(text)

@@ -19,6 +19,7 @@ import (
 const (
 	maxProtocol = 5
 	maxLine     = 1 << 20 // bytes of a line of the text opcodes
+	maxName     = 1 << 10 // bytes of a global's module and name
 	maxLong     = 1 << 10 // bytes or digits of an integer: parsing digits is quadratic
 	readStep    = 1 << 20 // bytes allocated ahead of the input that fills them
 )
@@ -38,6 +39,7 @@ type machine struct {
 	stack  []any
 	marks  []int
 	memo   map[int64]any
+	inert  map[string]Inert // by their names, which a pickle can repeat without end
 }
 
 // errInput marks a failing reader, which is not the pickle's fault.
@@ -54,6 +56,9 @@ func (m *machine) run() (any, error) {
 			if v, err = m.pop(); err == nil {
 				return v, nil
 			}
+		}
+		if err == nil {
+			err = m.budget.Take(1) // so that the budget bounds the time as well
 		}
 		if err == nil {
 			err = m.step(op)
@@ -663,17 +668,10 @@ func (m *machine) setItems(d *Dict, items []any) error {
 	if len(items)%2 != 0 {
 		return errors.New("gives a dict a key without a value")
 	}
-	if err := m.budget.Take(int64(len(items)/2) * costEntry); err != nil {
-		return err
-	}
 	for i := 0; i < len(items); i += 2 {
-		// The index holds a copy of a bytes key.
-		if b, ok := items[i].([]byte); ok {
-			if err := m.budget.Take(int64(len(b))); err != nil {
-				return err
-			}
+		if err := d.set(&m.budget, items[i], items[i+1]); err != nil {
+			return err
 		}
-		d.set(items[i], items[i+1])
 	}
 	return nil
 }
@@ -723,6 +721,12 @@ func (m *machine) binaryMemo(size int, do func(int64) error) error {
 // Names and calls.
 
 func (m *machine) global(module, name string) error {
+	if n := len(module) + len(name); n > maxName {
+		return fmt.Errorf("names a global by %d bytes; %d are allowed", n, maxName)
+	}
+	if err := m.budget.Take(int64(len(module) + len(name))); err != nil {
+		return err
+	}
 	full := module + "." + name
 	if v, ok := m.opts.Globals[full]; ok {
 		return m.push(v)
@@ -730,11 +734,15 @@ func (m *machine) global(module, name string) error {
 	if v, ok := builtins[full]; ok {
 		return m.push(v)
 	}
+	if v, ok := m.inert[full]; ok {
+		return m.push(v)
+	}
 	// Quoting keeps control characters of a hostile name off the reader's terminal; an honest name comes out as it is.
 	quoted := strconv.Quote(full[:min(len(full), 200)])
 	quoted = quoted[1 : len(quoted)-1]
 	if m.opts.Inert != nil && m.opts.Inert(full) {
-		return m.push(Inert(quoted))
+		m.inert[full] = Inert(quoted)
+		return m.pushOr(m.inert[full], m.budget.Take(int64(costEntry+len(quoted))))
 	}
 	return &refusal{quoted}
 }

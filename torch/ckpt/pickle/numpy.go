@@ -45,7 +45,7 @@ func newDType(_ *Budget, args Tuple) (any, error) {
 	if len(args) == 0 {
 		return nil, errors.New("makes a numpy.dtype of nothing")
 	}
-	code, _ := Text(args[0])
+	code := Word(args[0])
 	size, ok := dtypeSizes[code]
 	if !ok {
 		return nil, fmt.Errorf("the NumPy type %.20q is not supported; booleans, integers and floats are", code)
@@ -59,7 +59,7 @@ func (d *dtype) Build(_ *Budget, state any) error {
 	if !ok || len(t) < 2 {
 		return errors.New("the state of a numpy.dtype is malformed")
 	}
-	switch order, _ := Text(t[1]); order {
+	switch order := Word(t[1]); order {
 	case "<", "|", "=":
 	case ">":
 		d.big = true
@@ -80,8 +80,8 @@ func reconstruct(_ *Budget, args Tuple) (any, error) {
 // Build takes ndarray.__setstate__'s (version, shape, dtype, is Fortran, data).
 func (a *Array) Build(b *Budget, state any) error {
 	t, ok := state.(Tuple)
-	if !ok || len(t) != 5 {
-		return errors.New("the state of a numpy.ndarray is malformed")
+	if !ok || len(t) != 5 || a.DType != "" {
+		return errors.New("the state of a numpy.ndarray is malformed or comes twice")
 	}
 	fortran, ok := t[3].(bool)
 	if !ok {
@@ -95,7 +95,7 @@ func fromBuffer(b *Budget, args Tuple) (any, error) {
 	if len(args) != 4 {
 		return nil, fmt.Errorf("makes an array of %d arguments", len(args))
 	}
-	order, _ := Text(args[3])
+	order := Word(args[3])
 	if order != "C" && order != "F" {
 		return nil, fmt.Errorf("the order %.20q of a numpy.ndarray is unknown", order)
 	}
@@ -116,12 +116,14 @@ func (a *Array) fill(b *Budget, data, kind, shape any, fortran bool) error {
 	if !ok {
 		return fmt.Errorf("the data of a numpy.ndarray is %s", TypeName(data))
 	}
+	if t, ok := shape.(Tuple); !ok || len(t) > 64 {
+		return errors.New("the shape of a numpy.ndarray is no tuple of up to 64 numbers")
+	} else if err := b.Take(16 * int64(len(t))); err != nil {
+		return err
+	}
 	dims, err := Ints(shape)
 	if err != nil {
 		return err
-	}
-	if len(dims) > 64 {
-		return fmt.Errorf("a numpy.ndarray has %d dimensions, more than 64", len(dims))
 	}
 	want, zero := int64(d.size), slices.Contains(dims, 0)
 	sizes := make([]int, len(dims))
@@ -152,6 +154,7 @@ func (a *Array) fill(b *Budget, data, kind, shape any, fortran bool) error {
 
 // toCOrder copies an array from Fortran order (first index fastest) to C order (last index fastest).
 func toCOrder(src []byte, shape []int, size int) []byte {
+	shape = slices.DeleteFunc(slices.Clone(shape), func(n int) bool { return n == 1 }) // each would cost time at every element
 	strides := make([]int, len(shape))
 	step := size
 	for i, n := range shape {

@@ -96,6 +96,6 @@ func Load(r io.Reader, o Options) (any, error) {
 	if o.MaxMemory == 0 {
 		o.MaxMemory = DefaultMaxMemory
 	}
-	m := &machine{in: NewReader(r), opts: o, budget: Budget{o.MaxMemory}, memo: map[int64]any{}}
+	m := &machine{in: NewReader(r), opts: o, budget: Budget{o.MaxMemory}, memo: map[int64]any{}, inert: map[string]Inert{}}
 	return m.run()
 }

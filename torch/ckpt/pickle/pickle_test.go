@@ -2,6 +2,7 @@ package pickle_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -307,14 +309,17 @@ func TestBudget(t *testing.T) {
 	long := "X\x00\x00\x10\x00" + strings.Repeat("a", 1<<20) + "q\x00"
 	many := "](" + strings.Repeat("N", 1<<16) + "eq\x00"
 	for name, data := range map[string]string{
-		"stack":  strings.Repeat("N", 1<<19),
-		"marks":  strings.Repeat("(", 1<<22),
-		"memo":   "Nq\x00" + strings.Repeat("h\x00", 1<<19),
-		"encode": long + "Vlatin1\nq\x01(" + strings.Repeat("c_codecs\nencode\n(h\x00h\x01tR", 1<<10),
-		"sets":   many + "(" + strings.Repeat("cbuiltins\nset\n(h\x00tR", 1<<10),
-		"keys":   "T\x00\x00\x10\x00" + strings.Repeat("a", 1<<20) + "q\x00" + strings.Repeat("}h\x00Ns", 1<<10),
+		"stack":   strings.Repeat("N", 1<<19),
+		"marks":   strings.Repeat("(", 1<<22),
+		"memo":    "Nq\x00" + strings.Repeat("h\x00", 1<<19),
+		"encode":  long + "Vlatin1\nq\x01(" + strings.Repeat("c_codecs\nencode\n(h\x00h\x01tR", 1<<10),
+		"sets":    many + "(" + strings.Repeat("cbuiltins\nset\n(h\x00tR", 1<<10),
+		"texts":   long + strings.Repeat("}h\x00Ns", 1<<10),
+		"shapes":  "cnumpy.core.numeric\n_frombuffer\nq\x00(C\x01acnumpy\ndtype\n(Vu1\ntR(" + strings.Repeat("K\x01", 64) + "tVC\ntq\x01" + strings.Repeat("h\x00h\x01R0", 1<<14),
+		"opcodes": strings.Repeat("\x80\x02", 13<<20),
+		"keys":    "T\x00\x00\x10\x00" + strings.Repeat("a", 1<<20) + "q\x00" + strings.Repeat("}h\x00Ns", 1<<10),
 	} {
-		_, err := pickle.Load(strings.NewReader(data+"."), pickle.Options{MaxMemory: 12 << 20})
+		_, err := pickle.Load(strings.NewReader(data+"."), pickle.Options{MaxMemory: 12 << 20, Globals: pickle.NumPy()})
 		if err == nil || !strings.Contains(err.Error(), "more than the") {
 			t.Errorf("%s: %.200v, want the memory limit", name, err)
 		}
@@ -325,6 +330,21 @@ func TestBudget(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	if allocated := after.TotalAlloc - before.TotalAlloc; allocated > 4<<20 {
 		t.Errorf("a lying length of 512 MiB allocates %d bytes", allocated)
+	}
+}
+
+// Dimensions of one change no order.
+func TestOnes(t *testing.T) {
+	const n = 1 << 18
+	data := bytes.Repeat([]byte{1, 2}, n/2)
+	shape := "(K\x02J" + string(binary.LittleEndian.AppendUint32(nil, n/2)) + strings.Repeat("K\x01", 62) + "t"
+	program := "cnumpy.core.numeric\n_frombuffer\n(B" + string(binary.LittleEndian.AppendUint32(nil, n)) + string(data) + "cnumpy\ndtype\n(Vu1\ntR" + shape + "VF\ntR."
+	v, err := pickle.Load(strings.NewReader(program), pickle.Options{Globals: pickle.NumPy()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := v.(*pickle.Array).Data, slices.Concat(bytes.Repeat([]byte{1}, n/2), bytes.Repeat([]byte{2}, n/2)); !bytes.Equal(got, want) {
+		t.Error("the order is wrong")
 	}
 }
 

@@ -82,11 +82,21 @@ func (d *Dict) Get(name string) (value any, ok bool) {
 }
 
 // set stores value under key; a later value replaces an earlier one in its place.
-func (d *Dict) set(key, value any) {
+func (d *Dict) set(b *Budget, key, value any) error {
+	cost := int64(costEntry)
+	switch key := key.(type) { // hashed here, and the index holds a copy of bytes
+	case string:
+		cost += int64(len(key))
+	case []byte:
+		cost += int64(len(key))
+	}
+	if err := b.Take(cost); err != nil {
+		return err
+	}
 	if k, ok := indexKey(key); ok {
 		if i, ok := d.index[k]; ok {
 			d.values[i] = value
-			return
+			return nil
 		}
 		if d.index == nil {
 			d.index = map[any]int{}
@@ -95,6 +105,7 @@ func (d *Dict) set(key, value any) {
 	}
 	d.keys = append(d.keys, key)
 	d.values = append(d.values, value)
+	return nil
 }
 
 // Text returns the content of a str, or of bytes taken as text.
@@ -107,6 +118,24 @@ func Text(v any) (string, bool) {
 	}
 	return "", false
 }
+
+// Word returns a str, or bytes taken as text, of up to 64 bytes: all that a code or a kind can be. It is "" for others, which are
+// not even copied, since a pickle can pass one long text many times.
+func Word(v any) string {
+	switch v := v.(type) {
+	case string:
+		if len(v) <= maxWord {
+			return v
+		}
+	case []byte:
+		if len(v) <= maxWord {
+			return string(v)
+		}
+	}
+	return ""
+}
+
+const maxWord = 64
 
 // Ints returns the integers of a tuple or list, as in shapes and label lists.
 func Ints(v any) ([]int64, error) {
