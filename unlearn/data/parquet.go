@@ -80,7 +80,9 @@ type parquetFile struct {
 
 func (p *parquetShards) path(name string) string { return name }
 
-func (p *parquetShards) info(name string) (fileInfo, error) { return p.places[name].file.state, nil }
+func (p *parquetShards) info(name string) (fileInfo, error) { //nolint:unparam // of storedFiles
+	return p.places[name].file.state, nil
+}
 
 // read decodes the row group of an image, of which the next ones are likely to be asked for as well.
 func (p *parquetShards) read(name string) ([]byte, error) {
@@ -166,6 +168,9 @@ func guarded(r io.ReaderAt, size int64, do func(f *parquet.File) error) (err err
 			err = fmt.Errorf("corrupt Parquet file: %v", broken)
 		}
 	}()
+	if err := checkFooter(r, size); err != nil {
+		return err
+	}
 	f, err := parquet.OpenFile(r, size, parquet.SkipPageIndex(true), parquet.SkipBloomFilters(true))
 	if err != nil {
 		return err
@@ -186,13 +191,13 @@ func (p *parquetFile) index(f *parquet.File, wanted string) error {
 	if n := f.NumRows(); n < 0 || n >= maxRandperm {
 		return fmt.Errorf("%d rows, more than the %d this program reads", n, maxRandperm-1)
 	}
-	for i, group := range f.RowGroups() {
+	for i := range f.RowGroups() {
 		size := f.Metadata().RowGroups[i].Columns[image].MetaData.TotalUncompressedSize
 		if size < 0 || size > maxGroup {
 			return fmt.Errorf("the images of row group %d have %d bytes, more than the %d that are read together; write the file with smaller row groups", i, size, maxGroup)
 		}
 		before := len(p.labels)
-		err := eachValue(group, label, func(v parquet.Value) error {
+		err := eachValue(f, i, label, func(v parquet.Value) error {
 			y, err := intOf(v)
 			if err != nil {
 				return fmt.Errorf("row %d: %w", len(p.labels), err)
@@ -228,8 +233,9 @@ func labelColumn(f *parquet.File, wanted string) (int, error) {
 	}
 	for _, name := range names {
 		leaf, ok := f.Schema().Lookup(name)
-		if kind := parquet.Int64; ok && leaf.MaxRepetitionLevel == 0 {
-			if kind = leaf.Node.Type().Kind(); kind == parquet.Int64 || kind == parquet.Int32 {
+		if ok && leaf.MaxRepetitionLevel == 0 {
+			kind := leaf.Node.Type().Kind()
+			if kind == parquet.Int64 || kind == parquet.Int32 {
 				return leaf.ColumnIndex, nil
 			}
 			return 0, fmt.Errorf("the labels in column %s are %v, not whole numbers", name, kind)
@@ -260,10 +266,14 @@ func intOf(v parquet.Value) (int, error) {
 }
 
 // eachValue reads a column of a row group; there must be a value, perhaps null, for each row. A value is valid during its call.
-func eachValue(group parquet.RowGroup, column int, visit func(v parquet.Value) error) (err error) {
-	pages := group.ColumnChunks()[column].Pages()
+func eachValue(f *parquet.File, group, column int, visit func(v parquet.Value) error) (err error) {
+	about := f.Metadata().RowGroups[group]
+	if err := checkPages(f, f.Size(), &about.Columns[column].MetaData, about.NumRows); err != nil {
+		return fmt.Errorf("row group %d: %w", group, err)
+	}
+	pages := f.RowGroups()[group].ColumnChunks()[column].Pages()
 	defer func() { err = errors.Join(err, pages.Close()) }()
-	left := group.NumRows()
+	left := about.NumRows
 	buffer := make([]parquet.Value, 256)
 	for {
 		page, err := pages.ReadPage()
@@ -316,12 +326,11 @@ func imagesOf(f *parquet.File, group int) (all [][]byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	groups := f.RowGroups()
-	if group >= len(groups) {
-		return nil, fmt.Errorf("%d row groups, and there were more", len(groups))
+	if n := len(f.RowGroups()); group >= n {
+		return nil, fmt.Errorf("%d row groups, and there were more", n)
 	}
 	size := int64(0)
-	err = eachValue(groups[group], column, func(v parquet.Value) error {
+	err = eachValue(f, group, column, func(v parquet.Value) error {
 		if size += int64(len(v.ByteArray())); size > maxGroup {
 			return fmt.Errorf("the images of row group %d have more than %d bytes", group, maxGroup)
 		}

@@ -63,7 +63,7 @@ type tarPlace struct {
 
 func (t tarShards) path(name string) string { return t[name].file + ":" + path.Base(name) }
 
-func (t tarShards) info(name string) (fileInfo, error) {
+func (t tarShards) info(name string) (fileInfo, error) { //nolint:unparam // of storedFiles
 	info := t[name].state
 	info.size = t[name].size
 	return info, nil
