@@ -11,6 +11,7 @@ import (
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
 	"l2ul/torch/nn"
+	"l2ul/torch/nn/initializer"
 )
 
 // Classes is the number of logits of every network.
@@ -98,6 +99,18 @@ type Golden struct {
 	File   *ckpt.File
 	Format torch.MemoryFormat // of images and weights
 	Exact  bool               // made on such a processor: bits must agree
+}
+
+// DrawHead gives the last layer of net values if it is zero, as that of a fresh vision transformer: nothing of what is before it would
+// show in the logits.
+func DrawHead(net nn.Module) {
+	params := net.Root().Parameters()
+	head := params[len(params)-2]
+	torch.Scope(func() {
+		if head.Abs().Max().Item() == 0 {
+			initializer.Normal(head, 0, 0.02)
+		}
+	})
 }
 
 // live holds the reference values that were made on this machine, now: under `make parity`, of the plain network and of one

@@ -33,7 +33,10 @@ DRAWN = [
 ]  # fmt: skip
 
 # Names of ours, the constructor, and how it wants images.
-NETWORKS = {"resnet50": (torchvision.models.resnet50, (256, 224, "bilinear"))}
+NETWORKS = {
+    "resnet50": (torchvision.models.resnet50, (256, 224, "bilinear")),
+    "vit_b_16": (torchvision.models.vit_b_16, (256, 224, "bilinear")),
+}
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
 
 
@@ -64,6 +67,9 @@ def logits(build, setting, images):
     """The first five logits of each image, and the class of the largest."""
     torch.manual_seed(0)
     net = build().eval()
+    head = list(net.parameters())[-2]
+    if not head.any():  # as in a vision transformer
+        torch.nn.init.normal_(head, std=0.02)
     answers = []
     with torch.inference_mode():
         for image in images:

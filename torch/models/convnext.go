@@ -75,19 +75,6 @@ func (m *convNeXt) Features(x torch.Tensor) torch.Tensor {
 	return m.norm.Forward(x.AdaptiveAvgPool2d([]int64{1, 1})).Flatten(1, -1)
 }
 
-// dropRates returns a function that gives the probability of each block in turn, from 0 to last.
-func dropRates(depths []int, last float64) func() float64 {
-	blocks := 0
-	for _, depth := range depths {
-		blocks += depth
-	}
-	block := -1
-	return func() float64 {
-		block++
-		return last * float64(block) / float64(blocks-1)
-	}
-}
-
 // channelNormModule is torchvision's LayerNorm2d, which normalises the channels of each place.
 type channelNormModule struct{ *nn.LayerNormModule }
 

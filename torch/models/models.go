@@ -220,3 +220,16 @@ func transformerMLP(width int64) *nn.SequentialModule {
 	}
 	return m
 }
+
+// dropRates returns a function that gives the probability of each block in turn, from 0 to last.
+func dropRates(depths []int, last float64) func() float64 {
+	blocks := 0
+	for _, depth := range depths {
+		blocks += depth
+	}
+	block := -1
+	return func() float64 {
+		block++
+		return last * float64(block) / float64(blocks-1)
+	}
+}

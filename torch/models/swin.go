@@ -39,14 +39,11 @@ type swin struct {
 	head                *nn.LinearModule
 }
 
-// newSwin makes a network on patches of 4x4 pixels, whose width and heads double from stage to stage. Of its blocks the last is left
-// out with probability drop while it trains, the others with less, down to 0 for the first.
+// newSwin makes a network on patches of 4x4 pixels, whose width and heads double from stage to stage. Its last block is left out
+// in training with probability drop, and those before it less often.
 func newSwin(depths []int, width, heads, window int64, drop float64, classes int64, normalise nn.Module) *swin {
 	layers := []nn.Module{nn.Sequential(biasedConv(3, width, 4, 4, 0), nn.Permute(0, 2, 3, 1), nn.LayerNorm(width, 1e-5))}
-	blocks, done := 0, 0
-	for _, depth := range depths {
-		blocks += depth
-	}
+	rate := dropRates(depths, drop)
 	for i, depth := range depths {
 		if i > 0 {
 			layers = append(layers, newPatchMerging(width))
@@ -54,8 +51,7 @@ func newSwin(depths []int, width, heads, window int64, drop float64, classes int
 		}
 		stage := make([]nn.Module, depth)
 		for j := range stage {
-			stage[j] = newSwinBlock(width, heads, window, int64(j%2)*(window/2), drop*float64(done)/float64(blocks-1))
-			done++
+			stage[j] = newSwinBlock(width, heads, window, int64(j%2)*(window/2), rate())
 		}
 		layers = append(layers, nn.Sequential(stage...))
 	}

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"testing"
 
+	"l2ul/internal/smallnet"
 	"l2ul/torch"
 	"l2ul/torch/models"
 	"l2ul/unlearn/data/resample"
@@ -130,7 +131,11 @@ func TestNetworksOnPhotographs(t *testing.T) {
 		p := r.Settings[want.Setting]
 		err := torch.Run(torch.CPU, func() (err error) {
 			var net models.Classifier
-			torch.Seeded(torch.NewGenerator(0), func() { net, err = models.New(network, models.Options{}) })
+			torch.Seeded(torch.NewGenerator(0), func() {
+				if net, err = models.New(network, models.Options{}); err == nil {
+					smallnet.DrawHead(net)
+				}
+			})
 			if err != nil {
 				return err
 			}

@@ -5,11 +5,11 @@ import (
 	"testing"
 
 	"l2ul/internal/reference"
+	"l2ul/internal/smallnet"
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
 	"l2ul/torch/models"
 	"l2ul/torch/nn"
-	"l2ul/torch/nn/initializer"
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/chunk"
@@ -138,7 +138,6 @@ func compareMethod(t *testing.T, want *ckpt.File, m *unlearn.Method, task *unlea
 	}
 }
 
-// newNet makes a network with seeded weights, those of the last layer too, which are zero in a fresh vision transformer.
 func newNet(t *testing.T, name string) models.Classifier {
 	t.Helper()
 	net, err := models.New(name, models.Options{})
@@ -146,12 +145,7 @@ func newNet(t *testing.T, name string) models.Classifier {
 		t.Fatal(err)
 	}
 	t.Cleanup(net.Root().Free)
-	params := net.Root().Parameters()
-	torch.Scope(func() {
-		if head := params[len(params)-2]; head.Abs().Max().Item() == 0 {
-			initializer.Normal(head, 0, 0.02)
-		}
-	})
+	smallnet.DrawHead(net)
 	return net
 }
 
