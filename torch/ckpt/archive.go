@@ -26,10 +26,7 @@ func openArchive(r io.ReaderAt, size int64) (*archive, error) {
 	bounded := &atMost{r, maxHeader}
 	z, err := zip.NewReader(bounded, size)
 	if err != nil {
-		if path := (*fs.PathError)(nil); errors.As(err, &path) {
-			return nil, err
-		}
-		return nil, &contentError{"the zip directory at the end of the file cannot be read; the file was cut off or damaged", err}
+		return nil, damaged("the zip directory at the end of the file cannot be read; the file was cut off or damaged", err)
 	}
 	bounded.n = math.MaxInt // the entries are read through it too
 	a := &archive{r: r, size: size, files: z.File, byName: make(map[string]*zip.File, len(z.File))}
@@ -44,6 +41,14 @@ func openArchive(r io.ReaderAt, size int64) (*archive, error) {
 		a.byName[f.Name] = f
 	}
 	return a, a.locate()
+}
+
+// damaged is an error of reading a zip file: the content's fault unless the file itself cannot be read.
+func damaged(what string, err error) error {
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return err
+	}
+	return &contentError{what, err}
 }
 
 // atMost reads n bytes and no more, since zip.NewReader keeps every entry of a directory of any length.
@@ -66,7 +71,7 @@ func (a *archive) locate() error {
 	for _, f := range a.files {
 		begin, err := f.DataOffset()
 		if err != nil {
-			return &contentError{fmt.Sprintf("zip entry %.100q", f.Name), err}
+			return damaged(fmt.Sprintf("zip entry %.100q", f.Name), err)
 		}
 		if n := f.CompressedSize64; begin < 0 || begin > a.size || n > uint64(a.size-begin) {
 			return corrupt("zip entry %.100q at offset %d reaches beyond the end of the file", f.Name, begin)
