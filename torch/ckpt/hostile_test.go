@@ -246,7 +246,7 @@ func TestHostile(t *testing.T) {
 		{stream("}"+key("w", good)+"s.", "0", "0123456789abcdef")[:150], "was cut off"},
 		{stream("}"+key("w", good)+"s.", "0", "0123456789abcdef", "0", "0123456789abcdef"), `storage "0" stands twice`},
 		{stream("}"+key("w", good)+"s.", "1", "0123456789abcdef"), `storage "1" is of an unsupported type, or no tensor has it`},
-		{stream("}" + key("w", tensor(strings.Replace(storage, "K\x04", "\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x0f", 1)+"K\x00(K\x04t(K\x01t")) + "s."), "not in the file"},
+		{stream("}" + key("w", tensor(strings.Replace(storage, "K\x04", "\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x07", 1)+"K\x00(K\x04t(K\x01t")) + "s."), "not in the file"},
 		{stream("}" + key("w", tensor(strings.Replace(storage, "tQ", ")tQ", 1)+"K\x00(K\x04t(K\x01t")) + "s."), "is a part of another one"},
 		{stream("}" + key("w", "(X\x05\x00\x00\x00othertQ") + "s."), "not that of a storage"},
 		{stream("c__builtin__\neval\n(S'1'\ntR."), "refuses global __builtin__.eval"},

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -32,7 +31,14 @@ var storageClasses = map[string]DType{
 	"LongStorage": I64, "IntStorage": I32, "ShortStorage": I16, "CharStorage": I8, "ByteStorage": U8, "BoolStorage": Bool,
 }
 
-// ptGlobals is what names mean in the pickles of torch.save.
+// foreignSizes are the bytes of an element in storages of types that weights here do not have. Where such a tensor stands beside the
+// weights, its storage is passed over.
+var foreignSizes = map[pickle.Inert]int64{
+	"torch.ComplexFloatStorage": 8, "torch.ComplexDoubleStorage": 16, "torch.QInt8Storage": 1, "torch.QUInt8Storage": 1,
+	"torch.QInt32Storage": 4, "torch.QUInt4x2Storage": 1, "torch.QUInt2x4Storage": 1, "torch.storage.UntypedStorage": 1,
+}
+
+// ptGlobals is what names mean in the pickles of torch.save. What NumPy pickles is inert: there are no weights in it.
 var ptGlobals = func() pickle.Globals {
 	globals := pickle.Globals{
 		"torch._utils._rebuild_tensor":               pickle.Func(rebuildTensor),
@@ -46,7 +52,6 @@ var ptGlobals = func() pickle.Globals {
 	for name, dtype := range storageClasses {
 		globals["torch."+name] = dtype
 	}
-	maps.Copy(globals, pickle.NumPy()) // scalars such as a best accuracy stand beside many state dicts
 	return globals
 }()
 
@@ -70,12 +75,13 @@ func inert(name string) bool {
 // storage is the memory that one or more tensors look into.
 type storage struct {
 	key   string
-	dtype DType
+	dtype DType // or the class of a foreign one
+	size  int64 // of an element
 	numel int64
 	data  []byte // nil until a tensor needs it
 }
 
-func (s *storage) bytes() int64 { return s.numel * int64(s.dtype.Size()) }
+func (s *storage) bytes() int64 { return s.numel * s.size }
 
 // ptReader turns a pickle of torch.save into views, and views into bytes.
 type ptReader struct {
@@ -178,22 +184,27 @@ func (p *ptReader) persistent(id any) (any, error) {
 	case kind != "storage" || len(t) != 5 && len(t) != 6:
 		return nil, errors.New("a persistent id is not that of a storage")
 	}
-	if class, ok := t[1].(pickle.Inert); ok { // complex or quantised: no matter where it is not among the weights
-		return &pickle.Object{Class: class}, nil
-	}
 	dtype, ok1 := t[1].(DType)
+	size := int64(dtype.Size())
+	class, foreign := t[1].(pickle.Inert)
+	if foreign {
+		dtype, size = DType(class), foreignSizes[class]
+	}
 	key := pickle.Word(t[2])
 	numel, ok2 := t[4].(int64)
-	if !ok1 || key == "" || !ok2 || numel < 0 || numel > math.MaxInt64/8 {
+	if !ok1 && !foreign || key == "" || !ok2 || numel < 0 || numel > math.MaxInt64/16 {
 		return nil, fmt.Errorf("a storage is malformed: class %s, key %s, %s (%d) elements", typeName(t[1]), typeName(t[2]), typeName(t[4]), numel)
 	}
 	s := p.storages[key]
 	if s == nil {
-		s = &storage{key: key, dtype: dtype, numel: numel}
+		s = &storage{key: key, dtype: dtype, size: size, numel: numel}
 		p.storages[key] = s
 	}
 	if s.dtype != dtype || s.numel != numel {
 		return nil, fmt.Errorf("storage %.100q is %d elements of %s here, but was %d of %s", key, numel, dtype, s.numel, s.dtype)
+	}
+	if foreign {
+		return &pickle.Object{Class: class}, nil
 	}
 	return s, nil
 }
