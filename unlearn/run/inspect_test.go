@@ -1,6 +1,7 @@
 package run
 
 import (
+	"slices"
 	"testing"
 
 	"l2ul/torch"
@@ -50,6 +51,19 @@ func TestNetworkOf(t *testing.T) {
 		})
 		if name, n := networkOf(files["resnet20"]); name != "resnet20" || n != classes {
 			t.Errorf("found %q with %d classes, want resnet20 with %d", name, n, classes)
+		}
+		for what, spoil := range map[string]func(weight, bias *ckpt.Tensor){
+			"a bias of other classes":    func(_, bias *ckpt.Tensor) { bias.Shape = []int64{classes - 1} },
+			"a bias of a dimension more": func(_, bias *ckpt.Tensor) { bias.Shape = []int64{classes, 1} },
+			"a weight of integers":       func(weight, _ *ckpt.Tensor) { weight.DType = ckpt.I64 },
+			"a bias of integers":         func(_, bias *ckpt.Tensor) { bias.DType = ckpt.I64 },
+		} {
+			file := &ckpt.File{Tensors: slices.Clone(files["resnet20"].Tensors)}
+			head := file.Tensors[len(file.Tensors)-2:]
+			spoil(&head[0], &head[1])
+			if name, _ := networkOf(file); name != "" {
+				t.Errorf("%s passes for %s", what, name)
+			}
 		}
 		return nil
 	})
