@@ -250,6 +250,13 @@ func TestHostile(t *testing.T) {
 		{stream("}" + key("w", tensor(strings.Replace(storage, "tQ", ")tQ", 1)+"K\x00(K\x04t(K\x01t")) + "s."), "is a part of another one"},
 		{stream("}" + key("w", "(X\x05\x00\x00\x00othertQ") + "s."), "not that of a storage"},
 		{stream("c__builtin__\neval\n(S'1'\ntR."), "refuses global __builtin__.eval"},
+		{pt("Vtorch.serialization\nVos.system\n\x93."), "refuses global torch.serialization.os.system"},
+		{pt("Vbuiltins\nVexec.__call__\n\x93."), "refuses global builtins.exec.__call__"},
+		{pt("c__builtin__\nexec.__call__\n."), "refuses global __builtin__.exec.__call__"},
+		{pt("ctorch._utils\nbuiltins.exec\n."), "refuses global torch._utils.builtins.exec"},
+		{pt("ctimeit\ntimeit\n."), "refuses global timeit.timeit"},
+		{pt("c_pickle\nloads\n."), "refuses global _pickle.loads"},
+		{pt("cproject.code\nOuter.Inner\n)\x81."), "holds project.code.Outer.Inner instead of"},
 		{stream("csubprocess\nrun\n(S'1'\ntR."), "refuses global subprocess.run"},
 
 		{pt(module(key("w", "K\x01"), "", "") + "."), `"w" is int, not a tensor`},

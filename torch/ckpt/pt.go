@@ -60,16 +60,19 @@ var ptGlobals = func() pickle.Globals {
 // these is refused all the same: we would run nothing, but Python would, and who has such a file should hear of it.
 var harmful = []string{
 	"builtins.__import__", "builtins.breakpoint", "builtins.compile", "builtins.eval", "builtins.exec", "builtins.execfile",
-	"builtins.open", "code", "commands", "ctypes", "importlib", "marshal", "nt", "os", "pickle", "posix", "pty", "runpy", "shutil", "socket",
-	"subprocess", "sys", "webbrowser",
+	"builtins.open", "_pickle", "cPickle", "code", "commands", "ctypes", "importlib", "marshal", "nt", "os", "pickle", "posix", "pty",
+	"runpy", "shutil", "socket", "subprocess", "sys", "timeit", "webbrowser",
 }
 
-func inert(name string) bool {
-	if rest, ok := strings.CutPrefix(name, "__builtin__."); ok { // as Python 2 called it, and protocol 2 still does
-		name = "builtins." + rest
+func inert(module, name string) bool {
+	if module == "__builtin__" { // as Python 2 called it, and protocol 2 still does
+		module = "builtins"
 	}
-	module, _, _ := strings.Cut(name, ".")
-	return !slices.Contains(harmful, name) && !slices.Contains(harmful, module)
+	top, _, _ := strings.Cut(module, ".")
+	first, _, _ := strings.Cut(name, ".")
+	return !slices.Contains(harmful, top) && !slices.Contains(harmful, module+"."+first) &&
+		// A module has those that it imports for attributes: torch.serialization and os.system.
+		!slices.ContainsFunc(strings.Split(name, "."), func(part string) bool { return part == "builtins" || slices.Contains(harmful, part) })
 }
 
 // storage is the memory that one or more tensors look into.
