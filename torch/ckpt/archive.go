@@ -11,6 +11,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // archive is a zip file.
@@ -175,8 +176,12 @@ func (z *storedZip) entry(name string, parts ...[]byte) error {
 	pad := (storageAlign - (z.out.n+30+int64(len(name))+4)%storageAlign) % storageAlign
 	extra := make([]byte, 4+pad)
 	copy(extra, []byte{'F', 'B', byte(pad), 0}) // PyTorch's own mark for padding
+	var flags uint16
+	if strings.ContainsFunc(name, func(r rune) bool { return r > unicode.MaxASCII }) {
+		flags = 0x800 // the name is UTF-8
+	}
 	w, err := z.CreateRaw(&zip.FileHeader{
-		Name: name, Method: zip.Store, Extra: extra, CRC32: sum.Sum32(), CompressedSize64: size, UncompressedSize64: size,
+		Name: name, Flags: flags, Method: zip.Store, Extra: extra, CRC32: sum.Sum32(), CompressedSize64: size, UncompressedSize64: size,
 	})
 	for _, part := range parts {
 		if err == nil {

@@ -1,6 +1,7 @@
 package ckpt_test
 
 import (
+	"archive/zip"
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
@@ -231,7 +232,7 @@ func TestPyTorchLive(t *testing.T) {
 		all.Tensors = append(all.Tensors, ckpt.Tensor{Name: "t." + string(d), DType: d, Shape: []int64{1, 3}, Data: make([]byte, 3*d.Size())})
 	}
 	tied := all.Tensors[0]
-	tied.Name = "tied"
+	tied.Name = "größe"
 	all.Tensors = append(all.Tensors, tied)
 	plain := &ckpt.File{Tensors: slices.DeleteFunc(slices.Clone(all.Tensors), func(t ckpt.Tensor) bool { return t.DType == ckpt.BF16 })}
 	wrapped := &ckpt.File{Tensors: all.Tensors, Format: ckpt.Format{Wrapper: "state_dict", Prefix: "module."}}
@@ -334,6 +335,16 @@ func TestWriteLayout(t *testing.T) {
 	back := load(t, save(t, "b.pt", f))
 	if &back.Tensors[0].Data[0] != &back.Tensors[4].Data[0] {
 		t.Error("a shared storage was read twice")
+	}
+
+	f.Tensors[0].Name = "größe"
+	z, err := zip.OpenReader(save(t, "a.npz", f))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	if z.File[0].Name != "größe.npy" || z.File[0].NonUTF8 || z.File[1].Flags != 0 {
+		t.Errorf("the name %q is not marked as UTF-8", z.File[0].Name)
 	}
 
 	data, err = os.ReadFile(save(t, "a.safetensors", &ckpt.File{Tensors: sample().Tensors, Metadata: map[string]string{"b": "2", "a": "<1>"}}))
