@@ -160,13 +160,18 @@ func Load(path string) (*File, error) {
 // Open opens a file for reading, which must be a regular one.
 func Open(path string) (f *os.File, size int64, err error) {
 	f, err = os.OpenFile(path, readOnly, 0)
+	return opened(f, path, err)
+}
+
+// opened is the end of opening the file that errors call path.
+func opened(f *os.File, path string, err error) (*os.File, int64, error) {
 	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return nil, 0, fmt.Errorf("%s: %w", path, p.Err)
 	}
 	if err != nil {
 		return nil, 0, err
 	}
-	size, err = sizeOf(f)
+	size, err := sizeOf(f)
 	if err != nil {
 		return nil, 0, errors.Join(fmt.Errorf("%s %w", path, err), f.Close())
 	}
@@ -237,7 +242,7 @@ func read(r io.ReaderAt, size int64) (*File, error) {
 	case head[0] == 0x80:
 		return readLegacy(r, size)
 	}
-	return nil, corrupt("begins with %q, which is neither safetensors nor a file of torch.save or numpy.savez", head[:n])
+	return nil, corrupt("is neither safetensors nor a file of torch.save or numpy.savez")
 }
 
 // stripWrappers takes the prefixes of wrapped networks off the names, each once and in any order.

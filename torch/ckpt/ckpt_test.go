@@ -300,8 +300,10 @@ func TestShards(t *testing.T) {
 		`{"weight_map": {"module.t0": "` + b + `", "module.t1": "` + a + `"}}`: `holds the tensor "module.t0", which the index places in "` + b,
 		`{"weight_map": {"module.t0": "` + a + `"}, "weight_map": {}}`:         "stands twice",
 		`{"weight_map": {"module.t0": "` + a + `", "module.t0": "` + a + `"}}`: "stands twice",
-		`{"config": {}}`: "no weight_map",
-		`{"metadata": ` + strings.Repeat("[", 1<<20): "exceeded max depth",
+		`{"config": {}}`:     "no weight_map",
+		`{"weight_map": {}}`: "no weight_map",
+		`{"weight_map": {"module.t0": "` + a + `"}} trailing`: "something follows the closing brace",
+		`{"metadata": ` + strings.Repeat("[", 1<<20):          "exceeded max depth",
 	} {
 		_, err := ckpt.Load(shards(t, index, a, b))
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "index.json: ") {
@@ -310,6 +312,40 @@ func TestShards(t *testing.T) {
 	}
 	if _, err := ckpt.Load(shards(t, whole, a)); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), b) {
 		t.Errorf("%v, want that %s does not exist", err, b)
+	}
+	for _, target := range []string{"../secret", "/etc/hostname"} {
+		path := shards(t, whole, a, b)
+		shard, secret := filepath.Join(filepath.Dir(path), a), filepath.Join(filepath.Dir(filepath.Dir(path)), "secret")
+		if err := errors.Join(os.WriteFile(secret, []byte("the secret"), 0o600), os.Remove(shard), os.Symlink(target, shard)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ckpt.Load(path); err == nil || !strings.Contains(err.Error(), "shard "+a+": path escapes") {
+			t.Errorf("a shard is a link to %s: %v", target, err)
+		}
+		if err := errors.Join(os.Remove(shard), os.WriteFile(shard, []byte("the secret"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ckpt.Load(path); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("an error tells the content of a file: %v", err)
+		}
+	}
+	for _, below := range []string{"", "sub"} { // the cache of Hugging Face's libraries
+		path := shards(t, whole, a, b)
+		repository := filepath.Join(t.TempDir(), "models--owner--name")
+		folder, blobs := filepath.Join(repository, "snapshots", "0123abcd", below), filepath.Join(repository, "blobs")
+		if err := errors.Join(os.MkdirAll(folder, 0o700), os.Rename(filepath.Dir(path), blobs)); err != nil {
+			t.Fatal(err)
+		}
+		to, err := filepath.Rel(folder, blobs)
+		for _, name := range []string{a, b, filepath.Base(path)} {
+			err = errors.Join(err, os.Symlink(filepath.Join(to, name), filepath.Join(folder, name)))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, load(t, filepath.Join(folder, filepath.Base(path)))); diff != "" {
+			t.Error(diff)
+		}
 	}
 	if _, err := read([]byte(whole)); !errors.Is(err, ckpt.ErrCorrupt) {
 		t.Errorf("Read of an index: %v", err)

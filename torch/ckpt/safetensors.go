@@ -124,9 +124,7 @@ func parseHeader(header []byte) (*File, []span, error) {
 		return nil
 	})
 	if err == nil {
-		if _, more := dec.Token(); !errors.Is(more, io.EOF) {
-			err = errors.New("something follows the closing brace")
-		}
+		err = ended(dec)
 	}
 	if err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -200,6 +198,14 @@ func object(dec *json.Decoder, value func(key string) error) error {
 		}
 	}
 	return delim(dec, '}')
+}
+
+// ended demands that nothing follows a JSON document.
+func ended(dec *json.Decoder) error {
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the closing brace")
+	}
+	return nil
 }
 
 // integers reads a JSON array of integers from 0 up. It returns an empty slice, not nil, for an empty array.
