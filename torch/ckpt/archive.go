@@ -102,17 +102,14 @@ func (a *archive) folderOfPickle() string {
 	return ""
 }
 
-// read returns the bytes of an entry, which must be want of them unless want is negative, and limit at most.
-func (a *archive) read(name string, want, limit int64) ([]byte, error) {
+// read returns the bytes of an entry, limit at most.
+func (a *archive) read(name string, limit int64) ([]byte, error) {
 	f := a.byName[name]
 	if f == nil {
 		return nil, corrupt("zip entry %.100q is missing", name)
 	}
 	if f.Method != zip.Store || f.CompressedSize64 != f.UncompressedSize64 || f.Flags&1 != 0 {
 		return nil, corrupt("zip entry %.100q is compressed or encrypted, which torch.save never does; save the file again in Python", name)
-	}
-	if want >= 0 && f.UncompressedSize64 != uint64(want) {
-		return nil, corrupt("zip entry %.100q has %d bytes instead of %d", name, f.UncompressedSize64, want)
 	}
 	place := a.places[f]
 	n := place.end - place.begin

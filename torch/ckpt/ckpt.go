@@ -123,11 +123,18 @@ type contentError struct {
 	err  error // the cause, nil if there is none below
 }
 
+// maxMessage bounds what an error quotes of a file in all: names and shapes may be long.
+const maxMessage = 1 << 10
+
 func (e *contentError) Error() string {
+	text := e.what
 	if e.err != nil {
-		return e.what + ": " + e.err.Error()
+		text += ": " + e.err.Error()
 	}
-	return e.what
+	if len(text) > maxMessage {
+		text = strings.ToValidUTF8(text[:maxMessage], "") + "…"
+	}
+	return text
 }
 
 func (e *contentError) Is(target error) bool { return target == ErrCorrupt }

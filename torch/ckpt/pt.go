@@ -114,7 +114,7 @@ func readPT(a *archive, folder string) (*File, error) {
 		return nil, corrupt("is a TorchScript program; load it in Python and save its state_dict()")
 	}
 	if a.byName[folder+"byteorder"] != nil {
-		order, err := a.read(folder+"byteorder", -1, 64)
+		order, err := a.read(folder+"byteorder", 64)
 		if err != nil {
 			return nil, err
 		}
@@ -122,11 +122,18 @@ func readPT(a *archive, folder string) (*File, error) {
 			return nil, corrupt("was written in byte order %q; only little can be read", order)
 		}
 	}
-	program, err := a.read(folder+"data.pkl", -1, maxPickle)
+	program, err := a.read(folder+"data.pkl", maxPickle)
 	if err != nil {
 		return nil, err
 	}
-	p := newPTReader(a.size, func(s *storage) ([]byte, error) { return a.read(folder+"data/"+s.key, s.bytes(), math.MaxInt64) })
+	p := newPTReader(a.size, func(s *storage) ([]byte, error) {
+		data, err := a.read(folder+"data/"+s.key, math.MaxInt64)
+		// The bytes behind the last whole element are of a storage that was made under another type.
+		if rest := int64(len(data)) - s.bytes(); err == nil && (rest < 0 || rest >= s.size) {
+			err = corrupt("storage %.100q has %d bytes instead of %d", s.key, len(data), s.bytes())
+		}
+		return data, err
+	})
 	root, err := p.unpickle(bytes.NewReader(program), int64(len(program)), "data.pkl")
 	if err != nil {
 		return nil, err

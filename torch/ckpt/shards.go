@@ -80,7 +80,7 @@ func loadShards(r io.ReaderAt, size int64, folder string) (*File, error) {
 		}
 		for _, t := range f.Tensors {
 			if shardOf[t.Name] != shard {
-				return nil, corrupt("shard %q holds the tensor %.200q, which the index places in %q", shard, t.Name, shardOf[t.Name])
+				return nil, corrupt("shard %.200q holds the tensor %.200q, which the index places in %.200q", shard, t.Name, shardOf[t.Name])
 			}
 			delete(shardOf, t.Name)
 		}
@@ -91,7 +91,7 @@ func loadShards(r io.ReaderAt, size int64, folder string) (*File, error) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(shardOf)) {
-		return nil, corrupt("shard %q lacks the tensor %.200q, which the index places there", shardOf[name], name)
+		return nil, corrupt("shard %.200q lacks the tensor %.200q, which the index places there", shardOf[name], name)
 	}
 	return all, nil
 }
