@@ -11,6 +11,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // archive is a zip file.
@@ -26,10 +27,7 @@ func openArchive(r io.ReaderAt, size int64) (*archive, error) {
 	bounded := &atMost{r, maxHeader}
 	z, err := zip.NewReader(bounded, size)
 	if err != nil {
-		if path := (*fs.PathError)(nil); errors.As(err, &path) {
-			return nil, err
-		}
-		return nil, &contentError{"the zip directory at the end of the file cannot be read; the file was cut off or damaged", err}
+		return nil, damaged("the zip directory at the end of the file cannot be read; the file was cut off or damaged", err)
 	}
 	bounded.n = math.MaxInt // the entries are read through it too
 	a := &archive{r: r, size: size, files: z.File, byName: make(map[string]*zip.File, len(z.File))}
@@ -44,6 +42,14 @@ func openArchive(r io.ReaderAt, size int64) (*archive, error) {
 		a.byName[f.Name] = f
 	}
 	return a, a.locate()
+}
+
+// damaged is an error of reading a zip file: the content's fault unless the file itself cannot be read.
+func damaged(what string, err error) error {
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
+		return err
+	}
+	return &contentError{what, err}
 }
 
 // atMost reads n bytes and no more, since zip.NewReader keeps every entry of a directory of any length.
@@ -66,7 +72,7 @@ func (a *archive) locate() error {
 	for _, f := range a.files {
 		begin, err := f.DataOffset()
 		if err != nil {
-			return &contentError{fmt.Sprintf("zip entry %.100q", f.Name), err}
+			return damaged(fmt.Sprintf("zip entry %.100q", f.Name), err)
 		}
 		if n := f.CompressedSize64; begin < 0 || begin > a.size || n > uint64(a.size-begin) {
 			return corrupt("zip entry %.100q at offset %d reaches beyond the end of the file", f.Name, begin)
@@ -96,17 +102,14 @@ func (a *archive) folderOfPickle() string {
 	return ""
 }
 
-// read returns the bytes of an entry, which must be want of them unless want is negative, and limit at most.
-func (a *archive) read(name string, want, limit int64) ([]byte, error) {
+// read returns the bytes of an entry, limit at most.
+func (a *archive) read(name string, limit int64) ([]byte, error) {
 	f := a.byName[name]
 	if f == nil {
 		return nil, corrupt("zip entry %.100q is missing", name)
 	}
 	if f.Method != zip.Store || f.CompressedSize64 != f.UncompressedSize64 || f.Flags&1 != 0 {
 		return nil, corrupt("zip entry %.100q is compressed or encrypted, which torch.save never does; save the file again in Python", name)
-	}
-	if want >= 0 && f.UncompressedSize64 != uint64(want) {
-		return nil, corrupt("zip entry %.100q has %d bytes instead of %d", name, f.UncompressedSize64, want)
 	}
 	place := a.places[f]
 	n := place.end - place.begin
@@ -170,8 +173,12 @@ func (z *storedZip) entry(name string, parts ...[]byte) error {
 	pad := (storageAlign - (z.out.n+30+int64(len(name))+4)%storageAlign) % storageAlign
 	extra := make([]byte, 4+pad)
 	copy(extra, []byte{'F', 'B', byte(pad), 0}) // PyTorch's own mark for padding
+	var flags uint16
+	if strings.ContainsFunc(name, func(r rune) bool { return r > unicode.MaxASCII }) {
+		flags = 0x800 // the name is UTF-8
+	}
 	w, err := z.CreateRaw(&zip.FileHeader{
-		Name: name, Method: zip.Store, Extra: extra, CRC32: sum.Sum32(), CompressedSize64: size, UncompressedSize64: size,
+		Name: name, Flags: flags, Method: zip.Store, Extra: extra, CRC32: sum.Sum32(), CompressedSize64: size, UncompressedSize64: size,
 	})
 	for _, part := range parts {
 		if err == nil {

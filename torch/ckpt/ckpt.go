@@ -123,11 +123,18 @@ type contentError struct {
 	err  error // the cause, nil if there is none below
 }
 
+// maxMessage bounds what an error quotes of a file in all: names and shapes may be long.
+const maxMessage = 1 << 10
+
 func (e *contentError) Error() string {
+	text := e.what
 	if e.err != nil {
-		return e.what + ": " + e.err.Error()
+		text += ": " + e.err.Error()
 	}
-	return e.what
+	if len(text) > maxMessage {
+		text = strings.ToValidUTF8(text[:maxMessage], "") + "…"
+	}
+	return text
 }
 
 func (e *contentError) Is(target error) bool { return target == ErrCorrupt }
@@ -160,13 +167,18 @@ func Load(path string) (*File, error) {
 // Open opens a file for reading, which must be a regular one.
 func Open(path string) (f *os.File, size int64, err error) {
 	f, err = os.OpenFile(path, readOnly, 0)
+	return opened(f, path, err)
+}
+
+// opened is the end of opening the file that errors call path.
+func opened(f *os.File, path string, err error) (*os.File, int64, error) {
 	if p, ok := errors.AsType[*fs.PathError](err); ok {
 		return nil, 0, fmt.Errorf("%s: %w", path, p.Err)
 	}
 	if err != nil {
 		return nil, 0, err
 	}
-	size, err = sizeOf(f)
+	size, err := sizeOf(f)
 	if err != nil {
 		return nil, 0, errors.Join(fmt.Errorf("%s %w", path, err), f.Close())
 	}
@@ -237,7 +249,7 @@ func read(r io.ReaderAt, size int64) (*File, error) {
 	case head[0] == 0x80:
 		return readLegacy(r, size)
 	}
-	return nil, corrupt("begins with %q, which is neither safetensors nor a file of torch.save or numpy.savez", head[:n])
+	return nil, corrupt("is neither safetensors nor a file of torch.save or numpy.savez")
 }
 
 // stripWrappers takes the prefixes of wrapped networks off the names, each once and in any order.

@@ -1,6 +1,7 @@
 package ckpt_test
 
 import (
+	"archive/zip"
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
@@ -231,7 +232,7 @@ func TestPyTorchLive(t *testing.T) {
 		all.Tensors = append(all.Tensors, ckpt.Tensor{Name: "t." + string(d), DType: d, Shape: []int64{1, 3}, Data: make([]byte, 3*d.Size())})
 	}
 	tied := all.Tensors[0]
-	tied.Name = "tied"
+	tied.Name = "größe"
 	all.Tensors = append(all.Tensors, tied)
 	plain := &ckpt.File{Tensors: slices.DeleteFunc(slices.Clone(all.Tensors), func(t ckpt.Tensor) bool { return t.DType == ckpt.BF16 })}
 	wrapped := &ckpt.File{Tensors: all.Tensors, Format: ckpt.Format{Wrapper: "state_dict", Prefix: "module."}}
@@ -299,8 +300,10 @@ func TestShards(t *testing.T) {
 		`{"weight_map": {"module.t0": "` + b + `", "module.t1": "` + a + `"}}`: `holds the tensor "module.t0", which the index places in "` + b,
 		`{"weight_map": {"module.t0": "` + a + `"}, "weight_map": {}}`:         "stands twice",
 		`{"weight_map": {"module.t0": "` + a + `", "module.t0": "` + a + `"}}`: "stands twice",
-		`{"config": {}}`: "no weight_map",
-		`{"metadata": ` + strings.Repeat("[", 1<<20): "exceeded max depth",
+		`{"config": {}}`:     "no weight_map",
+		`{"weight_map": {}}`: "no weight_map",
+		`{"weight_map": {"module.t0": "` + a + `"}} trailing`: "something follows the closing brace",
+		`{"metadata": ` + strings.Repeat("[", 1<<20):          "exceeded max depth",
 	} {
 		_, err := ckpt.Load(shards(t, index, a, b))
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "index.json: ") {
@@ -309,6 +312,40 @@ func TestShards(t *testing.T) {
 	}
 	if _, err := ckpt.Load(shards(t, whole, a)); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), b) {
 		t.Errorf("%v, want that %s does not exist", err, b)
+	}
+	for _, target := range []string{"../secret", "/etc/hostname"} {
+		path := shards(t, whole, a, b)
+		shard, secret := filepath.Join(filepath.Dir(path), a), filepath.Join(filepath.Dir(filepath.Dir(path)), "secret")
+		if err := errors.Join(os.WriteFile(secret, []byte("the secret"), 0o600), os.Remove(shard), os.Symlink(target, shard)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ckpt.Load(path); err == nil || !strings.Contains(err.Error(), "shard "+a+": path escapes") {
+			t.Errorf("a shard is a link to %s: %v", target, err)
+		}
+		if err := errors.Join(os.Remove(shard), os.WriteFile(shard, []byte("the secret"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ckpt.Load(path); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("an error tells the content of a file: %v", err)
+		}
+	}
+	for _, below := range []string{"", "sub"} { // the cache of Hugging Face's libraries
+		path := shards(t, whole, a, b)
+		repository := filepath.Join(t.TempDir(), "models--owner--name")
+		folder, blobs := filepath.Join(repository, "snapshots", "0123abcd", below), filepath.Join(repository, "blobs")
+		if err := errors.Join(os.MkdirAll(folder, 0o700), os.Rename(filepath.Dir(path), blobs)); err != nil {
+			t.Fatal(err)
+		}
+		to, err := filepath.Rel(folder, blobs)
+		for _, name := range []string{a, b, filepath.Base(path)} {
+			err = errors.Join(err, os.Symlink(filepath.Join(to, name), filepath.Join(folder, name)))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, load(t, filepath.Join(folder, filepath.Base(path)))); diff != "" {
+			t.Error(diff)
+		}
 	}
 	if _, err := read([]byte(whole)); !errors.Is(err, ckpt.ErrCorrupt) {
 		t.Errorf("Read of an index: %v", err)
@@ -334,6 +371,16 @@ func TestWriteLayout(t *testing.T) {
 	back := load(t, save(t, "b.pt", f))
 	if &back.Tensors[0].Data[0] != &back.Tensors[4].Data[0] {
 		t.Error("a shared storage was read twice")
+	}
+
+	f.Tensors[0].Name = "größe"
+	z, err := zip.OpenReader(save(t, "a.npz", f))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	if z.File[0].Name != "größe.npy" || z.File[0].NonUTF8 || z.File[1].Flags != 0 {
+		t.Errorf("the name %q is not marked as UTF-8", z.File[0].Name)
 	}
 
 	data, err = os.ReadFile(save(t, "a.safetensors", &ckpt.File{Tensors: sample().Tensors, Metadata: map[string]string{"b": "2", "a": "<1>"}}))

@@ -83,7 +83,7 @@ func placesOf(keys any, storages map[string]*storage, r io.ReaderAt, at, size in
 	for _, item := range list.Items {
 		key, _ := pickle.Text(item)
 		s := storages[key]
-		if s == nil {
+		if s == nil || s.size == 0 {
 			return nil, corrupt("storage %.100q is of an unsupported type, or no tensor has it", key)
 		}
 		if _, twice := places[s]; twice {

@@ -2,7 +2,6 @@ package ckpt
 
 import (
 	"archive/zip"
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -19,9 +18,16 @@ const (
 	npySuffix = ".npy"
 	npyMagic  = "\x93NUMPY"
 	npyAlign  = 64
+
+	maxNPYHeader = 10_000 // NumPy's own bound
 )
 
-var npyHeader = regexp.MustCompile(`\A\{\s*'descr':\s*'([^']*)',\s*'fortran_order':\s*(True|False),\s*'shape':\s*\(([0-9, ]*)\),?\s*\}\s*\z`)
+var (
+	// A shape of one number keeps its comma, and Python 2 wrote 3L for 3.
+	npyHeader = regexp.MustCompile(`\A\{\s*'descr':\s*'([^']*)',\s*'fortran_order':\s*(True|False),\s*` +
+		`'shape':\s*\((|[0-9]+L?,|[0-9]+L?(?:,\s*[0-9]+L?)+,?)\),?\s*\}\s*\z`)
+	npyDim = regexp.MustCompile(`[0-9]+`)
+)
 
 // numpyTypes are NumPy's codes without their byte order.
 var numpyTypes = map[string]DType{
@@ -36,106 +42,118 @@ func readNPZ(a *archive) (*File, error) {
 		if !ok {
 			return nil, corrupt("is a zip file with the entry %.100q, so neither torch.save (FOLDER/data.pkl) nor numpy.savez (NAME.npy) made it", e.Name)
 		}
-		data, err := a.inflate(e, left)
-		if err != nil {
-			return nil, err
-		}
-		left -= int64(len(data))
-		t, err := parseNPY(data)
+		t, err := readEntry(e, left)
 		if err != nil {
 			return nil, fmt.Errorf("array %.200q: %w", name, err)
 		}
+		left -= int64(len(t.Data))
 		t.Name = name
 		f.Tensors = append(f.Tensors, t)
 	}
 	return f, nil
 }
 
-// inflate returns the bytes of an entry, stored or compressed, which may be limit of them.
-func (a *archive) inflate(f *zip.File, limit int64) ([]byte, error) {
-	if f.Method != zip.Deflate {
-		return a.read(f.Name, -1, limit)
+// readEntry reads an array, stored or compressed, of at most limit bytes.
+func readEntry(e *zip.File, limit int64) (t Tensor, err error) {
+	if e.Flags&1 != 0 {
+		return t, corrupt("is encrypted")
 	}
-	if f.UncompressedSize64 > uint64(max(limit, 0)) {
-		return nil, corrupt("zip entry %.100q claims to unpack to %d bytes, too many for a file of this size", f.Name, f.UncompressedSize64)
-	}
-	r, err := f.Open()
+	r, err := e.Open()
 	if err != nil {
-		return nil, &contentError{fmt.Sprintf("zip entry %.100q", f.Name), err}
+		return t, damaged("cannot be opened", err)
 	}
 	defer r.Close()
-	data := make([]byte, f.UncompressedSize64)
-	if _, err := io.ReadFull(r, data); err != nil {
-		return nil, &contentError{fmt.Sprintf("zip entry %.100q cannot be unpacked", f.Name), err}
+	if t, err = readNPY(r, e.UncompressedSize64, limit); err != nil {
+		return t, err
 	}
 	if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF { // the end comes bare, and after the checksum
-		return nil, &contentError{fmt.Sprintf("zip entry %.100q has more than its %d bytes, or the wrong checksum", f.Name, len(data)), err}
+		return t, damaged("has more bytes than its shape says, or the wrong checksum", err)
 	}
-	return data, nil
+	return t, nil
 }
 
-// parseNPY reads a file of numpy.save. The tensor has no name.
-func parseNPY(data []byte) (t Tensor, err error) {
-	rest, ok := bytes.CutPrefix(data, []byte(npyMagic))
-	if !ok || len(rest) < 2 {
-		return t, corrupt("begins with %.8q instead of %q", data, npyMagic)
+// readNPY reads a file of numpy.save, of size bytes. No memory is taken for the elements, limit bytes at most, before the header
+// agrees with the size. The tensor has no name.
+func readNPY(r io.Reader, size uint64, limit int64) (t Tensor, err error) {
+	head := make([]byte, len(npyMagic)+2+4) // with the length of the header, which takes 2 bytes or 4
+	if _, err := io.ReadFull(r, head[:len(npyMagic)+2+2]); err != nil {
+		return t, damaged("ends in its header", err)
 	}
-	width := 2 // bytes of the length of the header
-	switch rest[0] {
+	if magic := string(head[:len(npyMagic)]); magic != npyMagic {
+		return t, corrupt("begins with %q instead of %q", magic, npyMagic)
+	}
+	switch version := head[len(npyMagic)]; version {
 	case 1:
+		head = head[:len(head)-2]
 	case 2, 3:
-		width = 4
+		if _, err := io.ReadFull(r, head[len(head)-2:]); err != nil {
+			return t, damaged("ends in its header", err)
+		}
 	default:
-		return t, corrupt("is of version %d of NumPy's format; 1 to 3 can be read", rest[0])
+		return t, corrupt("is of version %d of NumPy's format; 1 to 3 can be read", version)
 	}
-	rest = rest[2:]
-	if len(rest) < width {
-		return t, corrupt("ends in its header")
+	var wide [4]byte
+	copy(wide[:], head[len(npyMagic)+2:])
+	length := binary.LittleEndian.Uint32(wide[:])
+	if length > maxNPYHeader {
+		return t, corrupt("claims a header of %d bytes; %d are allowed", length, maxNPYHeader)
 	}
-	var wide [8]byte
-	copy(wide[:], rest[:width])
-	length := binary.LittleEndian.Uint64(wide[:])
-	rest = rest[width:]
-	if length > uint64(len(rest)) {
-		return t, corrupt("claims a header of %d bytes, but %d follow", length, len(rest))
+	text := make([]byte, length)
+	if _, err := io.ReadFull(r, text); err != nil {
+		return t, damaged("ends in its header", err)
 	}
-	header, elements := rest[:length], rest[length:]
-	match := npyHeader.FindSubmatch(header)
-	if match == nil {
-		return t, corrupt("has the header %.100q; arrays of numbers and booleans can be read", header)
+	t, fortran, err := parseNPY(text)
+	if err != nil {
+		return t, err
 	}
-	descr := string(match[1])
-	if t.DType, ok = numpyTypes[strings.TrimLeft(descr, "<|=")]; !ok {
-		if _, big := numpyTypes[strings.TrimPrefix(descr, ">")]; big {
-			return t, corrupt("is big-endian (%s); convert it with astype('<%s')", descr, descr[1:])
-		}
-		return t, corrupt("has the NumPy type %.20q, which is not supported", descr)
+	n, ok := bytesOf(t.DType, t.Shape)
+	if begin := uint64(len(head)) + uint64(length); !ok || size < begin || uint64(n) != size-begin { //nolint:gosec // not negative
+		return t, corrupt("of type %s and shape %v has %d bytes with its header", t.DType, t.Shape, size)
 	}
-	t.Shape = []int64{}
-	if dims := strings.TrimRight(string(match[3]), ", "); dims != "" {
-		for dim := range strings.SplitSeq(dims, ",") {
-			n, err := strconv.ParseInt(strings.TrimSpace(dim), 10, 64)
-			if err != nil {
-				return t, corrupt("has the impossible shape (%.100s)", match[3])
-			}
-			t.Shape = append(t.Shape, n)
-		}
+	if n > limit {
+		return t, corrupt("would take %d bytes, too many for a file of this size", n)
 	}
-	if n, ok := bytesOf(t.DType, t.Shape); !ok || n != int64(len(elements)) {
-		return t, corrupt("of type %s and shape (%.100s) has %d bytes", t.DType, match[3], len(elements))
+	t.Data = make([]byte, n)
+	if _, err := io.ReadFull(r, t.Data); err != nil {
+		return t, damaged("cannot be unpacked", err)
 	}
-	t.Data = elements[:len(elements):len(elements)]
-	if string(match[2]) == "True" && len(elements) > 0 {
+	if fortran && n > 0 {
 		strides := make([]int64, len(t.Shape))
 		step := int64(1)
 		for d, n := range t.Shape {
 			strides[d] = step
 			step *= n
 		}
-		t.Data = make([]byte, len(elements))
-		gather(t.Data, elements, t.Shape, strides, t.DType.Size())
+		columns := t.Data
+		t.Data = make([]byte, n)
+		gather(t.Data, columns, t.Shape, strides, t.DType.Size())
 	}
 	return t, nil
+}
+
+// parseNPY reads the header of an array: its type and shape, and whether the first index is the fastest.
+func parseNPY(header []byte) (t Tensor, fortran bool, err error) {
+	match := npyHeader.FindSubmatch(header)
+	if match == nil {
+		return t, false, corrupt("has the header %q; arrays of numbers and booleans can be read", header[:min(len(header), 100)])
+	}
+	descr := string(match[1])
+	var ok bool
+	if t.DType, ok = numpyTypes[strings.TrimLeft(descr, "<|=>")]; !ok {
+		return t, false, corrupt("has the NumPy type %.20q, which is not supported", descr)
+	}
+	if descr[0] == '>' && t.DType.Size() > 1 {
+		return t, false, corrupt("is big-endian (%s); convert it with astype('<%s')", descr, descr[1:])
+	}
+	t.Shape = []int64{}
+	for _, dim := range npyDim.FindAll(match[3], -1) {
+		n, err := strconv.ParseInt(string(dim), 10, 64)
+		if err != nil || len(t.Shape) == maxDims {
+			return t, false, corrupt("has the impossible shape (%.100s)", match[3])
+		}
+		t.Shape = append(t.Shape, n)
+	}
+	return t, string(match[2]) == "True", nil
 }
 
 // writeNPZ writes f as numpy.savez would.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -32,7 +31,14 @@ var storageClasses = map[string]DType{
 	"LongStorage": I64, "IntStorage": I32, "ShortStorage": I16, "CharStorage": I8, "ByteStorage": U8, "BoolStorage": Bool,
 }
 
-// ptGlobals is what names mean in the pickles of torch.save.
+// foreignSizes are the bytes of an element in storages of types that weights here do not have. Where such a tensor stands beside the
+// weights, its storage is passed over.
+var foreignSizes = map[pickle.Inert]int64{
+	"torch.ComplexFloatStorage": 8, "torch.ComplexDoubleStorage": 16, "torch.QInt8Storage": 1, "torch.QUInt8Storage": 1,
+	"torch.QInt32Storage": 4, "torch.QUInt4x2Storage": 1, "torch.QUInt2x4Storage": 1, "torch.storage.UntypedStorage": 1,
+}
+
+// ptGlobals is what names mean in the pickles of torch.save. What NumPy pickles is inert: there are no weights in it.
 var ptGlobals = func() pickle.Globals {
 	globals := pickle.Globals{
 		"torch._utils._rebuild_tensor":               pickle.Func(rebuildTensor),
@@ -46,7 +52,6 @@ var ptGlobals = func() pickle.Globals {
 	for name, dtype := range storageClasses {
 		globals["torch."+name] = dtype
 	}
-	maps.Copy(globals, pickle.NumPy()) // scalars such as a best accuracy stand beside many state dicts
 	return globals
 }()
 
@@ -55,27 +60,31 @@ var ptGlobals = func() pickle.Globals {
 // these is refused all the same: we would run nothing, but Python would, and who has such a file should hear of it.
 var harmful = []string{
 	"builtins.__import__", "builtins.breakpoint", "builtins.compile", "builtins.eval", "builtins.exec", "builtins.execfile",
-	"builtins.open", "code", "commands", "ctypes", "importlib", "marshal", "nt", "os", "pickle", "posix", "pty", "runpy", "shutil", "socket",
-	"subprocess", "sys", "webbrowser",
+	"builtins.open", "_pickle", "cPickle", "code", "commands", "ctypes", "importlib", "marshal", "nt", "os", "pickle", "posix", "pty",
+	"runpy", "shutil", "socket", "subprocess", "sys", "timeit", "webbrowser",
 }
 
-func inert(name string) bool {
-	if rest, ok := strings.CutPrefix(name, "__builtin__."); ok { // as Python 2 called it, and protocol 2 still does
-		name = "builtins." + rest
+func inert(module, name string) bool {
+	if module == "__builtin__" { // as Python 2 called it, and protocol 2 still does
+		module = "builtins"
 	}
-	module, _, _ := strings.Cut(name, ".")
-	return !slices.Contains(harmful, name) && !slices.Contains(harmful, module)
+	top, _, _ := strings.Cut(module, ".")
+	first, _, _ := strings.Cut(name, ".")
+	return !slices.Contains(harmful, top) && !slices.Contains(harmful, module+"."+first) &&
+		// A module has those that it imports for attributes: torch.serialization and os.system.
+		!slices.ContainsFunc(strings.Split(name, "."), func(part string) bool { return part == "builtins" || slices.Contains(harmful, part) })
 }
 
 // storage is the memory that one or more tensors look into.
 type storage struct {
 	key   string
-	dtype DType
+	dtype DType // or the class of a foreign one
+	size  int64 // of an element
 	numel int64
 	data  []byte // nil until a tensor needs it
 }
 
-func (s *storage) bytes() int64 { return s.numel * int64(s.dtype.Size()) }
+func (s *storage) bytes() int64 { return s.numel * s.size }
 
 // ptReader turns a pickle of torch.save into views, and views into bytes.
 type ptReader struct {
@@ -105,7 +114,7 @@ func readPT(a *archive, folder string) (*File, error) {
 		return nil, corrupt("is a TorchScript program; load it in Python and save its state_dict()")
 	}
 	if a.byName[folder+"byteorder"] != nil {
-		order, err := a.read(folder+"byteorder", -1, 64)
+		order, err := a.read(folder+"byteorder", 64)
 		if err != nil {
 			return nil, err
 		}
@@ -113,11 +122,18 @@ func readPT(a *archive, folder string) (*File, error) {
 			return nil, corrupt("was written in byte order %q; only little can be read", order)
 		}
 	}
-	program, err := a.read(folder+"data.pkl", -1, maxPickle)
+	program, err := a.read(folder+"data.pkl", maxPickle)
 	if err != nil {
 		return nil, err
 	}
-	p := newPTReader(a.size, func(s *storage) ([]byte, error) { return a.read(folder+"data/"+s.key, s.bytes(), math.MaxInt64) })
+	p := newPTReader(a.size, func(s *storage) ([]byte, error) {
+		data, err := a.read(folder+"data/"+s.key, math.MaxInt64)
+		// The bytes behind the last whole element are of a storage that was made under another type.
+		if rest := int64(len(data)) - s.bytes(); err == nil && (rest < 0 || rest >= s.size) {
+			err = corrupt("storage %.100q has %d bytes instead of %d", s.key, len(data), s.bytes())
+		}
+		return data, err
+	})
 	root, err := p.unpickle(bytes.NewReader(program), int64(len(program)), "data.pkl")
 	if err != nil {
 		return nil, err
@@ -178,22 +194,27 @@ func (p *ptReader) persistent(id any) (any, error) {
 	case kind != "storage" || len(t) != 5 && len(t) != 6:
 		return nil, errors.New("a persistent id is not that of a storage")
 	}
-	if class, ok := t[1].(pickle.Inert); ok { // complex or quantised: no matter where it is not among the weights
-		return &pickle.Object{Class: class}, nil
-	}
 	dtype, ok1 := t[1].(DType)
+	size := int64(dtype.Size())
+	class, foreign := t[1].(pickle.Inert)
+	if foreign {
+		dtype, size = DType(class), foreignSizes[class]
+	}
 	key := pickle.Word(t[2])
 	numel, ok2 := t[4].(int64)
-	if !ok1 || key == "" || !ok2 || numel < 0 || numel > math.MaxInt64/8 {
+	if !ok1 && !foreign || key == "" || !ok2 || numel < 0 || numel > math.MaxInt64/16 {
 		return nil, fmt.Errorf("a storage is malformed: class %s, key %s, %s (%d) elements", typeName(t[1]), typeName(t[2]), typeName(t[4]), numel)
 	}
 	s := p.storages[key]
 	if s == nil {
-		s = &storage{key: key, dtype: dtype, numel: numel}
+		s = &storage{key: key, dtype: dtype, size: size, numel: numel}
 		p.storages[key] = s
 	}
 	if s.dtype != dtype || s.numel != numel {
 		return nil, fmt.Errorf("storage %.100q is %d elements of %s here, but was %d of %s", key, numel, dtype, s.numel, s.dtype)
+	}
+	if foreign {
+		return &pickle.Object{Class: class}, nil
 	}
 	return s, nil
 }

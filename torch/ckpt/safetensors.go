@@ -79,7 +79,7 @@ func checkSpans(f *File, spans []span, dataSize int64) error {
 			if s.begin < end {
 				what = "overlap"
 			}
-			return corrupt("safetensors: tensor %q: the offsets [%d, %d] %s the tensor before, which ends at %d",
+			return corrupt("safetensors: tensor %.200q: the offsets [%d, %d] %s the tensor before, which ends at %d",
 				f.Tensors[i].Name, s.begin, s.end, what, end)
 		}
 		end = spans[i].end
@@ -109,7 +109,7 @@ func parseHeader(header []byte) (*File, []span, error) {
 				token, err := dec.Token()
 				value, ok := token.(string)
 				if err == nil && !ok {
-					err = fmt.Errorf("metadata %q is no string", key)
+					err = fmt.Errorf("metadata %.200q is no string", key)
 				}
 				f.Metadata[key] = value
 				return err
@@ -117,16 +117,14 @@ func parseHeader(header []byte) (*File, []span, error) {
 		}
 		t, s, err := parseTensor(dec, name)
 		if err != nil {
-			return fmt.Errorf("tensor %q: %w", name, err)
+			return fmt.Errorf("tensor %.200q: %w", name, err)
 		}
 		f.Tensors = append(f.Tensors, t)
 		spans = append(spans, s)
 		return nil
 	})
 	if err == nil {
-		if _, more := dec.Token(); !errors.Is(more, io.EOF) {
-			err = errors.New("something follows the closing brace")
-		}
+		err = ended(dec)
 	}
 	if err != nil {
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
@@ -152,7 +150,7 @@ func parseTensor(dec *json.Decoder, name string) (Tensor, span, error) {
 		case "data_offsets":
 			offsets, err = integers(dec)
 		default:
-			err = fmt.Errorf("the key %q is unknown", key)
+			err = fmt.Errorf("the key %.200q is unknown", key)
 		}
 		return err
 	})
@@ -160,7 +158,7 @@ func parseTensor(dec *json.Decoder, name string) (Tensor, span, error) {
 	case err != nil:
 		return t, span{}, err
 	case t.DType.Size() == 0:
-		return t, span{}, fmt.Errorf("the type %q is not supported", t.DType)
+		return t, span{}, fmt.Errorf("the type %.200q is not supported", t.DType)
 	case t.Shape == nil:
 		return t, span{}, errors.New("the shape is missing")
 	case len(offsets) != 2:
@@ -190,7 +188,7 @@ func object(dec *json.Decoder, value func(key string) error) error {
 		}
 		key, _ := token.(string) // the decoder lets nothing else stand there
 		if seen[key] {
-			return fmt.Errorf("the key %q stands twice", key)
+			return fmt.Errorf("the key %.200q stands twice", key)
 		}
 		if seen[key] = true; len(seen) > maxKeys {
 			return fmt.Errorf("more than %d keys stand in one object", maxKeys)
@@ -200,6 +198,14 @@ func object(dec *json.Decoder, value func(key string) error) error {
 		}
 	}
 	return delim(dec, '}')
+}
+
+// ended demands that nothing follows a JSON document.
+func ended(dec *json.Decoder) error {
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something follows the closing brace")
+	}
+	return nil
 }
 
 // integers reads a JSON array of integers from 0 up. It returns an empty slice, not nil, for an empty array.
@@ -215,7 +221,7 @@ func integers(dec *json.Decoder) ([]int64, error) {
 		}
 		n, err := number.Int64()
 		if err != nil || n < 0 {
-			return nil, fmt.Errorf("%q is no integer from 0 to 2^63-1", number.String())
+			return nil, fmt.Errorf("%.200q is no integer from 0 to 2^63-1", number.String())
 		}
 		if ns = append(ns, n); len(ns) > maxDims {
 			return nil, fmt.Errorf("more than %d numbers stand in a row", maxDims)

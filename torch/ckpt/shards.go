@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // Large networks are stored as several files beside an index (model.safetensors.index.json): a JSON object whose "weight_map" says
@@ -65,15 +67,20 @@ func loadShards(r io.ReaderAt, size int64, folder string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
+	root, within, err := openFolder(folder)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
 	all := &File{}
 	for _, shard := range slices.Compact(slices.Sorted(maps.Values(shardOf))) {
-		f, err := loadShard(filepath.Join(folder, shard))
+		f, err := loadShard(root, filepath.Join(within, shard))
 		if err != nil {
 			return nil, fmt.Errorf("shard %w", err)
 		}
 		for _, t := range f.Tensors {
 			if shardOf[t.Name] != shard {
-				return nil, corrupt("shard %q holds the tensor %.200q, which the index places in %q", shard, t.Name, shardOf[t.Name])
+				return nil, corrupt("shard %.200q holds the tensor %.200q, which the index places in %.200q", shard, t.Name, shardOf[t.Name])
 			}
 			delete(shardOf, t.Name)
 		}
@@ -84,14 +91,34 @@ func loadShards(r io.ReaderAt, size int64, folder string) (*File, error) {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(shardOf)) {
-		return nil, corrupt("shard %q lacks the tensor %.200q, which the index places there", shardOf[name], name)
+		return nil, corrupt("shard %.200q lacks the tensor %.200q, which the index places there", shardOf[name], name)
 	}
 	return all, nil
 }
 
+// openFolder opens the folder of an index, which links in it must not lead out of. In Hugging Face's cache
+// (models--OWNER--NAME/snapshots/COMMIT) the files are links to others of the same repository (models--OWNER--NAME/blobs); there the
+// root is that of the repository, and within the folder below it.
+func openFolder(folder string) (root *os.Root, within string, err error) {
+	if folder, err = filepath.Abs(folder); err != nil {
+		return nil, "", err
+	}
+	for commit := folder; filepath.Dir(commit) != commit; commit = filepath.Dir(commit) {
+		snapshots := filepath.Dir(commit)
+		repository := filepath.Dir(snapshots)
+		if filepath.Base(snapshots) == "snapshots" && strings.HasPrefix(filepath.Base(repository), "models--") {
+			root, err = os.OpenRoot(repository)
+			return root, strings.TrimPrefix(folder, repository+string(filepath.Separator)), err
+		}
+	}
+	root, err = os.OpenRoot(folder)
+	return root, "", err
+}
+
 // loadShard reads one file of any container. It cannot be an index.
-func loadShard(path string) (*File, error) {
-	f, size, err := Open(path)
+func loadShard(root *os.Root, path string) (*File, error) {
+	f, err := root.OpenFile(path, readOnly, 0)
+	f, size, err := opened(f, path, err)
 	if err != nil {
 		return nil, err
 	}
@@ -125,13 +152,16 @@ func parseIndex(text []byte) (shardOf map[string]string, err error) {
 			return nil
 		})
 	})
+	if err == nil {
+		err = ended(dec)
+	}
 	switch {
 	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, errors.New("the JSON ends too early")
 	case err != nil:
 		return nil, err
-	case shardOf == nil:
-		return nil, errors.New("there is no weight_map, so this is no index of shards")
+	case len(shardOf) == 0:
+		return nil, errors.New("there is no weight_map with tensors, so this is no index of shards")
 	}
 	return shardOf, nil
 }

@@ -1,6 +1,8 @@
 package ckpt
 
 import (
+	"strings"
+
 	"l2ul/torch/ckpt/pickle"
 )
 
@@ -39,34 +41,41 @@ func findWeights(root any) (weights []weight, format Format, err error) {
 	if !ok {
 		return nil, format, corrupt("holds %s instead of a state dict; save model.state_dict()", typeName(root))
 	}
+	weights, err = stateDict(dict)
+	return weights, format, err
+}
+
+// extraState ends the keys of what a module's get_extra_state() gives, tensor or not.
+const extraState = "_extra_state"
+
+// stateDict returns the tensors of a dict that holds no other values.
+func stateDict(dict *pickle.Dict) (weights []weight, err error) {
 	for key, value := range dict.All() {
 		name, ok := pickle.Text(key)
 		if !ok {
-			return nil, format, corrupt("is no state dict: one of its keys is %s", typeName(key))
+			return nil, corrupt("is no state dict: one of its keys is %s", typeName(key))
 		}
 		v, ok := value.(*view)
+		if !ok && strings.HasSuffix(name, extraState) {
+			continue
+		}
 		if !ok {
-			return nil, format, corrupt("is no state dict: entry %.100q is %s, not a tensor, and none of the entries %q is a dict of tensors",
+			return nil, corrupt("is no state dict: entry %.100q is %s, not a tensor, and none of the entries %q is a dict of tensors",
 				name, typeName(value), wrappers)
 		}
 		weights = append(weights, weight{name, v})
 	}
-	return weights, format, nil
+	return weights, nil
 }
 
 // isStateDict reports whether v is a dict from strings to tensors, with one at least.
 func isStateDict(v any) bool {
 	d, ok := v.(*pickle.Dict)
-	if !ok || d.Len() == 0 {
+	if !ok {
 		return false
 	}
-	for key, value := range d.All() {
-		_, text := pickle.Text(key)
-		if _, tensor := value.(*view); !text || !tensor {
-			return false
-		}
-	}
-	return true
+	weights, err := stateDict(d)
+	return err == nil && len(weights) > 0
 }
 
 func typeName(v any) string {

@@ -93,8 +93,11 @@ func networksOf(file *ckpt.File) (names []string, classes int) {
 func classesAs(net models.Classifier, file *ckpt.File) int {
 	state := net.Root().StateDict()
 	head := state[len(state)-2:] // the weight and the bias of the last layer
-	weight, ok := file.Lookup(head[0].Name)
-	if !ok || len(weight.Shape) == 0 || !slices.Equal(weight.Shape[1:], head[0].Tensor.Shape()[1:]) {
+	weight, ok1 := file.Lookup(head[0].Name)
+	bias, ok2 := file.Lookup(head[1].Name)
+	floats := []ckpt.DType{ckpt.F64, ckpt.F32, ckpt.F16, ckpt.BF16}
+	if !ok1 || !ok2 || !slices.Contains(floats, weight.DType) || !slices.Contains(floats, bias.DType) ||
+		len(weight.Shape) == 0 || !slices.Equal(weight.Shape[1:], head[0].Tensor.Shape()[1:]) || !slices.Equal(bias.Shape, weight.Shape[:1]) {
 		return 0
 	}
 	bad := nn.Compare(net, file)

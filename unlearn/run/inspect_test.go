@@ -1,6 +1,7 @@
 package run
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -52,6 +53,19 @@ func TestNetworkOf(t *testing.T) {
 		for of, want := range map[string]string{"resnet20": "resnet20", "vit_s_32": "vit_s_32", "vit_s_16": "deit_s_16 or vit_s_16"} {
 			if names, n := networksOf(files[of]); strings.Join(names, " or ") != want || n != classes {
 				t.Errorf("found %q with %d classes, want %s with %d", names, n, want, classes)
+			}
+		}
+		for what, spoil := range map[string]func(weight, bias *ckpt.Tensor){
+			"a bias of other classes":    func(_, bias *ckpt.Tensor) { bias.Shape = []int64{classes - 1} },
+			"a bias of a dimension more": func(_, bias *ckpt.Tensor) { bias.Shape = []int64{classes, 1} },
+			"a weight of integers":       func(weight, _ *ckpt.Tensor) { weight.DType = ckpt.I64 },
+			"a bias of integers":         func(_, bias *ckpt.Tensor) { bias.DType = ckpt.I64 },
+		} {
+			file := &ckpt.File{Tensors: slices.Clone(files["resnet20"].Tensors)}
+			head := file.Tensors[len(file.Tensors)-2:]
+			spoil(&head[0], &head[1])
+			if names, _ := networksOf(file); len(names) > 0 {
+				t.Errorf("%s passes for %q", what, names)
 			}
 		}
 		return nil

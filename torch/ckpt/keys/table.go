@@ -35,6 +35,9 @@ const (
 	theirs
 )
 
+// maxGap is longer than what any gap of an honest name holds. It keeps errors, which quote names that match, short.
+const maxGap = 32
+
 // pattern is a name with gaps: # and, at the end, *.
 type pattern string
 
@@ -55,7 +58,7 @@ func (p pattern) match(name string) (held []string, ok bool) {
 				return nil, false
 			}
 		}
-		if n == 0 {
+		if n == 0 || n > maxGap {
 			return nil, false
 		}
 		name = name[n:]

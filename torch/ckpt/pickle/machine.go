@@ -39,7 +39,7 @@ type machine struct {
 	stack  []any
 	marks  []int
 	memo   map[int64]any
-	inert  map[string]Inert // by their names, which a pickle can repeat without end
+	inert  map[[2]string]Inert // by their modules and names, which a pickle can repeat without end
 }
 
 // errInput marks a failing reader, which is not the pickle's fault.
@@ -734,15 +734,15 @@ func (m *machine) global(module, name string) error {
 	if v, ok := builtins[full]; ok {
 		return m.push(v)
 	}
-	if v, ok := m.inert[full]; ok {
+	if v, ok := m.inert[[2]string{module, name}]; ok {
 		return m.push(v)
 	}
 	// Quoting keeps control characters of a hostile name off the reader's terminal; an honest name comes out as it is.
 	quoted := strconv.Quote(full[:min(len(full), 200)])
 	quoted = quoted[1 : len(quoted)-1]
-	if m.opts.Inert != nil && m.opts.Inert(full) {
-		m.inert[full] = Inert(quoted)
-		return m.pushOr(m.inert[full], m.budget.Take(int64(costEntry+len(quoted))))
+	if m.opts.Inert != nil && m.opts.Inert(module, name) {
+		m.inert[[2]string{module, name}] = Inert(quoted)
+		return m.pushOr(Inert(quoted), m.budget.Take(int64(costEntry+len(quoted))))
 	}
 	return &refusal{quoted}
 }

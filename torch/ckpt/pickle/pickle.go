@@ -42,7 +42,7 @@ type Options struct {
 	Globals Globals
 	// Inert says which other names stand for something without meaning, instead of being refused: objects of the program that
 	// wrote the pickle. Calls of them are not made. Nil means none.
-	Inert func(name string) bool
+	Inert func(module, name string) bool
 	// Persistent resolves a persistent id, the hook by which torch.save refers to storages outside the pickle. Nil refuses them.
 	Persistent func(id any) (any, error)
 	// MaxMemory bounds the bytes that the values may take, by estimate. 0 means DefaultMaxMemory.
@@ -96,6 +96,6 @@ func Load(r io.Reader, o Options) (any, error) {
 	if o.MaxMemory == 0 {
 		o.MaxMemory = DefaultMaxMemory
 	}
-	m := &machine{in: NewReader(r), opts: o, budget: Budget{o.MaxMemory}, memo: map[int64]any{}, inert: map[string]Inert{}}
+	m := &machine{in: NewReader(r), opts: o, budget: Budget{o.MaxMemory}, memo: map[int64]any{}, inert: map[[2]string]Inert{}}
 	return m.run()
 }
