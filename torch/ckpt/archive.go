@@ -74,7 +74,7 @@ func (a *archive) locate() error {
 		if err != nil {
 			return damaged(fmt.Sprintf("zip entry %.100q", f.Name), err)
 		}
-		if n := f.CompressedSize64; begin < 0 || begin > a.size || n > uint64(a.size-begin) {
+		if begin < 0 || begin > a.size || f.CompressedSize64 > uint64(a.size-begin) { //nolint:gosec // not negative
 			return corrupt("zip entry %.100q at offset %d reaches beyond the end of the file", f.Name, begin)
 		}
 		a.places[f] = span{begin, begin + int64(f.CompressedSize64)} //nolint:gosec // inside the file

@@ -283,12 +283,12 @@ func (t *compactThrift) pageHeader() (p pageHeader, err error) {
 		case id == 3 && kind == thriftI32:
 			p.packed, err = t.varint()
 		case (id == 5 || id == 7 || id == 8) && kind == thriftStruct: // a page of data, of a dictionary, of data in version 2
-			err = t.fields(func(inner int64, kind byte) (err error) {
-				v := int64(0)
+			err = t.fields(func(inner int64, kind byte) error {
 				if kind != thriftI32 {
 					return t.skip(kind, 2)
 				}
-				if v, err = t.varint(); err != nil {
+				v, err := t.varint()
+				if err != nil {
 					return err
 				}
 				switch {
