@@ -249,7 +249,7 @@ func rebuildTensor(b *pickle.Budget, args pickle.Tuple) (any, error) {
 		*to = ns
 	}
 	if len(args) == 7 {
-		if err := unmarked(args[6]); err != nil {
+		if err := unmarked(b, args[6]); err != nil {
 			return nil, err
 		}
 	}
@@ -257,7 +257,7 @@ func rebuildTensor(b *pickle.Budget, args pickle.Tuple) (any, error) {
 }
 
 // unmarked reports marks, such as {"neg": True}, by which a tensor's values are other than those of its storage.
-func unmarked(metadata any) error {
+func unmarked(b *pickle.Budget, metadata any) error {
 	if metadata == nil {
 		return nil
 	}
@@ -265,10 +265,13 @@ func unmarked(metadata any) error {
 	if !ok {
 		return fmt.Errorf("the metadata of a tensor is %s", typeName(metadata))
 	}
+	if err := b.Take(int64(marks.Len())); err != nil {
+		return err
+	}
 	for mark, value := range marks.All() {
 		if value != any(false) {
-			name, _ := pickle.Text(mark)
-			return fmt.Errorf("a tensor is stored with the mark %.20q, so its values are not those in the file; save it after resolve_neg() and resolve_conj()", name)
+			return fmt.Errorf("a tensor is stored with the mark %q, so its values are not those in the file; save it after resolve_neg() and resolve_conj()",
+				pickle.Word(mark))
 		}
 	}
 	return nil
@@ -322,7 +325,7 @@ func (p *ptReader) elements(v *view) ([]byte, error) {
 	size := int64(v.dtype.Size())
 	n, _ := bytesOf(v.dtype, v.shape)
 	if n > p.left {
-		return nil, corrupt("shape %v with strides %v unfolds to %d bytes, too many for a file of this size", v.shape, v.strides, n)
+		return nil, corrupt("shape %v with strides %v unfolds to %d bytes, with the tensors before it too many for a file of this size", v.shape, v.strides, n)
 	}
 	p.left -= n
 	if v.data == nil {
