@@ -377,6 +377,10 @@ func (d *desk) build(undrawn bool) error {
 	if err != nil {
 		return Usagef("--model: %w", err)
 	}
+	if card.FixedSize && (d.train.H != card.Size || d.train.W != card.Size) {
+		return Usagef("--model %s knows positions in images of %d x %d pixels alone, and those of %s have %d x %d: take another network, or --img-size %d for image files",
+			card.Name, card.Size, card.Size, d.source.Dataset, d.train.H, d.train.W, card.Size)
+	}
 	d.compareCard(card)
 	d.net, err = models.New(d.model.Model, models.Options{Classes: classes, Mean: d.model.Mean, Std: d.model.Std, Undrawn: undrawn})
 	if err != nil {
