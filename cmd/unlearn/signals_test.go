@@ -119,7 +119,7 @@ func TestGraceRunsOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	job := []string{
-		"train", "--json", "-q", "-m", "resnet18", "--dataset", "imagefolder", "--data-dir", "data", "--threads", "1",
+		"train", "--json", "-q", "-m", "resnet18", "--img-size", "native", "--dataset", "imagefolder", "--data-dir", "data", "--threads", "1",
 		"--epochs", "100", "--train-batch", "36", "--save-every", "2", "--grace", "1ns", "-o", "run",
 	}
 	var events []map[string]any

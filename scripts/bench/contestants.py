@@ -2,7 +2,7 @@
 
     python contestants.py O|P ROW --inputs DIR [--threads N] [--variant NAME|auto] [--save FILE]
 
-Rows: C1 C1-bf16 C2 C3 C4 C6 C7 C8, mas-batch, P's mas, gemm and memory. Sets up, warms up, prints `ready`; then every line `run` on stdin is
+Rows: C1 C1-bf16 C2 C3 C4 C5 C6 C7 C8, mas-batch, P's mas, gemm and memory. Sets up, warms up, prints `ready`; then every line `run` on stdin is
 answered by one JSON line. C7 runs its job at once, prints one JSON line and ends: the caller times the process.
 """
 
@@ -127,7 +127,7 @@ def spaced(job, indices):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("contestant", choices=("O", "P"))
-    p.add_argument("row", choices=("C1", "C1-bf16", "C2", "C3", "C4", "C6", "C7", "C8", "mas", "mas-batch", "gemm", "memory"))
+    p.add_argument("row", choices=("C1", "C1-bf16", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "mas", "mas-batch", "gemm", "memory"))
     p.add_argument("--inputs", type=Path, required=True)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--variant", default="auto")
@@ -137,6 +137,9 @@ def main():
     work = json.loads((a.inputs / "work.json").read_text())
     if a.row == "C1-bf16" and work["device"] == "cpu" and not torch.cpu._is_avx512_bf16_supported():
         print("unavailable: this CPU has no bf16 instructions (avx512_bf16); emulating them takes minutes a run", flush=True)
+        return
+    if a.row == "C5" and not (a.inputs / "c5").is_dir():
+        print("unavailable: it takes photographs, shared/data/imagenet-samples.tar", flush=True)
         return
     if a.contestant == "O":
         import official as rows
@@ -153,6 +156,8 @@ def main():
 
     if a.row in ("gemm", "memory"):
         variants = {"gemm": gemm, "memory": memory}[a.row]()
+    elif a.row == "C5":
+        variants = rows.c5(sorted((a.inputs / "c5").rglob("*.jpg")))
     else:
         data, name = Data(a.inputs, a.contestant == "P"), a.row.lower().replace("-", "_")
         variants = rows.c1(data, name == "c1_bf16") if name.startswith("c1") else getattr(rows, name)(data)

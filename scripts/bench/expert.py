@@ -10,6 +10,8 @@ import time
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
 
 import l2ul
 import nets
@@ -278,6 +280,17 @@ def c4(data):
         "compile": lambda: variant(resident, compiled(lambda s, i: s[i].float() / 255)),
         "compile-channels-last": lambda: variant(last, compiled(lambda s, i: s[i].float() / 255)),
     }
+
+
+def c5(files):
+    """torchvision's own decoder and its resizing of tensors, whose pixels are a few levels beside Pillow's."""
+    transform = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224)])
+
+    def run():
+        images = torch.stack([transform(decode_image(str(f), mode=ImageReadMode.RGB)) for f in files])
+        return lambda: images.double().mean().item()
+
+    return {"tensors": lambda: run}
 
 
 def c6(data):

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
-from torchvision.transforms import ToTensor
+from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize, ToTensor
 
 import l2ul
 import nets
@@ -206,6 +206,17 @@ def c4(data):
         for x, _ in loader:
             pass
         return lambda: x.double().sum().item()
+
+    return run
+
+
+def c5(files):
+    """Images as torchvision's ImageFolder and the transforms of ImageNet scripts make them, through Pillow."""
+    transform = Compose([Resize(256), CenterCrop(224), PILToTensor()])
+
+    def run():
+        images = torch.stack([transform(Image.open(f).convert("RGB")) for f in files])
+        return lambda: images.double().mean().item()
 
     return run
 

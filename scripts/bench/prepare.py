@@ -4,6 +4,7 @@
 
 DIR/inputs.safetensors, DIR/work.json: see README.md; the second argument changes entries of the latter, and leaves C7 out
 unless it changes its job.
+DIR/c5/photo/*.jpg: photographs, where $L2UL_SHARED (else ../shared beside the repository) has them.
 DIR/c7/: weights.safetensors, job.json, and train/<class>/*.png, test/<class>/*.png or CIFAR-10 in its binary form.
 Everything comes from seeds; a folder that is complete (inputs.safetensors is written last) is left alone.
 """
@@ -11,6 +12,7 @@ Everything comes from seeds; a folder that is complete (inputs.safetensors is wr
 import json
 import os
 import sys
+import tarfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -50,6 +52,8 @@ WORK = {
 def main(folder, changes):
     work = WORK | changes | {"job": JOB | changes.get("job", {})}
     (folder / "work.json").write_text(json.dumps(work, indent=1) + "\n")
+    if not changes:
+        photographs(folder / "c5")
     done = folder / "inputs.safetensors"
     if done.exists():
         return
@@ -94,6 +98,21 @@ def main(folder, changes):
     temporary = folder / "inputs.tmp"
     save_file({name: value.detach().contiguous() for name, value in t.items()}, temporary)
     temporary.replace(done)
+
+
+def photographs(c5):
+    """C5's 200 files, the photographs of the project's test material again and again; none where that is missing."""
+    shared = Path(os.environ.get("L2UL_SHARED", Path(__file__).resolve().parents[3] / "shared"))
+    samples = shared / "data/imagenet-samples.tar"
+    if c5.exists() or not samples.exists():
+        return
+    with tarfile.open(samples) as archive:
+        blobs = [archive.extractfile(m).read() for m in sorted(archive.getmembers(), key=lambda m: m.name) if m.name.endswith(".JPEG")]
+    temporary = c5.with_suffix(".tmp")
+    (temporary / "photo").mkdir(parents=True, exist_ok=True)
+    for i in range(200):
+        (temporary / "photo" / f"{i:03}.jpg").write_bytes(blobs[i % len(blobs)])
+    temporary.rename(c5)
 
 
 def job(c7, dataset, model, t, pixels):

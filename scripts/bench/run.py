@@ -37,6 +37,7 @@ ROWS = {
     "C2": ("evaluation, 1,024 images", 1024 * 0.28, 1.5, 1.05),
     "C3": ("unlearning step, 256 + 16 images", 272 * 0.84 + 16 * 0.28, 1.3, 1.05),
     "C4": ("6,144 images from the resident set", None, 30, 1.0),
+    "C5": ("200 JPEG files: decode, resize to 256, crop 224; one core", None, 2.0, 1.5),
     "C6": ("penalty, weight decay and momentum", None, 3, 1.5),
     "C7": ("end to end: k = 16, N = 4, 20 iterations, 512 + 256 images scored", None, 2.5, 1.5),
     "C8": ("parity: 100 iterations, 12 pairs", None, None, None),
@@ -73,11 +74,12 @@ class Contestant:
 
 
 def command(name, row, a, *more):
+    threads = 1 if row == "C5" else a.threads
     if name == "U":
-        return [str(a.ours), row, str(a.inputs), str(a.threads), *more]
+        return [str(a.ours), row, str(a.inputs), str(threads), *more]
     save = ["--save", *more] if more else []
     variant = ["--variant", a.variant] if a.variant and name == "P" else []
-    return [sys.executable, str(HERE / "contestants.py"), name, row, "--inputs", str(a.inputs), "--threads", str(a.threads), *variant, *save]
+    return [sys.executable, str(HERE / "contestants.py"), name, row, "--inputs", str(a.inputs), "--threads", str(threads), *variant, *save]
 
 
 def alternate(row, a):

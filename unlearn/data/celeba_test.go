@@ -25,7 +25,12 @@ func TestCelebA(t *testing.T) {
 	refuses(t, "celeba", Source{Dir: writeTree(t, files), Label: "Happy"}, "train", `no column "Happy"; it has image_id, Bald, Smiling`)
 	short := with(files, celebaAttributes, "image_id,Bald\n1.jpg,-1\n")
 	refuses(t, "celeba", Source{Dir: writeTree(t, short), Label: "Bald"}, "train", "no row of 2.jpg")
-	_, err := Open(t.Context(), "celeba", Source{Dir: writeTree(t, files)}, "train")
+	empty := Source{Dir: writeTree(t, with(files, celebaSplits, "image_id,partition\n1.jpg,0\n")), Label: "Bald"}
+	_, err := Open(t.Context(), "celeba", empty, "test")
+	if input, ok := errors.AsType[*InputError](err); !ok || !strings.Contains(input.Msg, "the test split holds no images") {
+		t.Errorf("error %v", err)
+	}
+	_, err = Open(t.Context(), "celeba", Source{Dir: writeTree(t, files)}, "train")
 	if usage, ok := errors.AsType[*UsageError](err); !ok || !strings.Contains(usage.Msg, "--label") {
 		t.Errorf("error %v", err)
 	}

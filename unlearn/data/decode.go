@@ -83,14 +83,6 @@ func split(planes, pixels []byte) {
 	}
 }
 
-// join is the inverse of split.
-func join(pixels, planes []byte) {
-	n := len(pixels) / 4
-	for i := range n {
-		pixels[4*i], pixels[4*i+1], pixels[4*i+2] = planes[i], planes[n+i], planes[2*n+i]
-	}
-}
-
 // decodePNG writes a part of an image as jpeg.Decode does.
 func decodePNG(dst, content []byte, part image.Rectangle) error {
 	// Bytes 24 and 25 of the header chunk are bit depth and colour type.

@@ -35,6 +35,9 @@ func (s Source) openSplits(ctx context.Context, splits []string, list func(split
 		if err != nil {
 			return nil, err
 		}
+		if len(images.names) == 0 {
+			return nil, inputf(s.Dir, "the %s split holds no images", split)
+		}
 		set, err := images.set(s.Preprocess)
 		if err != nil {
 			return nil, err

@@ -179,14 +179,20 @@ func findNames(file, content string, set *Set) ([]int, error) {
 	if set.Names == nil {
 		return nil, inputf(file, "the samples of dataset %q have no file names; give indices (ids:…) instead", set.Dataset)
 	}
-	const ambiguous = -1
-	byName := make(map[string]int, 3*len(set.Names))
+	// Only names that the file asks for are looked up, since a large set has millions.
+	const none, ambiguous = -1, -2
+	byName := map[string]int{}
+	for line := range strings.Lines(content) {
+		if name, ok := listedName(line); ok {
+			byName[name] = none
+		}
+	}
 	for i, name := range set.Names {
 		for {
-			if j, taken := byName[name]; taken && j != i {
-				byName[name] = ambiguous
-			} else {
+			if j, wanted := byName[name]; wanted && j == none {
 				byName[name] = i
+			} else if wanted && j != i {
+				byName[name] = ambiguous
 			}
 			_, rest, ok := strings.Cut(name, "/")
 			if !ok {
@@ -199,27 +205,36 @@ func findNames(file, content string, set *Set) ([]int, error) {
 	number, seen := 0, map[int]int{} // by sample, the line that names it
 	for line := range strings.Lines(content) {
 		number++
-		name := strings.TrimSpace(line)
-		if name == "" || name[0] == '#' {
+		name, ok := listedName(line)
+		if !ok {
 			continue
 		}
-		i, ok := byName[path.Clean(name)]
-		switch {
-		case !ok:
+		switch i := byName[name]; {
+		case i == none:
 			return nil, inputf(file, "line %d: no sample of the %s split is named %q; the first is %q",
 				number, set.Split, name, set.Names[0])
 		case i == ambiguous:
 			return nil, inputf(file, "line %d: several samples are named %q; write the class folder too", number, name)
 		case seen[i] != 0:
 			return nil, inputf(file, "line %d: the sample %q is that of line %d already", number, name, seen[i])
+		default:
+			seen[i] = number
+			indices = append(indices, i)
 		}
-		seen[i] = number
-		indices = append(indices, i)
 	}
 	if len(indices) == 0 {
 		return nil, inputf(file, "no file names in it")
 	}
 	return indices, nil
+}
+
+// listedName is the file name of a line, clean, if there is one.
+func listedName(line string) (name string, ok bool) {
+	name = strings.TrimSpace(line)
+	if name == "" || name[0] == '#' {
+		return "", false
+	}
+	return path.Clean(name), true
 }
 
 // Complement returns the indices in [0, n) that are not in indices, ascending: the retain set.

@@ -83,6 +83,9 @@ func (d *desk) choosePreprocess() error {
 	if d.preprocess, err = d.source.preprocess(usual); err != nil {
 		return Usagef("%w", err)
 	}
+	if o := d.source; d.preprocess == (data.Preprocess{}) && (o.CropPct != 0 || o.Interpolation != "") {
+		return Usagef("--crop-pct and --interpolation need a size, which neither %s nor the network has: give --img-size", o.Dataset)
+	}
 	d.sized = true
 	return nil
 }

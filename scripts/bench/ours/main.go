@@ -29,6 +29,7 @@ import (
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/chunk"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/data/resample"
 	"l2ul/unlearn/engine"
 	"l2ul/unlearn/importance"
 	"l2ul/unlearn/kernels"
@@ -48,7 +49,7 @@ type repeat func() (seconds, check float64)
 
 var rows = map[string]func(*inputs) repeat{
 	"C1": attacked(engine.Exact), "C1-bf16": attacked(engine.BF16), "C1-reference": attacked(engine.Reference),
-	"C2": evaluation, "C3": step, "C4": batches, "C6": update,
+	"C2": evaluation, "C3": step, "C4": batches, "C5": pictures, "C6": update,
 	"C8": parity(engine.Reference), "C8-exact": parity(engine.Exact), "C8-bf16": parity(engine.BF16),
 	"mas": estimate("mas"), "mas-batch": estimate("mas-batch"),
 }
@@ -94,6 +95,7 @@ func run(args []string) error {
 
 // inputs are the tensors that all contestants read, and what work is made of them.
 type inputs struct {
+	folder string
 	file   *ckpt.File
 	device torch.Device
 	work   work
@@ -114,7 +116,7 @@ type work struct {
 
 // open reads a folder of inputs, and opens the device before the first tensor is made.
 func open(folder string) (*inputs, error) {
-	in := &inputs{}
+	in := &inputs{folder: folder}
 	text, err := os.ReadFile(filepath.Join(folder, "work.json")) //nolint:gosec // the folder is the command's argument
 	if err != nil {
 		return nil, err
@@ -351,6 +353,26 @@ func batches(in *inputs) repeat {
 			})
 		}
 		return seconds, check
+	}
+}
+
+// C5: files of photographs to pixels of 224 x 224.
+func pictures(in *inputs) repeat {
+	source := data.Source{
+		Dir: filepath.Join(in.folder, "c5"), Workers: 1,
+		Preprocess: data.Preprocess{Resize: 256, Crop: 224, Filter: resample.Bilinear},
+	}
+	return func() (seconds, check float64) {
+		began := time.Now()
+		sets, err := data.Open(context.Background(), "folder", source, "train")
+		seconds = time.Since(began).Seconds()
+		if err != nil {
+			panic(err)
+		}
+		for _, v := range sets[0].Pixels {
+			check += float64(v)
+		}
+		return seconds, check / float64(len(sets[0].Pixels))
 	}
 }
 

@@ -67,22 +67,47 @@ void l2ul_resample_rows(unsigned char* dst, const unsigned char* src, int in, in
   }
 }
 
-// The compiler makes vectors of the inner loops.
-INLINE void columns(unsigned char* dst, const unsigned char* src, int width, int height, l2ul_resample_axis axis,
-                    unsigned char* line) {
-  enum { STRIP = L2UL_RESAMPLE_MARGIN };  // bytes of a row whose sums stay in registers
+// One row of the result. The sums of a strip stay in registers.
+static void row_any(unsigned char* line, const unsigned char* src, size_t row, const int32_t* w, int taps) {
+  enum { STRIP = L2UL_RESAMPLE_MARGIN };
+  for (size_t x = 0; x < row; x += STRIP) {
+    int32_t sum[STRIP];
+    for (int i = 0; i < STRIP; i++) sum[i] = HALF;
+    for (int k = 0; k < taps; k++) {
+      for (int i = 0; i < STRIP; i++) sum[i] += src[(size_t)k * row + x + (size_t)i] * w[k];
+    }
+    for (int i = 0; i < STRIP; i++) line[x + (size_t)i] = clamp(sum[i]);
+  }
+}
+
+AVX2 void row_avx2(unsigned char* line, const unsigned char* src, size_t row, const int32_t* w, int taps) {
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  for (size_t x = 0; x < row; x += 32) {
+    __m256i sum[4];
+    for (int i = 0; i < 4; i++) sum[i] = _mm256_set1_epi32(HALF);
+    for (int k = 0; k < taps; k++) {
+      const unsigned char* pixels = src + (size_t)k * row + x;
+      __m256i weight = _mm256_set1_epi32(w[k]);
+      for (int i = 0; i < 4; i++) {
+        __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadu_si64(pixels + 8 * i));
+        sum[i] = _mm256_add_epi32(sum[i], _mm256_mullo_epi32(bytes, weight));
+      }
+    }
+    for (int i = 0; i < 4; i++) sum[i] = _mm256_srai_epi32(sum[i], PRECISION);
+    __m256i low = _mm256_packus_epi32(sum[0], sum[1]), high = _mm256_packus_epi32(sum[2], sum[3]);
+    __m256i all = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+    _mm256_storeu_si256((__m256i*)(line + x), all);
+  }
+}
+
+typedef void (*row_function)(unsigned char* line, const unsigned char* src, size_t row, const int32_t* w, int taps);
+
+INLINE void columns_by(row_function make, unsigned char* dst, const unsigned char* src, int width, int height,
+                       l2ul_resample_axis axis, unsigned char* line) {
   size_t row = 4 * (size_t)width, plane = (size_t)width * (size_t)height;
   const int32_t* w = axis.weights;
   for (int y = 0; y < height; y++, w += axis.taps, dst += width) {
-    for (size_t x = 0; x < row; x += STRIP) {
-      const unsigned char* pixel = src + (size_t)axis.from[y] * row + x;
-      int32_t sum[STRIP];
-      for (int i = 0; i < STRIP; i++) sum[i] = HALF;
-      for (int k = 0; k < axis.taps; k++, pixel += row) {
-        for (int i = 0; i < STRIP; i++) sum[i] += pixel[i] * w[k];
-      }
-      for (int i = 0; i < STRIP; i++) line[x + (size_t)i] = clamp(sum[i]);
-    }
+    make(line, src + (size_t)axis.from[y] * row, row, w, axis.taps);
     for (int x = 0; x < width; x++) {
       dst[x] = line[4 * x];
       dst[plane + (size_t)x] = line[4 * x + 1];
@@ -93,7 +118,7 @@ INLINE void columns(unsigned char* dst, const unsigned char* src, int width, int
 
 AVX2 void columns_avx2(unsigned char* dst, const unsigned char* src, int width, int height, l2ul_resample_axis axis,
                        unsigned char* line) {
-  columns(dst, src, width, height, axis, line);
+  columns_by(row_avx2, dst, src, width, height, axis, line);
 }
 
 void l2ul_resample_columns(unsigned char* dst, const unsigned char* src, int width, int height, l2ul_resample_axis axis,
@@ -101,6 +126,6 @@ void l2ul_resample_columns(unsigned char* dst, const unsigned char* src, int wid
   if (avx2) {
     columns_avx2(dst, src, width, height, axis, line);
   } else {
-    columns(dst, src, width, height, axis, line);
+    columns_by(row_any, dst, src, width, height, axis, line);
   }
 }

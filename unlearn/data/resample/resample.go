@@ -14,6 +14,7 @@ import (
 	"image"
 	"math"
 	"runtime"
+	"sync"
 	"unsafe"
 )
 
@@ -128,12 +129,20 @@ func (p *Plan) Apply(dst, src []byte) {
 		panic(fmt.Sprintf("resample.Plan.Apply: %d bytes of the pixels %v for %d of %d x %d", len(src), p.Source(), len(dst), width, height))
 	}
 	const margin = C.L2UL_RESAMPLE_MARGIN
-	between, line := make([]byte, 4*width*rows+margin), make([]byte, 4*width+margin)
+	work, _ := spare.Get().(*[]byte)
+	if size := 4*width*(rows+1) + 2*margin; work == nil || cap(*work) < size {
+		work = new(make([]byte, size))
+	}
+	defer spare.Put(work)
+	line, between := (*work)[:4*width+margin], (*work)[4*width+margin:cap(*work)]
 	var pinned runtime.Pinner
 	defer pinned.Unpin()
 	C.l2ul_resample_rows(start(between), start(src), C.int(h.end-h.begin), C.int(rows), C.int(width), h.native(&pinned), avx2)
 	C.l2ul_resample_columns(start(dst), start(between), C.int(width), C.int(height), v.native(&pinned), start(line), avx2)
 }
+
+// spare are slices of bytes that Apply needs again and again.
+var spare sync.Pool
 
 // native is the axis as the passes take it.
 func (a *axis) native(pinned *runtime.Pinner) C.l2ul_resample_axis {
