@@ -138,8 +138,13 @@ var arrows = []arrow{
 	},
 	{
 		from: []string{"unlearn/seed", "unlearn/kernels", "unlearn/data"},
-		to:   []string{"unlearn"}, but: []string{"unlearn/seed", "unlearn/kernels", "unlearn/data"},
+		to:   []string{"unlearn"}, but: []string{"unlearn/seed", "unlearn/kernels", "unlearn/data", "unlearn/fetch"},
 		why: "data, kernels and seeds serve the algorithms and know none",
+	},
+	{from: []string{"unlearn/fetch"}, to: []string{"unlearn", "torch"}, but: []string{"unlearn/fetch"}, tests: true, why: "downloads know nothing of what they bring"},
+	{
+		from: []string{"unlearn/weights"}, to: []string{"unlearn", "torch"}, but: []string{"unlearn/weights", "unlearn/fetch", "torch/ckpt"}, tests: true,
+		why: "finding a file takes neither libtorch nor the algorithms",
 	},
 	{except: []string{"cmd"}, to: []string{"github.com/urfave/cli"}, why: "flags end in cmd"},
 	{

@@ -71,15 +71,18 @@ func (c *Client) Fetch(ctx context.Context, src Source, path string, progress fu
 		return fmt.Errorf("waiting for another process that fetches %s: %w", path, err)
 	}
 	defer lock.Unlock() //nolint:errcheck // closing the file is what counts, and that cannot fail in a way that matters
-	if there, err := exists(path); there || err != nil {
+	there, err := exists(path)
+	if err != nil {
 		return err
 	}
-	d := &download{client: c, src: src, path: path, progress: progress}
-	if err := c.retry(ctx, d.attempt); err != nil {
-		return fmt.Errorf("%s: %w", redacted(src.URL), err)
+	if !there {
+		d := &download{client: c, src: src, path: path, progress: progress}
+		if err := c.retry(ctx, d.attempt); err != nil {
+			return fmt.Errorf("%s: %w", redacted(src.URL), err)
+		}
 	}
 	// Whoever waits for the lock finds the file when it gets it, so it does not matter that the lock's name is free again.
-	return os.Remove(lock.Path())
+	return remove(lock.Path())
 }
 
 // Head asks for the headers of a file. Redirects to other hosts are not followed but returned.

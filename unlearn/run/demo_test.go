@@ -94,7 +94,7 @@ func TestDemo(t *testing.T) {
 	}
 	honest(first)
 	same := cmp.Options{
-		cmpopts.IgnoreFields(Result{}, "Seconds", "PeakMemory", "Cached", "DataAccess", "Attack.Seconds"), cmpopts.IgnoreFields(TrainResult{}, "Seconds"),
+		cmpopts.IgnoreFields(Result{}, "Seconds", "PeakMemory", "Cached", "DataAccess", "Attack.Seconds"), cmpopts.IgnoreFields(Origin{}, "Source"), cmpopts.IgnoreFields(TrainResult{}, "Seconds"),
 		cmpopts.IgnoreFields(DemoResult{}, "Reused"),
 	}
 	second, log, err := show(t.Context(), output, func(map[string]any) {})

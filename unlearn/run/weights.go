@@ -26,11 +26,11 @@ type Origin struct {
 	Unexpected []string   `json:"unexpected,omitempty" jsonschema:"description=tensors of the file that were left out (--strict=false)"`
 }
 
-// find finds the file that --weights names.
+// find finds the file of weights that a user names.
 func find(ctx context.Context, c *Console, name string, offline bool) (*weights.File, error) {
 	source, err := weights.Parse(name)
 	if err != nil {
-		return nil, Usagef("--weights: %w", err)
+		return nil, Usagef("%w", err)
 	}
 	finder := &weights.Finder{
 		Client: fetch.Client{Offline: offline || weights.HubOffline()}, Folder: func() (string, error) { return cacheFolder("downloads") },
@@ -38,7 +38,7 @@ func find(ctx context.Context, c *Console, name string, offline bool) (*weights.
 	}
 	found, err := finder.Find(ctx, source)
 	if err != nil && ctx.Err() == nil {
-		err = Inputf("--weights: %w", err)
+		err = Inputf("%w", err)
 	}
 	return found, err
 }
@@ -95,7 +95,7 @@ func (d *desk) load(ctx context.Context) error {
 	}
 	found, err := find(ctx, d.Console, d.model.Weights, d.model.Offline)
 	if err != nil {
-		return err
+		return fmt.Errorf("--weights: %w", err)
 	}
 	file, style, err := readWeights(found.Path)
 	if err != nil {
