@@ -197,8 +197,9 @@ func sizeOf(f *os.File) (int64, error) {
 	if !info.Mode().IsRegular() {
 		return 0, fmt.Errorf("is %s; a checkpoint must be a regular file", kindOf(info.Mode()))
 	}
-	// A file may have holes, which cost its maker nothing. File systems that compress hold less than a file's size too.
-	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+	// A file may have holes, which cost its maker nothing. File systems that compress hold less than a file's size too, and some
+	// of the network do not tell.
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && stat.Blocks > 0 {
 		if held := unfolded(512 * stat.Blocks); info.Size() > held {
 			return 0, corrupt("claims %d bytes, of which the disk holds %d: it consists of holes", info.Size(), 512*stat.Blocks)
 		}
