@@ -21,9 +21,9 @@ var (
 
 // Capture records what fn does on the device, without doing it. Run fn once before, so that libraries have set
 // themselves up. The tensors that fn reads must live as long as the graph; those that it makes lie in the graph's
-// memory, and Keep or Own decides how long their handles last. With `like`, not nil and perhaps freed, the graph shares the
-// memory and the stream of that one: right if what either makes is not needed once the other is replayed. The caller frees
-// the graph.
+// memory, and Keep or Own decides how long their handles last. With `like`, not nil, the graph shares the memory and the
+// stream of that one, of a freed one the stream alone: right if what either makes is not needed once the other is replayed.
+// The caller frees the graph.
 func Capture(dev torch.Device, like *Graph, fn func()) *Graph {
 	g, shared := &Graph{address: opGraphNew.Call()[0].(int64)}, int64(0)
 	if like != nil {
