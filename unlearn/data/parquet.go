@@ -27,32 +27,7 @@ func init() {
 }
 
 func openParquet(ctx context.Context, src Source, splits []string) ([]*Set, error) {
-	for _, split := range splits {
-		if splitWords[split] == nil {
-			return nil, unknownSplit("parquet", split, splitWords)
-		}
-	}
-	all, err := src.shards(".parquet")
-	if err != nil {
-		return nil, err
-	}
-	train, err := indexParquet(ctx, src, all, "train")
-	if err != nil {
-		return nil, err
-	}
-	if train.classes == nil {
-		train.classes = classNumbers(train.labels)
-	}
-	return src.openSplits(ctx, splits, func(split string) (*imageSplit, error) {
-		if split == "train" {
-			return train, nil
-		}
-		s, err := indexParquet(ctx, src, all, split)
-		if err == nil {
-			s.classes = train.classes
-		}
-		return s, err
-	})
+	return src.openShards(ctx, splits, "parquet", ".parquet", indexParquet)
 }
 
 // parquetShards are images in Parquet files, named by the file and their row in it.

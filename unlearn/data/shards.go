@@ -1,6 +1,7 @@
 package data
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path"
@@ -57,6 +58,39 @@ func (s Source) shards(suffix string) (found []shard, err error) {
 		return nil, inputf(s.Dir, "no files *%s in it or in a folder of it", suffix)
 	}
 	return found, nil
+}
+
+// openShards opens splits of a dataset whose files have a suffix. index lists the samples of a split in all shards. The training
+// split tells the classes of the others: by their names, else there are as many as its labels say.
+func (s Source) openShards(ctx context.Context, splits []string, dataset, suffix string,
+	index func(ctx context.Context, src Source, all []shard, split string) (*imageSplit, error),
+) ([]*Set, error) {
+	for _, split := range splits {
+		if splitWords[split] == nil {
+			return nil, unknownSplit(dataset, split, splitWords)
+		}
+	}
+	all, err := s.shards(suffix)
+	if err != nil {
+		return nil, err
+	}
+	train, err := index(ctx, s, all, "train")
+	if err != nil {
+		return nil, err
+	}
+	if train.classes == nil {
+		train.classes = classNumbers(train.labels)
+	}
+	return s.openSplits(ctx, splits, func(split string) (*imageSplit, error) {
+		if split == "train" {
+			return train, nil
+		}
+		other, err := index(ctx, s, all, split)
+		if err == nil {
+			other.classes = train.classes
+		}
+		return other, err
+	})
 }
 
 // splitWords are what the name of a shard holds as a word if it is of a split.

@@ -24,30 +24,7 @@ func init() {
 }
 
 func openWebDataset(ctx context.Context, src Source, splits []string) ([]*Set, error) {
-	for _, split := range splits {
-		if splitWords[split] == nil {
-			return nil, unknownSplit("webdataset", split, splitWords)
-		}
-	}
-	all, err := src.shards(".tar")
-	if err != nil {
-		return nil, err
-	}
-	train, err := indexShards(ctx, src, all, "train")
-	if err != nil {
-		return nil, err
-	}
-	train.classes = classNumbers(train.labels)
-	return src.openSplits(ctx, splits, func(split string) (*imageSplit, error) {
-		if split == "train" {
-			return train, nil
-		}
-		s, err := indexShards(ctx, src, all, split)
-		if err == nil {
-			s.classes = train.classes
-		}
-		return s, err
-	})
+	return src.openShards(ctx, splits, "webdataset", ".tar", indexShards)
 }
 
 // tarShards are images in tar archives, by the name of the shard and that in it.

@@ -34,11 +34,9 @@ func convolve(c *nn.Conv2dModule, x torch.Tensor) (y torch.Tensor, done bool) {
 	if min(images[2]+2*padding[0]-shape[2], images[3]+2*padding[1]-shape[3]) < 0 {
 		return y, false
 	}
-	tile, multiple := int64(0), int64(16)
-	if is(shape[2:], 3) && is(stride, 1) && is(padding, padding[0]) && padding[0] <= 2 {
-		tile = kernels.WinogradTile(out(0), out(1), padding[0])
-	}
-	if tile > 0 {
+	by := tile(&kernels.Conv{Kernel: shape[2:], Stride: stride, Padding: padding}, shape[1], []int64{shape[0], out(0), out(1)})
+	multiple := int64(16)
+	if by > 0 {
 		multiple = 8
 	} else if out(0)*out(1) > small {
 		return y, false
@@ -46,7 +44,7 @@ func convolve(c *nn.Conv2dModule, x torch.Tensor) (y torch.Tensor, done bool) {
 	if shape[0]%multiple != 0 || shape[1]%multiple != 0 {
 		return y, false
 	}
-	return kernels.Conv2d(x, c.Weight, tile, stride, padding), true
+	return kernels.Conv2d(x, c.Weight, by, stride, padding), true
 }
 
 // small is how many pixels a map has for which our sums tap by tap are faster than libtorch's.

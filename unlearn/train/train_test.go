@@ -499,16 +499,7 @@ func TestAMP(t *testing.T) {
 	o := recipe()
 	o.Epochs, o.Batch, o.LR, o.Augment, o.AMP = 60, 10, 0.1, false, true
 	job := newJob(t, 40, o)
-	var first, last Record
-	job.Observe = func(r Record) {
-		if r.Step == 1 {
-			first = r
-		}
-		last = r
-	}
-	if err := job.Run(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	first, last := ends(t, job)
 	if last.Loss > 0.2*first.Loss || last.Hits < 9 || job.Net.Root().Parameters()[0].Dtype() != torch.Float {
 		t.Errorf("from %+v to %+v", first, last)
 	}
@@ -636,11 +627,9 @@ func TestDiverged(t *testing.T) {
 	}
 }
 
-func TestLearns(t *testing.T) {
-	o := recipe()
-	o.Epochs, o.Batch, o.LR, o.Augment = 60, 10, 0.1, false
-	job := newJob(t, 40, o)
-	var first, last Record
+// ends runs a job and returns what its first and its last step told.
+func ends(t *testing.T, job *Job) (first, last Record) {
+	t.Helper()
 	job.Observe = func(r Record) {
 		if r.Step == 1 {
 			first = r
@@ -650,6 +639,14 @@ func TestLearns(t *testing.T) {
 	if err := job.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return first, last
+}
+
+func TestLearns(t *testing.T) {
+	o := recipe()
+	o.Epochs, o.Batch, o.LR, o.Augment = 60, 10, 0.1, false
+	job := newJob(t, 40, o)
+	first, last := ends(t, job)
 	if job.Net.Root().Training() {
 		t.Error("the network ends in training mode")
 	}
