@@ -147,7 +147,7 @@ def make_others(folder, pickles):
     """Writes all other files and returns the fingerprints of those that hold tensors."""
     expect = {}
     weights = dict(checkpoints())["compiled"]["state_dict"]
-    index = {"metadata": {"total_size": sum(t.nbytes for t in weights.values())}, "weight_map": {}}
+    index = {"metadata": {"total_size": sum(t.numel() * t.element_size() for t in weights.values())}, "weight_map": {}}
     for i, part in enumerate((sorted(weights)[:4], sorted(weights)[4:]), 1):
         shard = f"sharded-{i:05}-of-00002.safetensors"
         save_file({k: weights[k] for k in part}, folder / shard, metadata={"format": "pt"})
