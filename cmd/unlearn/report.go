@@ -1,0 +1,88 @@
+package main
+
+import (
+	"io"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	reports "l2ul/unlearn/report"
+	"l2ul/unlearn/run"
+)
+
+func (p *program) report() *cli.Command {
+	type options struct {
+		Markdown bool `flag:"md" config:"no" env:"-" help:"the table as Markdown"`
+		CSV      bool `flag:"csv" config:"no" env:"-" help:"the table as CSV, with standard deviations"`
+		LaTeX    bool `flag:"latex" config:"no" env:"-" help:"the table as LaTeX for the package booktabs, the best in bold"`
+	}
+	flags, read := simple(options{})
+	return &cli.Command{
+		Name: "report", Usage: "runs and grids as tables, plots, one HTML file, or live", ArgsUsage: "RUN|GRID|FOLDER…", Flags: flags,
+		Description: "Shows run folders of unlearn forget, whole grids, and everything below a folder. Runs that differ in nothing but the\n" +
+			"seed make one row: their mean and half of its 95 % interval.\n\n" +
+			"  unlearn report runs/\n" +
+			"  unlearn report runs/ --latex > table.tex",
+		Action: func(c *cli.Context) error {
+			var o options
+			if err := read(c, &o); err != nil {
+				return err
+			}
+			write, err := tableWriter(o.Markdown, o.CSV, o.LaTeX)
+			if err != nil {
+				return err
+			}
+			if c.Args().Len() == 0 {
+				return run.Usagef("report takes the folder of a run, of a grid or of several runs: none is named")
+			}
+			r, err := reports.Load(c.Args().Slice()...)
+			if err != nil {
+				return run.Inputf("%w", err)
+			}
+			if err := write(r.Table, p.stdout); err != nil {
+				return err
+			}
+			if left := r.Left(); left != "" {
+				return printLines(p.stderr, left)
+			}
+			return nil
+		},
+	}
+}
+
+// tableWriter is how a table is to be printed.
+func tableWriter(md, csv, latex bool) (func(*reports.Table, io.Writer) error, error) {
+	write, chosen := printTable, 0
+	for _, format := range []struct {
+		wanted bool
+		write  func(*reports.Table, io.Writer) error
+	}{{md, (*reports.Table).Markdown}, {csv, (*reports.Table).CSV}, {latex, (*reports.Table).LaTeX}} {
+		if format.wanted {
+			write, chosen = format.write, chosen+1
+		}
+	}
+	if chosen > 1 {
+		return nil, run.Usagef("--md, --csv and --latex: choose one of them")
+	}
+	return write, nil
+}
+
+// printTable is the table for people at a terminal.
+func printTable(rows *reports.Table, w io.Writer) error {
+	var header []any
+	for _, h := range rows.Headers() {
+		header = append(header, h)
+	}
+	t := newTable(header...)
+	for i, r := range rows.Rows {
+		if i > 0 && rows.Rows[i-1].Block != r.Block {
+			t.AppendSeparator()
+		}
+		var cells []any
+		for _, c := range rows.Cells(r, " ± ") {
+			cells = append(cells, printable(c))
+		}
+		t.AppendRow(cells)
+	}
+	return printLines(w, t.Render(), "", strings.Join(rows.Notes(), "\n"))
+}
