@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"fmt"
 	"io"
 	"strings"
 
@@ -12,9 +14,11 @@ import (
 
 func (p *program) report() *cli.Command {
 	type options struct {
-		Markdown bool `flag:"md" config:"no" env:"-" help:"the table as Markdown"`
-		CSV      bool `flag:"csv" config:"no" env:"-" help:"the table as CSV, with standard deviations"`
-		LaTeX    bool `flag:"latex" config:"no" env:"-" help:"the table as LaTeX for the package booktabs, the best in bold"`
+		Markdown bool   `flag:"md" config:"no" env:"-" help:"the table as Markdown"`
+		CSV      bool   `flag:"csv" config:"no" env:"-" help:"the table as CSV, with standard deviations"`
+		LaTeX    bool   `flag:"latex" config:"no" env:"-" help:"the table as LaTeX for the package booktabs, the best in bold"`
+		HTML     string `flag:"html" config:"no" env:"-" arg:"FILE" help:"write one HTML file with table, plots, images, settings and hashes, which needs no network"`
+		Plot     string `flag:"plot" config:"no" env:"-" arg:"DIR" help:"write each plot there, as PNG and as SVG"`
 	}
 	flags, read := simple(options{})
 	return &cli.Command{
@@ -22,7 +26,8 @@ func (p *program) report() *cli.Command {
 		Description: "Shows run folders of unlearn forget, whole grids, and everything below a folder. Runs that differ in nothing but the\n" +
 			"seed make one row: their mean and half of its 95 % interval.\n\n" +
 			"  unlearn report runs/\n" +
-			"  unlearn report runs/ --latex > table.tex",
+			"  unlearn report runs/ --latex > table.tex\n" +
+			"  unlearn report runs/ --html report.html",
 		Action: func(c *cli.Context) error {
 			var o options
 			if err := read(c, &o); err != nil {
@@ -41,6 +46,20 @@ func (p *program) report() *cli.Command {
 			}
 			if err := write(r.Table, p.stdout); err != nil {
 				return err
+			}
+			if o.HTML != "" {
+				var page bytes.Buffer
+				if err := r.HTML(&page); err != nil {
+					return err
+				}
+				if err := run.WriteFile(o.HTML, page.Bytes()); err != nil {
+					return fmt.Errorf("cannot write the report: %w", err)
+				}
+			}
+			if o.Plot != "" {
+				if err := r.WritePlots(o.Plot); err != nil {
+					return fmt.Errorf("cannot write the plots: %w", err)
+				}
 			}
 			if left := r.Left(); left != "" {
 				return printLines(p.stderr, left)
