@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -18,6 +21,7 @@ func (p *program) report() *cli.Command {
 		CSV      bool   `flag:"csv" config:"no" env:"-" help:"the table as CSV, with standard deviations"`
 		LaTeX    bool   `flag:"latex" config:"no" env:"-" help:"the table as LaTeX for the package booktabs, the best in bold"`
 		HTML     string `flag:"html" config:"no" env:"-" arg:"FILE" help:"write one HTML file with table, plots, images, settings and hashes, which needs no network"`
+		Serve    string `flag:"serve" config:"no" env:"-" arg:"HOST:PORT" help:"show the runs in a browser while they are at work, on the loopback, until Ctrl-C; port 0 takes a free one"`
 		Plot     string `flag:"plot" config:"no" env:"-" arg:"DIR" help:"write each plot there, as PNG and as SVG"`
 	}
 	flags, read := simple(options{})
@@ -27,7 +31,8 @@ func (p *program) report() *cli.Command {
 			"seed make one row: their mean and half of its 95 % interval.\n\n" +
 			"  unlearn report runs/\n" +
 			"  unlearn report runs/ --latex > table.tex\n" +
-			"  unlearn report runs/ --html report.html",
+			"  unlearn report runs/ --html report.html\n" +
+			"  unlearn report runs/ --serve 127.0.0.1:0",
 		Action: func(c *cli.Context) error {
 			var o options
 			if err := read(c, &o); err != nil {
@@ -39,6 +44,9 @@ func (p *program) report() *cli.Command {
 			}
 			if c.Args().Len() == 0 {
 				return run.Usagef("report takes the folder of a run, of a grid or of several runs: none is named")
+			}
+			if o.Serve != "" {
+				return p.serve(c, o.Serve)
 			}
 			r, err := reports.Load(c.Args().Slice()...)
 			if err != nil {
@@ -67,6 +75,19 @@ func (p *program) report() *cli.Command {
 			return nil
 		},
 	}
+}
+
+// serve ends without an error when it is told to.
+func (p *program) serve(c *cli.Context, address string) error {
+	ctx, release := signal.NotifyContext(c.Context, os.Interrupt, syscall.SIGTERM)
+	defer release()
+	err := reports.Serve(ctx, address, c.Args().Slice(), func(url string) {
+		fmt.Fprintf(p.stderr, "%s shows the runs; Ctrl-C ends it\n", url)
+	})
+	if err != nil {
+		return run.Usagef("--serve: %w", err)
+	}
+	return nil
 }
 
 // tableWriter is how a table is to be printed.

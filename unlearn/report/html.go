@@ -34,7 +34,7 @@ var pageTemplate = template.Must(template.New("page").Parse(pageHTML))
 
 // page is what the template is filled with.
 type page struct {
-	Policy template.HTMLAttr // content of the Content-Security-Policy
+	Policy template.HTMLAttr // the attribute content of the Content-Security-Policy
 	CSS    template.CSS
 	JS     template.JS
 
@@ -103,19 +103,18 @@ func (r *Report) HTML(w io.Writer) error {
 	return pageTemplate.Execute(w, p)
 }
 
-// policy allows what the page itself holds and nothing more.
-func policy(css, js, more string) template.HTMLAttr {
+// policy allows what the page itself holds, and what more adds.
+func policy(css, js, more string) string {
 	hash := func(text string) string {
 		sum := sha256.Sum256([]byte(text))
 		return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 	}
-	return template.HTMLAttr(`content="default-src 'none'; img-src data:; style-src ` + hash(css) + `; script-src ` + hash(js) +
-		more + `; base-uri 'none'; form-action 'none'"`)
+	return "default-src 'none'; img-src data:; style-src " + hash(css) + "; script-src " + hash(js) + "; base-uri 'none'; form-action 'none'" + more
 }
 
 func (r *Report) page() (*page, error) {
 	p := &page{
-		Policy: policy(pageCSS, pageJS, ""), CSS: template.CSS(pageCSS), JS: template.JS(pageJS),
+		Policy: template.HTMLAttr(`content="` + policy(pageCSS, pageJS, "") + `"`), CSS: template.CSS(pageCSS), JS: template.JS(pageJS),
 		Title: r.Title, Lead: r.lead(), Left: r.Left(), Notes: append(r.Table.Notes(), bestNote),
 	}
 	numeric := r.Table.numeric()

@@ -149,7 +149,7 @@ func newPlot(name, title, x, y string, width, height vg.Length) Plot {
 		face(&axis.Tick.Label, 8)
 	}
 	face(&p.Legend.TextStyle, 8)
-	p.Legend.Top = true
+	p.Legend.Top, p.Legend.Padding = true, vg.Points(2)
 	p.Legend.ThumbnailWidth = vg.Points(14)
 	p.Add(&plotter.Grid{Vertical: hairline(), Horizontal: hairline()})
 	return Plot{Name: name, Title: title, plot: p, width: width, height: height}
@@ -188,6 +188,10 @@ func (r *Report) tradeOff() Plot {
 		said = append(said, fmt.Sprintf("%s, k %d: %s %% of D_r and %s %% of D_test", row.Method, row.K, percent(row.Retain.Mean), percent(row.Test.Mean)))
 	}
 	p.plot.Legend.Left = true
+	for _, axis := range []*plot.Axis{&p.plot.X, &p.plot.Y} { // room for the labels and the legend
+		room := max(axis.Max-axis.Min, 1)
+		axis.Min, axis.Max = axis.Min-0.1*room, axis.Max+0.15*room
+	}
 	p.Alt = "Accuracy on D_test against accuracy on D_r. " + strings.Join(said, "; ") + "."
 	return p
 }
@@ -217,7 +221,7 @@ func (r *Report) curves(i int) ([]Plot, error) {
 		}
 	}
 	for _, kind := range kinds {
-		p := newPlot(r.slug(i)+"-"+kind.name, kind.title, "step", kind.axis, 250, 170)
+		p := newPlot(r.slug(i)+"-"+kind.name, kind.title, "step", kind.axis, 300, 180)
 		var said []string
 		for j, run := range row.Runs {
 			scale := 1.0
@@ -237,6 +241,7 @@ func (r *Report) curves(i int) ([]Plot, error) {
 		if len(said) == 0 {
 			continue
 		}
+		p.plot.X.Min, p.plot.X.Max = 0, 1.25*p.plot.X.Max // room for the legend
 		if kind.value == "hits" {
 			p.plot.Y.Min, p.plot.Y.Max = 0, 100
 		}
@@ -278,7 +283,7 @@ func (r *Report) slopes(i int) Plot {
 			was = other
 		}
 	}
-	p := newPlot(r.slug(i)+"-accuracies", "Accuracies before and after", "", "accuracy (%)", 250, 170)
+	p := newPlot(r.slug(i)+"-accuracies", "Accuracies before and after", "", "accuracy (%)", 300, 180)
 	var said []string
 	for j, s := range []struct {
 		name string
@@ -297,7 +302,6 @@ func (r *Report) slopes(i int) Plot {
 	p.plot.NominalX("before", "after")
 	face(&p.plot.X.Tick.Label, 8)
 	p.plot.X.Min, p.plot.X.Max, p.plot.Y.Min, p.plot.Y.Max = -0.4, 1.9, 0, 100
-	p.plot.Legend.YOffs = vg.Points(-10)
 	p.Alt = "Accuracies before and after: " + strings.Join(said, "; ") + "."
 	return p
 }

@@ -164,19 +164,26 @@ func (t *Table) rowBefore(groups []results.Group) Row {
 
 func (t *Table) row(g results.Group) Row {
 	row := Row{Method: MethodName(g.Runs[0].Forget), N: len(g.Runs), Values: t.values(g.Runs[0]), Runs: g.Runs}
-	var scores []*run.Scores
 	var steps, seconds []float64
 	outcomes := map[string]int{}
 	for _, r := range g.Runs {
-		scores = append(scores, r.Forget.After)
 		steps = append(steps, float64(r.Forget.Steps))
 		seconds = append(seconds, r.Forget.Seconds.Total)
 		outcomes[string(r.Forget.Outcome)]++
 	}
-	row.score(scores)
+	row.score(after(g.Runs))
 	row.Steps, row.Seconds = results.Summarize(steps), results.Summarize(seconds)
 	row.Outcome = tally(outcomes)
 	return row
+}
+
+// after are the scores that runs ended with.
+func after(runs []*results.Run) []*run.Scores {
+	scores := make([]*run.Scores, len(runs))
+	for i, r := range runs {
+		scores[i] = r.Forget.After
+	}
+	return scores
 }
 
 // tally writes counts of words: the word alone when there is but one.
