@@ -438,17 +438,22 @@ func (d *desk) score(ctx context.Context, phase string, images metrics.Images) (
 
 // scoreAll evaluates the networks of several desks in one pass over the images.
 func scoreAll(ctx context.Context, phase string, images metrics.Images, desks ...*desk) ([]Score, error) {
-	progress := desks[0].Console.Progress(phase, "images", int64(images.Len()))
-	defer progress.Done()
 	classifiers := make([]metrics.Classifier, len(desks))
 	for i, d := range desks {
 		classifiers[i] = d.frozen().Logits
 	}
-	measured, err := metrics.EvaluateAll(ctx, classifiers, images, desks[0].batch(), func(done int) { progress.Set(int64(done)) })
+	return desks[0].scoreEach(ctx, phase, images, classifiers...)
+}
+
+// scoreEach evaluates classifiers in one pass over the images.
+func (d *desk) scoreEach(ctx context.Context, phase string, images metrics.Images, classifiers ...metrics.Classifier) ([]Score, error) {
+	progress := d.Console.Progress(phase, "images", int64(images.Len()))
+	defer progress.Done()
+	measured, err := metrics.EvaluateAll(ctx, classifiers, images, d.batch(), func(done int) { progress.Set(int64(done)) })
 	if err != nil {
 		return nil, err
 	}
-	scores := make([]Score, len(desks))
+	scores := make([]Score, len(measured))
 	for i, s := range measured {
 		loss := Number(s.Loss)
 		scores[i] = Score{Accuracy: s.Accuracy(), Loss: &loss, Hits: s.Hits, N: s.N}
