@@ -63,8 +63,8 @@ type Record struct {
 	NDriver    int     `json:"n_driver"`
 	NForget    int     `json:"n_forget"`
 	Sigma      float64 `json:"sigma,omitempty"` // of the rung, on a ladder, which has no loss
-	Hits       int64   `json:"hits"`    // on D_f after the step; -1 where they were not counted
-	Witness    int     `json:"witness"` // the image of D_f, from 0, that settled the stop test alone; -1 where none did
+	Hits       int64   `json:"hits"`            // on D_f after the step; -1 where they were not counted
+	Witness    int     `json:"witness"`         // the image of D_f, from 0, that settled the stop test alone; -1 where none did
 }
 
 // State is where a run stands, enough to go on to the same bits.
