@@ -344,7 +344,7 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 	if f.state.Loop != nil {
 		f.state.Loop.Tensors = saved
 	}
-	if !f.state.Tested {
+	if !f.state.Tested && f.loop.LooksFirst(f.method) {
 		met, err := f.goalHolds(ctx)
 		if err != nil {
 			return nil, err
@@ -390,7 +390,7 @@ func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.N
 			f.state.Read, f.state.Reads = true, f.meter.Reads()
 		}
 		c := &crafting{
-			desk: &f.desk, job: f.attackJob(f.attack, f.set, f.images.X, f.state.AtOnce), forget: f.set, folder: f.folder,
+			desk: &f.desk, job: f.attackJob(f.attack, f.loop.ForgetBatch, f.set, f.images.X, f.state.AtOnce), forget: f.set, folder: f.folder,
 			unfinished: f.unfinished(saved), seconds: f.state.Seconds.Attack,
 		}
 		c.saved = func(set *attack.Set) error {
@@ -443,7 +443,7 @@ func (f *forgetting) anchor(ctx context.Context, task *unlearn.Task) error {
 	if err != nil {
 		return err
 	}
-	task.Anchors = importance.Anchors(omega)
+	task.Anchors = f.importance.Anchors(omega)
 	if f.state.Anchors == nil {
 		anchors := summarize(task.Anchors)
 		f.state.Anchors = &anchors
@@ -720,7 +720,7 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 		DataAccess: DataAccess{Reads: reads},
 		Anchors:    f.state.Anchors, Oracle: f.state.Oracle, Cached: f.state.Cached,
 		Penalty: &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: f.device.String(), Precision: f.precision(), Mode: f.mode, Fallback: f.noteFallback(),
-		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Preprocess: f.prepared(), Warnings: f.warnings, Versions: CurrentVersions(),
+		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Compat: f.compat(), Preprocess: f.prepared(), Warnings: f.warnings, Versions: CurrentVersions(),
 	}
 	hits := f.goalHits(after, res)
 	r.GoalHits = &hits
