@@ -603,7 +603,7 @@ func (d *desk) about(schema, outcome string, o FolderOptions, f *Folder, weights
 		Schema: schema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Origin: d.origin, Dataset: d.train.Dataset, Outcome: outcome,
 		Hashes: Hashes{Weights: weights, Data: d.train.Fingerprint(), Config: f.ConfigHash()},
 		Device: d.device.String(), Precision: d.precision(), Mode: d.mode, Fallback: d.noteFallback(), Threads: d.compute.Threads, Seed: d.compute.Seed,
-		Preprocess: d.prepared(), Warnings: d.warnings, Versions: CurrentVersions(),
+		Compat: d.compat(), Preprocess: d.prepared(), Warnings: d.warnings, Versions: CurrentVersions(),
 	}
 }
 
