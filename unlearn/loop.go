@@ -33,7 +33,7 @@ type Task struct {
 	Classes int
 	Forget  *Examples      // D_f, with y for Misclassify and y* for Relabel
 	Driver  metrics.Images // A or D_r; nil when D_f drives
-	Anchors []torch.Tensor // Ω̄, for the parameters of Trainable in order; nil without a penalty
+	Anchors []torch.Tensor // Ω̄, for the parameters of Trainable in order; nil without a penalty, and weights of a ladder
 	Meter   *data.Meter    // counts reads by phase
 	Seed    int64          // of what dropout draws
 	Resume  *State         // where an interrupted run of this very task stopped, or nil
@@ -62,6 +62,7 @@ type Record struct {
 	ForgetLoss float64 `json:"forget_loss"` // signed as it is minimised
 	NDriver    int     `json:"n_driver"`
 	NForget    int     `json:"n_forget"`
+	Sigma      float64 `json:"sigma,omitempty"` // of the rung, on a ladder, which has no loss
 	Hits       int64   `json:"hits"`    // on D_f after the step; -1 where they were not counted
 	Witness    int     `json:"witness"` // the image of D_f, from 0, that settled the stop test alone; -1 where none did
 }
@@ -125,6 +126,8 @@ type loop struct {
 	momenta   []torch.Tensor
 	live      []torch.Tensor // all parameters and buffers,
 	good      []torch.Tensor // and what they were when last known to be good
+	direction []torch.Tensor // of a ladder, once it is drawn
+	blind     bool           // a logit was not finite when hits were last counted
 
 	driver, forget slot                 // the images of a step
 	told           torch.Tensor         // Double [5]: what the step tells
@@ -145,7 +148,9 @@ func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
 	for _, p := range l.names {
 		l.params = append(l.params, p.Tensor)
 		l.reference = append(l.reference, p.Tensor.Detach().Clone())
-		l.momenta = append(l.momenta, p.Tensor.Detach().ZerosLike())
+		if m.Ladder == nil {
+			l.momenta = append(l.momenta, p.Tensor.Detach().ZerosLike())
+		}
 	}
 	graphs := task.Graphs
 	if graphs != nil && nn.Drops(task.Net) {
@@ -212,6 +217,10 @@ func (l *loop) capped() string {
 		return fmt.Sprintf("--max-steps %d", l.o.MaxSteps)
 	case l.o.MaxSeconds > 0 && l.state.Seconds >= l.o.MaxSeconds:
 		return fmt.Sprintf("--max-seconds %g", l.o.MaxSeconds)
+	case l.method.Ladder != nil:
+		if rungs := l.method.Ladder.Rungs; l.state.Step >= rungs {
+			return fmt.Sprintf("σ = %.4g is the last of %d", l.method.Ladder.Length(rungs-1), rungs)
+		}
 	case l.state.Pass >= l.o.MaxPasses:
 		return fmt.Sprintf("--max-passes %d", l.o.MaxPasses)
 	}
@@ -228,19 +237,30 @@ func (l *loop) giveUp(reason string) (*Result, error) {
 		if err := l.count(); err != nil {
 			return nil, err
 		}
-		if l.goalMet(l.state.Hits) {
+		switch met := l.goalMet(l.state.Hits); {
+		case met && l.blind:
+			outcome, reason, err := l.diverge(blindSuccess, l.state.Step)
+			return l.finish(outcome, reason), err
+		case met:
 			return l.finish(Reached, ""), nil
 		}
 	}
 	return l.finish(Capped, reason), nil
 }
 
+// blindSuccess: the class of an image whose logits are no numbers is 0, which may look like the goal.
+const blindSuccess = "after step %d logits are not finite; the weights are the last good ones. Lower --lr or --max-steps"
+
 // step does one step and what is due after it. An outcome ends the run.
 func (l *loop) step() (outcome Outcome, reason string, err error) {
 	l.task.Meter.Enter(data.PhaseUnlearn)
 	rec := Record{Step: l.state.Step + 1, Pass: l.state.Pass + 1, Hits: -1, Witness: -1}
 	finite := true
-	torch.Scope(func() { finite, err = l.update(&rec) })
+	move := l.update
+	if l.method.Ladder != nil {
+		move = l.climb
+	}
+	torch.Scope(func() { finite, err = move(&rec) })
 	if err != nil {
 		return "", "", err
 	}
@@ -252,19 +272,23 @@ func (l *loop) step() (outcome Outcome, reason string, err error) {
 	l.state.Seconds = time.Since(l.began).Seconds()
 	passEnds := l.state.Slice == l.slices()
 	collapsed := passEnds && l.collapsed()
-	if !l.o.StopOnDrop || passEnds && !collapsed { // finite is good, or only what has stood the test
-		copyAll(l.good, l.live)
-	}
 	if l.o.check(l.method) == EachStep || passEnds {
 		if err = l.test(&rec); err != nil {
 			return "", "", err
 		}
 	}
+	met := rec.Hits >= 0 && l.goalMet(rec.Hits)
+	if met && l.blind {
+		return l.diverge(blindSuccess, rec.Step)
+	}
+	if !l.o.StopOnDrop || passEnds && !collapsed { // finite is good, or only what has stood the test
+		copyAll(l.good, l.live)
+	}
 	if l.task.Observe != nil {
 		l.task.Observe(rec)
 	}
 	switch {
-	case rec.Hits >= 0 && l.goalMet(rec.Hits):
+	case met:
 		return Reached, "", nil
 	case collapsed:
 		return l.diverge("pass %d: %d of %d driving images are classified rightly, below chance for %d classes; the weights are those of the last pass above it", rec.Pass, l.state.Right, l.state.Seen, l.task.Classes)
@@ -289,6 +313,9 @@ func (l *loop) collapsed() bool {
 
 // slices is the number of steps in a pass.
 func (l *loop) slices() int {
+	if l.method.Ladder != nil {
+		return l.method.Ladder.Rungs
+	}
 	n := l.task.Forget.Len()
 	if l.task.Driver != nil {
 		n = l.task.Driver.Len()
@@ -335,8 +362,8 @@ func (l *loop) save(force bool) error {
 		return nil
 	}
 	l.state.Tensors = l.task.Net.Root().StateDict()
-	for i, p := range l.names {
-		l.state.Tensors = append(l.state.Tensors, nn.Named{Name: "momentum." + p.Name, Tensor: l.momenta[i]})
+	for i, m := range l.momenta {
+		l.state.Tensors = append(l.state.Tensors, nn.Named{Name: "momentum." + l.names[i].Name, Tensor: m})
 	}
 	if l.o.StopOnDrop {
 		for i, t := range l.task.Net.Root().StateDict() {
@@ -373,8 +400,8 @@ func (l *loop) restore(s *State) error {
 			return err
 		}
 	}
-	for i, p := range l.names {
-		if err := want("momentum."+p.Name, l.momenta[i]); err != nil {
+	for i, m := range l.momenta {
+		if err := want("momentum."+l.names[i].Name, m); err != nil {
 			return err
 		}
 	}
@@ -394,6 +421,12 @@ func (o *Options) Check(m *Method, net nn.Module, x torch.Tensor, k, driving int
 	type set struct {
 		n, batch int
 		bn       BNMode
+	}
+	if m.Ladder != nil {
+		if o.Goal != Misclassify {
+			return usagef("--goal %s: noise on the weights, as of --method %s, can make labels wrong but not bring a chosen one about", o.Goal, m.Name)
+		}
+		return nil
 	}
 	sets := []set{{k, o.ForgetBatch, o.BN}}
 	if m.Driver != ByForget {

@@ -37,15 +37,28 @@ const (
 type Method struct {
 	Name     string      // on the command line and in results
 	Summary  string      // one line
-	Source   string      // paper and section, or "project definition"
+	Source   string      // paper and section, or ProjectDefinition
 	Regime   data.Regime // what it may read while it unlearns
 	Driver   Driver
 	Check    Check
 	Anchored bool // a penalty holds parameters to where they were, weighted by importance
-	Scratch  bool // trains a fresh network on D_r and has no loop: Loss is nil
+	Scratch  bool // trains a fresh network on D_r and has no loop: Loss and Ladder are nil
 
 	// Loss is what one step minimises, a scalar, without the penalty.
 	Loss func(Step) torch.Tensor
+	// Ladder is in place of Loss, of a method without gradients.
+	Ladder *Ladder
+}
+
+// ProjectDefinition is the Source of a method whose form no publication settles.
+const ProjectDefinition = "project definition"
+
+// Title is the name in results, where a form that is only ours must not pass for a published one.
+func (m *Method) Title() string {
+	if m.Source == ProjectDefinition {
+		return m.Name + " (" + ProjectDefinition + ")"
+	}
+	return m.Name
 }
 
 // Step is what a method sees of one step.

@@ -87,7 +87,7 @@ func (o *Options) driverBatch(m *Method) int {
 func (o *Options) StepsOfPass(m *Method, driving int) int { return count(driving, o.driverBatch(m)) }
 
 func (o *Options) check(m *Method) Check {
-	if o.StopCheck == "auto" {
+	if o.StopCheck == "auto" || m.Ladder != nil {
 		return m.Check
 	}
 	return Check(o.StopCheck)

@@ -39,7 +39,7 @@ func (l *loop) test(rec *Record) error {
 
 // count counts the hits on all of D_f. The image that is most against the goal is the next witness.
 func (l *loop) count() error {
-	l.state.Hits, l.state.Witness, l.state.Counted = 0, 0, l.state.Step
+	l.state.Hits, l.state.Witness, l.state.Counted, l.blind = 0, 0, l.state.Step, false
 	most := float32(math.Inf(-1))
 	for from := 0; from < l.task.Forget.Len(); {
 		var hits int64
@@ -53,6 +53,7 @@ func (l *loop) count() error {
 		}
 		l.state.Hits += hits
 		for i, a := range against {
+			l.blind = l.blind || math.IsNaN(float64(a))
 			if a > most {
 				most, l.state.Witness = a, from+i
 			}
@@ -64,7 +65,7 @@ func (l *loop) count() error {
 
 // look classifies images from to to-1 of D_f. against says of each how far it is from what the goal wants of it: the lead
 // of its label's logit over the largest other (misclassify), or that one's over the label's (relabel), over the largest
-// magnitude; at most 0 where it is as wanted, NaN where a logit is.
+// magnitude; at most 0 where it is as wanted, NaN where a logit is not finite.
 func (l *loop) look(from, to int) (hits int64, against []float32, err error) {
 	left := l.task.Meter.Enter(data.PhaseStopCheck)
 	defer l.task.Meter.Enter(left)
@@ -99,6 +100,9 @@ func leadOf(logits []float32, class int) float32 {
 		if c != class {
 			rival = max(rival, z)
 		}
+	}
+	if scale == 0 { // all are equal
+		return 0
 	}
 	return (logits[class] - rival) / scale
 }

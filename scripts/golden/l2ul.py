@@ -463,6 +463,36 @@ def unlearn(model, images, labels, settings, adversarial=None, anchor=None, driv
     return out
 
 
+# --- random weight perturbation (2.4) ---------------------------------------------------------------------------------
+
+
+def rawp(model, images, labels, seed, weights=None, max_steps=None):
+    """θ⁰ + σ·rms(θ⁰)·ξ for the smallest σ of the ladder that misclassifies all; weights: Ω̂, or None. Goal misclassify."""
+    out = Outcome()
+    if evaluate(model, images, labels)[0] == 0:
+        out.outcome = "already"
+        return out
+    params = trainable(model)
+    start = [p.detach().clone() for p in params]
+    directions = []
+    for i, p in enumerate(start):
+        xi = torch.randn(p.shape, generator=stream(seed, "rawp/noise", i))
+        rms = p.double().square().mean().sqrt().float()
+        directions.append(xi.mul(rms) if weights is None else xi.mul(rms).mul(weights[i]))
+    for j in range(49):
+        with torch.no_grad():
+            for p, p0, d in zip(params, start, directions):
+                p.copy_(p0.add(d.mul(1e-3 * 2 ** (j / 4))))
+        out.steps, out.passes = j + 1, 1
+        out.hits.append(evaluate(model, images, labels)[0])
+        if out.hits[-1] == 0:
+            out.outcome = "reached"
+            break
+        if out.steps == max_steps:
+            break
+    return out
+
+
 # --- identity -------------------------------------------------------------------------------------------------------
 
 

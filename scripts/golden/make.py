@@ -2,7 +2,7 @@
 
     python make.py [--out DIR] [--threads N] [--format channels_last|contiguous] [names …]
 
-Names: streams recipes tiny block-a block-b-basic block-b-bottleneck resnet networks. Default: all, beside this script.
+Names: streams recipes rawp tiny block-a block-b-basic block-b-bottleneck resnet networks. Default: all, beside this script.
 """
 
 import argparse
@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 import torchvision
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -115,6 +116,36 @@ def streams(_):
         div_factor=25, final_div_factor=1e4, base_momentum=0.85, max_momentum=0.95,
     )  # fmt: skip
     meta["rates"] = "cosine: lr 0.01, T_max 200; step: lr 0.1, size 30, gamma 0.1; onecycle: [lr, momentum], max 0.005, 200 steps"
+    return t, meta
+
+
+# --- random weight perturbation on the small networks that are checked in ----------------------------------------------
+
+
+def perturbed(a):
+    """With the weights, images and Ω̄ of the files of the small networks, seed 5, with and without importance."""
+    layout = torch.channels_last if a.format == "channels_last" else torch.contiguous_format
+    t, meta = {}, {}
+    for name in ("tiny", "block-a"):
+        held = load_file(HERE / f"{name}.safetensors")
+        x, y = held["x"].contiguous(memory_format=layout), held["y"]
+        for case in ("none", "importance"):
+            model = SMALL[name]()
+            model.load_state_dict({n.removeprefix("net."): v for n, v in held.items() if n.startswith("net.")})
+            model = model.to(memory_format=layout)
+            weights, at = None, 0
+            if case == "importance":
+                weights = []
+                for p in model.parameters():
+                    anchor = held["anchor.mas"][at : at + p.numel()].view(p.shape)
+                    weights.append(1 - anchor)
+                    at += p.numel()
+            for k in (2, 6):  # of six images of five classes one is always classified rightly
+                net = copy.deepcopy(model)
+                out = l2ul.rawp(net, x[:k].contiguous(memory_format=layout), y[:k], 5, weights)
+                t[f"{name}.{case}.{k}.parameters"] = flat(net.parameters())
+                t[f"{name}.{case}.{k}.hits"] = torch.tensor(out.hits, dtype=torch.int64)
+                meta[f"{name}.{case}.{k}"] = json.dumps({"outcome": out.outcome, "steps": out.steps})
     return t, meta
 
 
@@ -427,7 +458,7 @@ def main():
     }
     a.out.mkdir(parents=True, exist_ok=True)
     layout = torch.channels_last if a.format == "channels_last" else torch.contiguous_format
-    makers = {"streams": streams, "recipes": lambda _: recipes.values(nets.Tiny, layout), "resnet": resnet} | {n: lambda a, n=n: small(n, a) for n in SMALL}
+    makers = {"streams": streams, "recipes": lambda _: recipes.values(nets.Tiny, layout), "resnet": resnet, "rawp": perturbed} | {n: lambda a, n=n: small(n, a) for n in SMALL}
     for name in a.names or [*makers, "networks"]:
         if name == "networks":
             path = a.out / "networks.json"

@@ -227,7 +227,7 @@ func TestEveryMethodIsDeclared(t *testing.T) {
 	var names []string
 	for _, m := range unlearn.Methods() {
 		names = append(names, m.Name)
-		if m.Summary == "" || m.Source == "" || (m.Loss == nil) != m.Scratch {
+		if m.Summary == "" || m.Source == "" || (m.Loss == nil) != (m.Scratch || m.Ladder != nil) {
 			t.Errorf("%+v is declared in part", m)
 		}
 		readsRetain := slices.Contains(m.Regime, data.PartRetain)
@@ -235,7 +235,7 @@ func TestEveryMethodIsDeclared(t *testing.T) {
 			t.Errorf("%s: regime %v", m.Name, m.Regime)
 		}
 	}
-	if want := []string{"adv", "adv-imp", "imp", "neggrad", "oracle", "retrain"}; !slices.Equal(names, want) {
+	if want := []string{"adv", "adv-imp", "imp", "neggrad", "oracle", "rawp", "retrain"}; !slices.Equal(names, want) {
 		t.Errorf("methods %v, want %v", names, want)
 	}
 	if _, err := unlearn.FindMethod("advimp"); err == nil || !strings.Contains(err.Error(), "adv-imp, imp, neggrad") {

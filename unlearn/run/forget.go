@@ -47,6 +47,7 @@ type forgetting struct {
 	desk
 	o          ForgetOptions
 	loop       unlearn.Options
+	ladder     unlearn.LadderOptions
 	attack     attack.Options
 	importance importance.Options
 	recipe     train.Options
@@ -106,7 +107,10 @@ func (f *forgetting) decode() (err error) {
 	if f.method.Driver == unlearn.ByAdversarial {
 		parts = append(parts, &f.attack)
 	}
-	if f.method.Anchored {
+	if f.method.Ladder != nil {
+		parts = append(parts, &f.ladder)
+	}
+	if f.method.Anchored || f.method.Ladder != nil {
 		parts = append(parts, &f.importance)
 	}
 	for _, p := range parts {
@@ -169,11 +173,14 @@ func (f *forgetting) check() error {
 	if err != nil {
 		return err
 	}
-	if err := f.loop.Check(f.method, f.net, f.blank(), k, driving); err != nil || !f.method.Anchored {
+	if err := f.loop.Check(f.method, f.net, f.blank(), k, driving); err != nil || !f.weighs() {
 		return err
 	}
 	return f.checkImportance(&f.importance, k, f.loop.ForgetBatch)
 }
+
+// weighs reports whether the importance of parameters plays a part.
+func (f *forgetting) weighs() bool { return f.method.Anchored || f.ladder.Weighted() }
 
 // driving is how many images drive the loop.
 func (f *forgetting) driving() (int, error) {
@@ -214,12 +221,15 @@ func (f *forgetting) tellPlan() error {
 		if f.cache.Has(oracleCache, f.oracleKey()) {
 			steps = "none: the cache has the network of " + steps
 		}
+	} else if ladder := f.method.Ladder; ladder != nil {
+		steps = "at most " + Counted(ladder.Rungs, "step")
+		rates = fmt.Sprintf("noise of %.4g to %.4g times the root mean square of each tensor", ladder.Length(0), ladder.Length(ladder.Rungs-1))
 	} else {
 		rates = updates(f.loop.LR, f.loop.Momentum, f.loop.WeightDecay)
 		steps = fmt.Sprintf("at most %s of %s", Counted(f.loop.MaxPasses, "pass"), Counted(f.loop.StepsOfPass(f.method, driving), "step"))
-		if f.loop.MaxSteps > 0 {
-			steps += ", and at most " + Counted(f.loop.MaxSteps, "step")
-		}
+	}
+	if f.loop.MaxSteps > 0 {
+		steps += ", and at most " + Counted(f.loop.MaxSteps, "step")
 	}
 	return f.planRun(f.o.FolderOptions, f.inputs(f.set), append(rows,
 		[2]string{"forget", fmt.Sprintf("%s, goal %s", Counted(k, "image"), f.loop.Goal)},
@@ -421,9 +431,9 @@ func (f *forgetting) unfinished(saved []nn.Named) *attack.Set {
 
 const importanceSchema = "unlearn.importance/1"
 
-// anchor gives the task the weights Ω̄ of the penalty, from the run folder where they are there already.
+// anchor gives the task the weights Ω̄ of the penalty, or those of a ladder, from the run folder where they are there already.
 func (f *forgetting) anchor(ctx context.Context, task *unlearn.Task) error {
-	if !f.method.Anchored {
+	if !f.weighs() {
 		return nil
 	}
 	f.enter(data.PhaseImportance)
@@ -488,6 +498,11 @@ func (f *forgetting) unlearn(ctx context.Context, task *unlearn.Task) (*unlearn.
 	counted := "" // what was counted last, and when
 	task.Observe = func(r unlearn.Record) {
 		note := fmt.Sprintf("loss %.4g", r.Loss)
+		values := map[string]Number{"loss": Number(r.Loss), "forget_loss": Number(r.ForgetLoss), "n_forget": Number(r.NForget)}
+		if f.method.Ladder != nil {
+			note = fmt.Sprintf("σ %.4g", r.Sigma)
+			values = map[string]Number{"sigma": Number(r.Sigma)}
+		}
 		if r.Hits >= 0 {
 			now := ", " + f.loop.Goal.Progress(r.Hits, int64(f.images.Len()))
 			note += now
@@ -497,7 +512,6 @@ func (f *forgetting) unlearn(ctx context.Context, task *unlearn.Task) (*unlearn.
 		}
 		progress.Note(note)
 		progress.Set(int64(r.Step))
-		values := map[string]Number{"loss": Number(r.Loss), "forget_loss": Number(r.ForgetLoss), "n_forget": Number(r.NForget)}
 		if r.NDriver > 0 {
 			values["driver_loss"], values["n_driver"] = Number(r.DriverLoss), Number(r.NDriver)
 		}
@@ -656,8 +670,12 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 	case unlearn.Diverged:
 		return result, fmt.Errorf("diverged: %s", res.Reason)
 	case unlearn.Capped:
-		return result, NotReachedf("the goal was not reached: %s after %d steps (%s); the weights are written. Go on with `%s` and a higher cap",
-			result.Progress(), res.Steps, res.Reason, f.folder.again())
+		advice := fmt.Sprintf("Go on with `%s` and a higher cap", f.folder.again())
+		if ladder := f.method.Ladder; ladder != nil && res.Steps == ladder.Rungs {
+			advice = "Another --seed draws other noise"
+		}
+		return result, NotReachedf("the goal was not reached: %s after %d steps (%s); the weights are written. %s",
+			result.Progress(), res.Steps, res.Reason, advice)
 	default:
 		return result, nil
 	}
@@ -677,7 +695,10 @@ func (f *forgetting) warnOfCollapse(after *Scores) {
 		if s.before == nil || !(s.before.Accuracy > chance) || (s.after.Accuracy-chance) >= (s.before.Accuracy-chance)/2 {
 			continue
 		}
-		advice := "a lower --lr, or fewer images at once"
+		advice := "or fewer images at once"
+		if f.method.Ladder == nil {
+			advice = "a lower --lr, " + advice
+		}
 		if f.method.Name != "adv-imp" {
 			advice = "--method adv-imp, " + advice
 		}
@@ -692,7 +713,7 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 	reads := f.meter.Reads()
 	r := &Result{
 		Schema: ResultSchema, Name: f.o.Name, Tags: f.o.Tags, Model: f.model.Model, Origin: f.origin, Dataset: f.train.Dataset,
-		Method: f.method.Name, Goal: string(f.loop.Goal), Outcome: res.Outcome, Reached: f.met(after, res),
+		Method: f.method.Title(), Goal: string(f.loop.Goal), Outcome: res.Outcome, Reached: f.met(after, res),
 		Steps: int64(res.Steps), Passes: int64(res.Passes), Seconds: f.state.Seconds, Before: f.state.Before, After: after,
 		Forget:     identify(f.set),
 		Hashes:     Hashes{Weights: f.weights.Hash(), Data: f.train.Fingerprint(), Config: f.folder.ConfigHash()},

@@ -264,6 +264,9 @@ func (o *SplitOptions) Validate() error {
 // idle are the options of the loop that a method has no use for.
 func idle(m *unlearn.Method) []string {
 	var names []string
+	if m.Ladder != nil {
+		names = append(names, "lr", "momentum", "weight-decay", "bn", "stop-check", "max-passes")
+	}
 	if !m.Anchored {
 		names = append(names, "reg-lambda")
 	}
@@ -293,7 +296,10 @@ func Catalog() (config.Catalog, error) {
 		if m.Driver == unlearn.ByAdversarial {
 			parts = append(parts, attack.Options{})
 		}
-		if m.Anchored {
+		if m.Ladder != nil {
+			parts = append(parts, unlearn.LadderOptions{})
+		}
+		if m.Anchored || m.Ladder != nil {
 			parts = append(parts, importance.Options{})
 		}
 		variants[m.Name] = parts
