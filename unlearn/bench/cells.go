@@ -14,7 +14,7 @@ import (
 
 // Cell is one run of a grid. Cells of one ID are one run under several labels, as where a setting means nothing to a method.
 type Cell struct {
-	ID     string            // of everything that decides the result
+	ID     string   // of everything that decides the result
 	Labels Settings // of the matrix
 	Config *config.Config
 	Args   []string // of `unlearn forget`, but for where it writes
