@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -22,7 +23,7 @@ const benchGrace = 0
 func (p *program) bench() *cli.Command {
 	return &cli.Command{
 		Name: "bench", Usage: "run grids of experiments, such as the tables of the paper",
-		Subcommands: []*cli.Command{p.benchRun(), p.benchLs(), p.benchShow()},
+		Subcommands: []*cli.Command{p.benchRun(), p.benchStatus(), p.benchCheck(), p.benchShow(), p.benchLs()},
 	}
 }
 
@@ -140,12 +141,14 @@ func (p *program) runGrid(ctx context.Context, console *run.Console, grid *bench
 		},
 	}
 	failures, err := runner.Run(ctx)
-	if err != nil {
+	summary, summaryErr := bench.Summarize(dir)
+	if err = errors.Join(err, summaryErr); err != nil {
 		if stop := run.StopCause(ctx, dir); stop != nil {
 			return stop
 		}
 		return err
 	}
+	console.Emit(run.Summary{Folder: dir, Result: summary})
 	if len(failures) > 0 {
 		return &bench.Incomplete{Failed: len(failures), Of: len(mine)}
 	}
@@ -209,6 +212,100 @@ func (p *program) benchShow() *cli.Command {
 				t.AppendRow(row)
 			}
 			return printLines(p.stdout, t.Render(), "", fmt.Sprintf("%s: %s, %s", grid.Title, run.Counted(len(cells), "cell"), run.Counted(len(bench.Runs(cells)), "run")))
+		},
+	}
+}
+
+// benchFolder is the one argument of a verb that looks at the folder of a grid.
+func benchFolder(c *cli.Context) (string, error) {
+	if c.NArg() != 1 {
+		return "", run.Usagef("%s takes one folder, which `unlearn bench run` was given with -o", c.Command.HelpName)
+	}
+	return c.Args().First(), nil
+}
+
+// lookOptions are those of verbs that look at the folder of a grid.
+type lookOptions struct {
+	JSON bool `flag:"json" config:"no" help:"JSON on stdout"`
+}
+
+func (p *program) benchStatus() *cli.Command {
+	flags, read := simple(lookOptions{})
+	return &cli.Command{
+		Name: "status", Usage: "how far a grid has come", ArgsUsage: "DIR", Flags: flags,
+		Action: func(c *cli.Context) error {
+			var o lookOptions
+			if err := read(c, &o); err != nil {
+				return err
+			}
+			dir, err := benchFolder(c)
+			if err != nil {
+				return err
+			}
+			s, err := bench.Status(dir)
+			if err != nil {
+				return err
+			}
+			if o.JSON {
+				return p.emit(s)
+			}
+			lines := []string{fmt.Sprintf("%s: %d done, %d running, %d failed, %d left", s.Name, s.Done, len(s.Running), len(s.Failed), s.Left)}
+			if s.Seconds > 0 {
+				work := (time.Duration(s.Seconds) * time.Second).String()
+				lines = append(lines, fmt.Sprintf("about %s of work for one process, going by the cells that are done", work))
+			}
+			for _, r := range s.Running {
+				lines = append(lines, "running  "+r)
+			}
+			for _, f := range s.Failed {
+				lines = append(lines, "failed   "+f)
+			}
+			return printLines(p.stdout, lines...)
+		},
+	}
+}
+
+func (p *program) emit(result any) error {
+	console := run.NewConsole(run.TerminalOptions{JSON: true}, p.stdout, p.stderr)
+	console.Emit(run.Summary{Result: result})
+	return console.Close()
+}
+
+func (p *program) benchCheck() *cli.Command {
+	flags, read := simple(lookOptions{})
+	return &cli.Command{
+		Name: "check", Usage: "compare the results of a grid with what is claimed of them", ArgsUsage: "DIR", Flags: flags,
+		Description: "The claims are those of the grid file: orders of methods, published numbers and their tolerances. Exits 6 where one does\n" +
+			"not hold. Numbers are means over the seeds, with the standard deviation.",
+		Action: func(c *cli.Context) error {
+			var o lookOptions
+			if err := read(c, &o); err != nil {
+				return err
+			}
+			dir, err := benchFolder(c)
+			if err != nil {
+				return err
+			}
+			checks, err := bench.Verify(dir)
+			if checks == nil {
+				return err
+			}
+			if o.JSON {
+				return errors.Join(p.emit(map[string]any{"checks": checks}), err)
+			}
+			for _, check := range checks {
+				lines := []string{fmt.Sprintf("%s: %s", check.Claim(), check.Outcome)}
+				if check.Source != "" {
+					lines = append(lines, "     source: "+check.Source)
+				}
+				for _, d := range check.Detail {
+					lines = append(lines, "     "+d)
+				}
+				if printErr := printLines(p.stdout, append(lines, "")...); printErr != nil {
+					return printErr
+				}
+			}
+			return err
 		},
 	}
 }

@@ -3,7 +3,6 @@ package bench
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -122,11 +121,7 @@ func identify(cfg *config.Config, inputs identities) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	text, err := json.Marshal(map[string]any{"config": cfg.Hash(), "inputs": found})
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(text)
+	sum := sha256.Sum256(marshal(map[string]any{"config": cfg.Hash(), "inputs": found}))
 	return hex.EncodeToString(sum[:8]), nil
 }
 

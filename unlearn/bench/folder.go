@@ -48,13 +48,21 @@ func (g *Grid) Index(cells []Cell) *results.Grid {
 		x.Cells = append(x.Cells, results.Cell{ID: c.ID, Labels: labels, Folder: cellsName + "/" + c.ID})
 	}
 	x.Axes = slices.DeleteFunc(x.Axes, func(a results.Axis) bool { return len(a.Values) == 0 })
-	text, err := json.Marshal(x.Cells)
-	if err != nil {
-		panic(err) // strings alone
+	for _, c := range g.Checks {
+		x.Checks = append(x.Checks, marshal(c))
 	}
-	sum := sha256.Sum256(text)
+	sum := sha256.Sum256(marshal(x.Cells))
 	x.Hash = hex.EncodeToString(sum[:])
 	return x
+}
+
+// marshal is the JSON of what holds nothing that JSON has not.
+func marshal(v any) json.RawMessage {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return text
 }
 
 // Prepare makes the folder of a grid and writes its index. It refuses a folder that holds something else, or another grid.
@@ -72,8 +80,6 @@ func Prepare(dir string, x *results.Grid) error {
 		return err
 	case old.Name != x.Name:
 		return run.Usagef("%s holds the grid %s, and this is %s; choose another --output", dir, old.Name, x.Name)
-	case old.Hash == x.Hash:
-		x.Checks = old.Checks
 	}
 	for _, name := range []string{cellsName, stateName} {
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
