@@ -157,18 +157,17 @@ func Parse(path string, text []byte) (*Grid, error) {
 		return nil, wrong(err)
 	}
 	var doc document
-	switch len(file.Docs) {
-	case 0:
-		return nil, run.Usagef("%s: empty; a grid has a matrix of settings", path)
-	case 1:
-	default:
-		return nil, run.Usagef("%s: %d documents; a grid file has one", path, len(file.Docs))
+	if n := len(file.Docs); n > 1 {
+		return nil, run.Usagef("%s: %d documents; a grid file has one", path, n)
 	}
-	if body := file.Docs[0].Body; body != nil {
-		if err := plain(body); err != nil {
+	for _, d := range file.Docs {
+		if d.Body == nil {
+			continue
+		}
+		if err := plain(d.Body); err != nil {
 			return nil, wrong(err)
 		}
-		if err := yaml.NodeToValue(body, &doc, yaml.Strict()); err != nil {
+		if err := yaml.NodeToValue(d.Body, &doc, yaml.Strict()); err != nil {
 			return nil, wrong(err)
 		}
 	}
@@ -328,5 +327,5 @@ func scalar(n ast.Node) (string, error) {
 	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode:
 		return n.GetToken().Value, nil
 	}
-	return "", fmt.Errorf("line %d: a value is expected", n.GetToken().Position.Line)
+	return "", fmt.Errorf("line %d: a value is expected; quotes keep a text with a colon whole, as in \"random:16\"", n.GetToken().Position.Line)
 }
