@@ -101,7 +101,9 @@ func simple(options any) (flags []cli.Flag, read func(*cli.Context, any) error) 
 		panic(err) // our own declaration
 	}
 	return optionFlags(spec.Fields()), func(c *cli.Context, target any) error {
-		cfg, err := config.Catalog{spec}.Resolve("", config.Sources{Flags: given(c), Env: os.LookupEnv})
+		texts := given(c)
+		delete(texts, "set") // where there is one, it is for others: these options have no keys
+		cfg, err := config.Catalog{spec}.Resolve("", config.Sources{Flags: texts, Env: os.LookupEnv})
 		if err != nil {
 			return err
 		}

@@ -85,8 +85,10 @@ func newApp(stdout, stderr io.Writer) (*cli.App, error) {
 		DisableSliceFlagSeparator: true,
 		ExitErrHandler:            func(*cli.Context, error) {}, // start decides the exit code
 		Commands: []*cli.Command{
-			p.forget(), p.train(), p.attack(), p.importance(), p.eval(), p.split(), p.data(), p.inspect(), p.convert(), p.demo(),
-			p.report(), p.ls(), p.configCommand(), p.doctor(), p.version(), p.help(),
+			p.forget(), p.train(), p.attack(), p.importance(), p.eval(),
+			p.bench(), p.report(),
+			p.split(), p.data(), p.inspect(), p.convert(), p.demo(),
+			p.ls(), p.configCommand(), p.doctor(), p.version(), p.help(),
 		},
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {

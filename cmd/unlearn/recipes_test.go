@@ -97,7 +97,7 @@ func TestOracleOnce(t *testing.T) {
 			if code != 0 {
 				t.Errorf("%s: exit code %d: %s", output, code, stderr)
 			}
-			waited[i] = strings.Contains(stderr, "another process trains this very network")
+			waited[i] = strings.Contains(stderr, "another process makes this very entry of the cache")
 		})
 	}
 	wg.Wait()

@@ -149,10 +149,15 @@ var arrows = []arrow{
 	{except: []string{"cmd"}, to: []string{"github.com/urfave/cli"}, why: "flags end in cmd"},
 	{
 		except: []string{"cmd", "unlearn/run"}, why: "only cmd and unlearn/run talk to people and read configuration",
-		to: []string{
-			"github.com/goccy/go-yaml", "github.com/jedib0t/go-pretty", "github.com/rs/zerolog",
-			"github.com/vbauerster/mpb", "golang.org/x/term",
-		},
+		to: []string{"github.com/jedib0t/go-pretty", "github.com/rs/zerolog", "github.com/vbauerster/mpb", "golang.org/x/term"},
+	},
+	{
+		except: []string{"cmd", "unlearn/run", "unlearn/bench"}, to: []string{"github.com/goccy/go-yaml"},
+		why: "only configuration and grids are YAML",
+	},
+	{
+		except: []string{"cmd"}, to: []string{"unlearn/bench"},
+		why: "grids are made of runs, and runs know nothing of grids",
 	},
 	{
 		except: []string{"torch.", "unlearn/data"}, to: []string{"C"}, tests: true,

@@ -91,6 +91,9 @@ func parseK(spec, text string) (int, error) {
 // String returns the spec as it was written.
 func (s Spec) String() string { return s.text }
 
+// Count is how many samples the spec names, 0 where only data or a file tells.
+func (s Spec) Count() int { return max(s.k, len(s.ids)) }
+
 // Resolve applies the spec to a training set. What the spec itself says wrongly is a *UsageError: more samples than there
 // are, duplicates, indices out of range. What its file says, or a file that cannot be read, is an *InputError.
 func (s Spec) Resolve(set *Set, seed int64) (*ForgetSet, error) {

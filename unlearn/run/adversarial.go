@@ -227,6 +227,11 @@ func (c *crafting) run(ctx context.Context) (*attack.Set, error) {
 		c.from = fromFolder
 		return set, nil
 	}
+	unlock, err := c.alone(ctx, attackCache, key)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	if set := c.fetch(own, key); set != nil {
 		c.from = fromCache
 		return set, nil

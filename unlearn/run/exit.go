@@ -20,6 +20,7 @@ const (
 	ExitNotReached  = 3   // finished, but the goal was not reached
 	ExitInput       = 4   // input missing or corrupt
 	ExitDevice      = 5   // device missing, too old or out of memory
+	ExitOutside     = 6   // results are not what was claimed of them
 	ExitResumable   = 75  // stopped by a signal, checkpoint saved
 	ExitInterrupted = 130 // stopped by SIGINT, nothing saved; or by a second SIGINT
 	ExitTerminated  = 143 // stopped by SIGTERM or SIGUSR1, nothing saved

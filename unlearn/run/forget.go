@@ -436,8 +436,6 @@ func (f *forgetting) unfinished(saved []nn.Named) *attack.Set {
 	return attack.Resumed(f.state.Pairs, f.here(x))
 }
 
-const importanceSchema = "unlearn.importance/1"
-
 // anchor gives the task the weights Ω̄ of the penalty, or those of a ladder, from the run folder where they are there already.
 func (f *forgetting) anchor(ctx context.Context, task *unlearn.Task) error {
 	if !f.weighs() {
@@ -461,40 +459,20 @@ func (f *forgetting) anchor(ctx context.Context, task *unlearn.Task) error {
 
 // importances returns Ω of the trained parameters, and keeps it in the run folder, so that a resumed run reads no image twice.
 func (f *forgetting) importances(ctx context.Context, trained []nn.Named) ([]torch.Tensor, error) {
-	path := f.folder.Path("importance.safetensors")
+	w := &weighing{
+		desk: &f.desk, options: f.importance, params: trained, forget: f.set, images: f.images, slice: f.loop.ForgetBatch,
+		path: f.folder.Path("importance.safetensors"),
+	}
 	if f.state.Loop != nil {
-		if file, err := ckpt.Load(path); err == nil && file.Metadata["weights"] == f.weights.Hash() {
-			if stored, err := nn.Unpack(file); err == nil {
-				omega := make([]torch.Tensor, 0, len(trained))
-				for _, p := range trained {
-					if t, ok := named(stored, p.Name); ok {
-						like := p.Tensor.Detach().EmptyLike() // the memory format of the parameter
-						like.CopyI(t)
-						omega = append(omega, like)
-					}
-				}
-				if len(omega) == len(trained) {
-					return omega, nil
-				}
-			}
+		if omega := w.read(); omega != nil {
+			return omega, nil
 		}
 	}
-	omega, err := f.estimate(ctx, f.importance, trained, f.images, f.loop.ForgetBatch)
-	if err != nil {
-		return nil, err
+	omega, err := w.run(ctx)
+	if w.cached {
+		f.state.Cached = append(f.state.Cached, "importance")
 	}
-	return omega, saveImportance(path, trained, omega, f.importance.Kind, f.weights.Hash())
-}
-
-// saveImportance writes Ω under the names of the parameters.
-func saveImportance(path string, params []nn.Named, omega []torch.Tensor, kind, weights string) error {
-	tensors := make([]nn.Named, len(omega))
-	for i, o := range omega {
-		tensors[i] = nn.Named{Name: params[i].Name, Tensor: o}
-	}
-	file := nn.Pack(tensors)
-	file.Metadata = map[string]string{"schema": importanceSchema, "estimator": kind, "weights": weights}
-	return ckpt.Save(path, file)
+	return omega, err
 }
 
 // unlearn runs the loop.

@@ -221,6 +221,24 @@ func openCache() (*cache.Cache, error) {
 // defaultCacheSize holds a few hundred adversarial sets of CIFAR, or one of ImageNet with few images to forget.
 const defaultCacheSize = "8G"
 
+// alone keeps other processes from making an entry of the cache until unlock is called, waiting while one does.
+func (d *desk) alone(ctx context.Context, kind, key string) (unlock func(), err error) {
+	unlock, err = d.cache.Lock(ctx, kind, key, func() {
+		d.Console.Log().Info().Str("kind", kind).Str("key", key).Msg("another process makes this very entry of the cache; waiting for it")
+	})
+	if err := context.Cause(ctx); err != nil {
+		if unlock != nil {
+			unlock()
+		}
+		return nil, err
+	}
+	if err != nil {
+		d.Console.Log().Warn().Err(err).Msg("the cache cannot be locked: another process may make the same")
+		unlock = func() {}
+	}
+	return unlock, nil
+}
+
 // forgetSet resolves what --forget or -k says.
 func (d *desk) forgetSet(text string) (*data.ForgetSet, error) {
 	if text == "" {

@@ -437,7 +437,7 @@ func TestCache(t *testing.T) {
 	if d := cmp.Diff(nothing, second.scored); d != "" {
 		t.Errorf("second run: scored\n%s", d)
 	}
-	if d := cmp.Diff([]string{"before.forget", "before.retain", "before.test", "attack"}, second.Cached); d != "" {
+	if d := cmp.Diff([]string{"before.forget", "before.retain", "before.test", "attack", "importance"}, second.Cached); d != "" {
 		t.Errorf("second run: cached\n%s", d)
 	}
 	if reads := second.DataAccess.Reads["before"]; reads["forget"]+reads["retain"]+reads["test"] != 0 {

@@ -46,17 +46,11 @@ func (f *forgetting) retrain(ctx context.Context, saved []nn.Named) (*unlearn.Re
 	job := f.trainJob(f.recipe, f.rest, data.PartRetain, f.meter)
 	key := f.oracleKey()
 	f.state.Oracle = cmp.Or(f.state.Oracle, &OracleSummary{Key: key})
-	unlock, err := f.cache.Lock(ctx, oracleCache, key, func() {
-		f.Console.Log().Info().Str("key", key).Msg("another process trains this very network; waiting for it")
-	})
-	if err == nil {
-		defer unlock()
-	} else if ctx.Err() == nil {
-		f.Console.Log().Warn().Err(err).Msg("the cache cannot be locked: another process may train this network as well")
-	}
-	if err := context.Cause(ctx); err != nil {
+	unlock, err := f.alone(ctx, oracleCache, key)
+	if err != nil {
 		return nil, err
 	}
+	defer unlock()
 	found, err := f.fetchOracle(key)
 	if err != nil {
 		return nil, err

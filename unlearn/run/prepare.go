@@ -191,6 +191,7 @@ type ImportanceResult struct {
 	About
 	Estimator string        `json:"estimator"`
 	Anchors   AnchorSummary `json:"anchors"`
+	Cached    []string      `json:"cached,omitempty"` // ["importance"] if it is that of an earlier run
 	Forget    ForgetSet     `json:"forget"`
 	Seconds   float64       `json:"seconds"`
 }
@@ -239,17 +240,21 @@ func (d *desk) importanceRun(ctx context.Context, o ImportanceOptions, settings 
 	x, y := d.loader(d.train).Gather(forget.Indices)
 	params := unlearn.Trainable(d.net, unlearn.BNTrain)
 	d.enter(data.PhaseImportance)
-	omega, err := d.estimate(ctx, settings, params, &unlearn.Examples{X: x, Y: y}, o.ForgetBatch)
+	w := &weighing{
+		desk: d, options: settings, params: params, forget: forget, images: &unlearn.Examples{X: x, Y: y}, slice: o.ForgetBatch,
+		path: folder.Path("importance.safetensors"),
+	}
+	omega, err := w.run(ctx)
 	if err != nil {
 		return nil, interrupted(ctx, "", err)
-	}
-	if err := saveImportance(folder.Path("importance.safetensors"), params, omega, settings.Kind, d.weights.Hash()); err != nil {
-		return nil, err
 	}
 	result := &ImportanceResult{
 		About:     d.about(importanceSchema, "estimated", o.FolderOptions, folder, d.weights.Hash()),
 		Estimator: settings.Kind, Anchors: summarize(settings.Anchors(omega)), Forget: identify(forget),
 		Seconds: time.Since(began).Seconds(),
+	}
+	if w.cached {
+		result.Cached = []string{"importance"}
 	}
 	return result, d.conclude(folder, result, unlearn.Outcome(result.Outcome))
 }

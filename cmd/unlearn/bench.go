@@ -1,0 +1,311 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"l2ul/unlearn/bench"
+	"l2ul/unlearn/run"
+)
+
+// benchGrace is the time to save after a signal: as long as the cells take, each of which has a bound of its own.
+const benchGrace = 0
+
+func (p *program) bench() *cli.Command {
+	return &cli.Command{
+		Name: "bench", Usage: "run grids of experiments, such as the tables of the paper",
+		Subcommands: []*cli.Command{p.benchRun(), p.benchStatus(), p.benchCheck(), p.benchShow(), p.benchLs()},
+	}
+}
+
+// CellOptions say which cells a grid has.
+type CellOptions struct {
+	Weights string   `flag:"weights,checkpoint" env:"-" arg:"FILE" help:"the network's weights, for all cells, as of unlearn forget"`
+	DataDir string   `flag:"data-dir" env:"-" arg:"DIR" help:"folder or archive the data are read from, for all cells"`
+	Dataset string   `flag:"dataset" env:"-" arg:"NAME" help:"dataset, for all cells"`
+	Set     []string `flag:"set" env:"-" arg:"KEY=VALUE" help:"set any key of unlearn forget, for all cells; repeatable"`
+}
+
+// cells reads the grid that the command line names, and its cells.
+func (p *program) cells(c *cli.Context, o CellOptions) (*bench.Grid, []bench.Cell, error) {
+	if c.NArg() != 1 {
+		return nil, nil, run.Usagef("%s takes one grid: a file, or preset:NAME (`unlearn bench ls`)", c.Command.HelpName)
+	}
+	grid, err := bench.Load(c.Args().First())
+	if err != nil {
+		return nil, nil, err
+	}
+	var settings bench.Settings
+	for _, text := range given(c)["set"] {
+		key, value, ok := strings.Cut(text, "=")
+		if !ok || key == "" {
+			return nil, nil, run.Usagef("--set %s: expected KEY=VALUE", text)
+		}
+		settings = settings.With(key, value)
+	}
+	for _, flag := range [][2]string{{"weights", o.Weights}, {"data-dir", o.DataDir}, {"dataset", o.Dataset}} {
+		if flag[1] != "" {
+			settings = settings.With(flag[0], flag[1])
+		}
+	}
+	cells, err := grid.Cells(bench.Sources{Catalog: p.catalog, Env: os.LookupEnv, Auto: autoFiles(), Given: settings})
+	return grid, cells, err
+}
+
+func (p *program) benchRun() *cli.Command {
+	type options struct {
+		run.TerminalOptions
+		CellOptions
+		Output string `flag:"output,o" config:"no" env:"-" arg:"DIR" help:"folder of the grid; the same again goes on with what is there"`
+		Jobs   int    `flag:"jobs" env:"-" default:"1" min:"1" arg:"N" help:"cells at once; they share the cores, and with other numbers of threads the last bits differ"`
+		Shard  string `flag:"shard" arg:"I/N|auto|auto/N" help:"run the I-th of N shares of the cells, counted from 0; auto: what the scheduler of a job array says"`
+	}
+	flags, read := simple(options{})
+	return &cli.Command{
+		Name: "run", Usage: "run the cells of a grid that have no result", ArgsUsage: "GRID|preset:NAME", Flags: flags,
+		Description: "Each cell is a run of `unlearn forget` in a folder below that of the grid. Stop it whenever you like, and start it again:\n" +
+			"finished cells are passed over, others go on where they were. Several processes may work on one folder.\n\n" +
+			"  unlearn bench run preset:l2ul/table-cifar10-small --weights r18.pt --data-dir DATA -o grid",
+		Action: func(c *cli.Context) error {
+			var o options
+			if err := read(c, &o); err != nil {
+				return err
+			}
+			grid, cells, err := p.cells(c, o.CellOptions)
+			if err != nil {
+				return err
+			}
+			if o.Output == "" {
+				return run.Usagef("name the folder of the grid with -o")
+			}
+			shard, err := bench.ParseShard(o.Shard, os.LookupEnv)
+			if err != nil {
+				return err
+			}
+			again := func(string) string { return run.ResumeLine(os.Args, "") }
+			ctx, release := run.Signals(c.Context, benchGrace, again, p.abort(o.JSON))
+			defer release()
+			console := run.NewConsole(o.TerminalOptions, p.stdout, p.stderr)
+			defer announceStop(ctx, console)()
+			err = p.runGrid(ctx, console, grid, cells, shard, o.Output, o.Jobs)
+			return errors.Join(err, console.Close())
+		},
+	}
+}
+
+func (p *program) runGrid(ctx context.Context, console *run.Console, grid *bench.Grid, cells []bench.Cell, shard bench.Shard, dir string, jobs int) error {
+	if err := bench.Prepare(dir, grid.Index(cells)); err != nil {
+		return err
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	mine := shard.Deal(cells)
+	progress := console.Progress("bench", "cells", int64(len(mine)))
+	defer progress.Done()
+	runner := &bench.Runner{
+		Dir: dir, Program: program, Env: share(os.Environ(), jobs), Cells: mine, Jobs: jobs,
+		Watch: func(e bench.Event) {
+			log := console.Log().Info()
+			if e.What == bench.Failed {
+				log = console.Log().Error()
+			}
+			log = log.Str("cell", e.Cell.ID).Str("labels", e.Cell.Labels.String())
+			switch e.What {
+			case bench.Started:
+				log.Msg("begins, or goes on")
+			case bench.Elsewhere:
+				log.Msg("another process runs it; waiting for its end")
+			case bench.Again:
+				log.Str("reason", e.Failure.Reason).Msg("goes on in another process")
+			case bench.Found:
+				log.Msg("is there already: " + bench.Outcome(e.Result))
+				progress.Add(1)
+			case bench.Done:
+				log.Float64("seconds", e.Result.Seconds.Total).Msg(bench.Outcome(e.Result))
+				progress.Add(1)
+			case bench.Failed:
+				log.Int("exit_code", e.Failure.Code).Msg(e.Failure.Reason)
+				progress.Add(1)
+			}
+		},
+	}
+	failures, err := runner.Run(ctx)
+	summary, summaryErr := bench.Summarize(dir)
+	if err = errors.Join(err, summaryErr); err != nil {
+		if stop := run.StopCause(ctx, dir); stop != nil {
+			return stop
+		}
+		return err
+	}
+	console.Emit(run.Summary{Folder: dir, Result: summary})
+	if len(failures) > 0 {
+		return &bench.Incomplete{Failed: len(failures), Of: len(mine)}
+	}
+	return nil
+}
+
+// share gives each of several processes at once its part of the cores, unless the user has said how many threads there are to
+// be. It is a variable and no setting of the cell, which has the same name however many run beside it.
+func share(env []string, jobs int) []string {
+	const name = "OMP_NUM_THREADS="
+	if jobs == 1 || slices.ContainsFunc(env, func(kv string) bool { return strings.HasPrefix(kv, name) }) {
+		return env
+	}
+	return append(env, name+strconv.Itoa(max(runtime.NumCPU()/jobs, 1)))
+}
+
+func (p *program) benchLs() *cli.Command {
+	return &cli.Command{
+		Name: "ls", Usage: "the grids that are built in",
+		Action: func(c *cli.Context) error {
+			if err := noArguments(c); err != nil {
+				return err
+			}
+			t := newTable("GRID", "TITLE")
+			for _, name := range bench.Presets() {
+				grid, err := bench.Load("preset:" + name)
+				if err != nil {
+					return err
+				}
+				t.AppendRow([]any{"preset:" + name, grid.Title})
+			}
+			return printLines(p.stdout, t.Render())
+		},
+	}
+}
+
+func (p *program) benchShow() *cli.Command {
+	flags, read := simple(CellOptions{})
+	return &cli.Command{
+		Name: "show", Usage: "the cells of a grid, without running them", ArgsUsage: "GRID|preset:NAME", Flags: flags,
+		Action: func(c *cli.Context) error {
+			var o CellOptions
+			if err := read(c, &o); err != nil {
+				return err
+			}
+			grid, cells, err := p.cells(c, o)
+			if err != nil {
+				return err
+			}
+			index := grid.Index(cells)
+			header := []any{"ID"}
+			for _, a := range index.Axes {
+				header = append(header, a.Key)
+			}
+			t := newTable(header...)
+			for _, cell := range index.Cells {
+				row := []any{cell.ID}
+				for _, a := range index.Axes {
+					row = append(row, string(cell.Labels[a.Key]))
+				}
+				t.AppendRow(row)
+			}
+			return printLines(p.stdout, t.Render(), "", fmt.Sprintf("%s: %s, %s", grid.Title, run.Counted(len(cells), "cell"), run.Counted(len(bench.Runs(cells)), "run")))
+		},
+	}
+}
+
+// benchFolder is the one argument of a verb that looks at the folder of a grid.
+func benchFolder(c *cli.Context) (string, error) {
+	if c.NArg() != 1 {
+		return "", run.Usagef("%s takes one folder, which `unlearn bench run` was given with -o", c.Command.HelpName)
+	}
+	return c.Args().First(), nil
+}
+
+// lookOptions are those of verbs that look at the folder of a grid.
+type lookOptions struct {
+	JSON bool `flag:"json" config:"no" help:"JSON on stdout"`
+}
+
+func (p *program) benchStatus() *cli.Command {
+	flags, read := simple(lookOptions{})
+	return &cli.Command{
+		Name: "status", Usage: "how far a grid has come", ArgsUsage: "DIR", Flags: flags,
+		Action: func(c *cli.Context) error {
+			var o lookOptions
+			if err := read(c, &o); err != nil {
+				return err
+			}
+			dir, err := benchFolder(c)
+			if err != nil {
+				return err
+			}
+			s, err := bench.Status(dir)
+			if err != nil {
+				return err
+			}
+			if o.JSON {
+				return p.emit(s)
+			}
+			lines := []string{fmt.Sprintf("%s: %d done, %d running, %d failed, %d left", s.Name, s.Done, len(s.Running), len(s.Failed), s.Left)}
+			if s.Seconds > 0 {
+				work := (time.Duration(s.Seconds) * time.Second).String()
+				lines = append(lines, fmt.Sprintf("about %s of work for one process, going by the cells that are done", work))
+			}
+			for _, r := range s.Running {
+				lines = append(lines, "running  "+r)
+			}
+			for _, f := range s.Failed {
+				lines = append(lines, "failed   "+f)
+			}
+			return printLines(p.stdout, lines...)
+		},
+	}
+}
+
+func (p *program) emit(result any) error {
+	console := run.NewConsole(run.TerminalOptions{JSON: true}, p.stdout, p.stderr)
+	console.Emit(run.Summary{Result: result})
+	return console.Close()
+}
+
+func (p *program) benchCheck() *cli.Command {
+	flags, read := simple(lookOptions{})
+	return &cli.Command{
+		Name: "check", Usage: "compare the results of a grid with what is claimed of them", ArgsUsage: "DIR", Flags: flags,
+		Description: "The claims are those of the grid file: orders of methods, published numbers and their tolerances. Exits 6 where one does\n" +
+			"not hold. Numbers are means over the seeds, with the standard deviation.",
+		Action: func(c *cli.Context) error {
+			var o lookOptions
+			if err := read(c, &o); err != nil {
+				return err
+			}
+			dir, err := benchFolder(c)
+			if err != nil {
+				return err
+			}
+			checks, err := bench.Verify(dir)
+			if checks == nil {
+				return err
+			}
+			if o.JSON {
+				return errors.Join(p.emit(map[string]any{"checks": checks}), err)
+			}
+			for _, check := range checks {
+				lines := []string{fmt.Sprintf("%s: %s", check.Claim(), check.Outcome)}
+				if check.Source != "" {
+					lines = append(lines, "     source: "+check.Source)
+				}
+				for _, d := range check.Detail {
+					lines = append(lines, "     "+d)
+				}
+				if printErr := printLines(p.stdout, append(lines, "")...); printErr != nil {
+					return printErr
+				}
+			}
+			return err
+		},
+	}
+}

@@ -1,0 +1,136 @@
+package bench
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+
+	"l2ul/unlearn/run"
+	"l2ul/unlearn/run/config"
+)
+
+// Cell is one run of a grid. Cells of one ID are one run under several labels, as where a setting means nothing to a method.
+type Cell struct {
+	ID     string   // of everything that decides the result
+	Labels Settings // of the matrix
+	Config *config.Config
+	Args   []string // of `unlearn forget`, but for where it writes
+}
+
+const verb = "forget"
+
+// Sources are what settings of cells come from beside the grid.
+type Sources struct {
+	Catalog config.Catalog
+	Env     func(string) (string, bool)
+	Auto    []string // configuration files that need not be named
+	Given   Settings // on the command line, for all cells; they replace those of the base
+}
+
+// Cells resolves every cell of the grid, in its order.
+func (g *Grid) Cells(from Sources) ([]Cell, error) {
+	spec := from.Catalog.Find(verb)
+	base := g.Base
+	for _, s := range from.Given {
+		key, err := keyOf(spec, s.Key)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range g.Matrix {
+			if axis, err := keyOf(spec, a.Key); err == nil && axis == key {
+				return nil, run.Usagef("--%s: the matrix of the grid has %s already (%s); leave it out, or write a grid of your own",
+					s.Key, a.Key, strings.Join(a.Values, ", "))
+			}
+		}
+		base = base.With(key, s.Texts...)
+	}
+	inputs := identities{}
+	var cells []Cell
+	for _, combination := range g.combinations() {
+		settings := Settings{}
+		for _, s := range slices.Concat(base, combination) {
+			key, err := keyOf(spec, s.Key)
+			if err != nil {
+				return nil, err
+			}
+			settings = settings.With(key, s.Texts...)
+		}
+		c, err := resolve(from, settings)
+		if err != nil {
+			return nil, fmt.Errorf("cell %s: %w", combination, err)
+		}
+		c.Labels = combination
+		if c.ID, err = identify(c.Config, inputs); err != nil {
+			return nil, err
+		}
+		cells = append(cells, *c)
+	}
+	return cells, nil
+}
+
+// keyOf returns the main name of a key that a cell may have: any key of the verb, the files to begin with, or what stands for
+// a key, as k.
+func keyOf(spec *config.Spec, name string) (string, error) {
+	var names []string
+	for _, f := range spec.Fields() {
+		if !f.Key && f.Means == "" && f.Name != "config" {
+			continue
+		}
+		if f.Name == name || slices.Contains(f.Aliases, name) {
+			return f.Name, nil
+		}
+		names = append(names, f.Name)
+	}
+	hint := "`unlearn config show forget` lists them"
+	if near := config.Nearest(name, names); near != "" {
+		hint = fmt.Sprintf("did you mean %q?", near)
+	}
+	return "", run.Usagef("%s has no key %q; %s", verb, name, hint)
+}
+
+// resolve decides every option of a cell, and leaves out what its method has no use for.
+func resolve(from Sources, settings Settings) (*Cell, error) {
+	flags := map[string][]string{}
+	for _, s := range settings {
+		flags[s.Key] = s.Texts
+	}
+	cfg, err := from.Catalog.Resolve(verb, config.Sources{Flags: flags, Env: from.Env, Auto: from.Auto})
+	if err != nil {
+		return nil, err
+	}
+	if err := cfg.Decode(&run.ForgetOptions{}); err != nil { // which checks it
+		return nil, err
+	}
+	c := &Cell{Config: cfg, Args: []string{verb}}
+	for _, s := range settings {
+		if slices.Contains(cfg.Unused, s.Key) {
+			continue
+		}
+		for _, text := range s.Texts {
+			c.Args = append(c.Args, "--"+s.Key+"="+text)
+		}
+	}
+	return c, nil
+}
+
+// identify hashes what decides the result of a cell.
+func identify(cfg *config.Config, inputs identities) (string, error) {
+	found, err := inputs.of(cfg)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(marshal(map[string]any{"config": cfg.Hash(), "inputs": found}))
+	return hex.EncodeToString(sum[:8]), nil
+}
+
+// Runs are the cells without those that are the run of an earlier one.
+func Runs(cells []Cell) []Cell {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(slices.Clone(cells), func(c Cell) bool {
+		again := seen[c.ID]
+		seen[c.ID] = true
+		return again
+	})
+}

@@ -1,0 +1,356 @@
+package bench
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"l2ul/unlearn"
+	"l2ul/unlearn/results"
+	"l2ul/unlearn/run"
+)
+
+// Check is a claim about the results of a grid, of one kind: the field that is set. Accuracies are fractions.
+type Check struct {
+	Reached       bool       `yaml:"reached" json:"reached,omitempty"`               // every run met its goal
+	Order         string     `yaml:"order" json:"order,omitempty"`                   // "adv-imp > adv": of methods, by mean accuracy on D_r and on D_test
+	FallsWith     string     `yaml:"falls-with" json:"falls-with,omitempty"`         // a key: as its value grows, both accuracies fall
+	AttackSuccess float64    `yaml:"attack-success" json:"attack-success,omitempty"` // at least
+	NoRetainReads bool       `yaml:"no-retain-reads" json:"no-retain-reads,omitempty"`
+	Reference     *Reference `yaml:"reference" json:"reference,omitempty"`
+
+	Often  bool     `yaml:"often" json:"often,omitempty"` // an order that is claimed for more than half of its comparisons alone
+	Where  Settings `yaml:"where" json:"where,omitempty"` // labels that cells must have; all cells without
+	Source string   `yaml:"source" json:"source,omitempty"`
+
+	Outcome Verdict  `yaml:"-" json:"outcome,omitempty"`
+	Detail  []string `yaml:"-" json:"detail,omitempty"` // the numbers that decided it
+}
+
+// Reference is a published number.
+type Reference struct {
+	Of         string  `yaml:"of" json:"of"`               // forget, retain or test: the accuracy on it afterwards
+	Value      float64 `yaml:"value" json:"value"`         // mean over seeds
+	Tolerance  float64 `yaml:"tolerance" json:"tolerance"` // either way
+	SecondHand bool    `yaml:"second-hand" json:"second_hand,omitempty"`
+}
+
+// Verdict is what came of a check.
+type Verdict string
+
+// The verdicts.
+const (
+	Held    Verdict = "held"
+	Broken  Verdict = "did not hold"
+	Unknown Verdict = "unknown" // cells that it needs have no result
+)
+
+func (c *Check) validate() error {
+	kinds := 0
+	for _, set := range []bool{c.Reached, c.Order != "", c.FallsWith != "", c.AttackSuccess != 0, c.NoRetainReads, c.Reference != nil} {
+		if set {
+			kinds++
+		}
+	}
+	switch {
+	case kinds != 1:
+		return errors.New("each is of one kind: reached, order, falls-with, attack-success, no-retain-reads or reference")
+	case c.Order != "" && len(c.ranks()) < 2:
+		return fmt.Errorf("order %q: write as in adv-imp > adv", c.Order)
+	case c.Often && c.Order == "":
+		return errors.New("often: only an order may hold often")
+	case c.Reference != nil && !slices.Contains([]string{"forget", "retain", "test"}, c.Reference.Of):
+		return fmt.Errorf("reference: of %q; write forget, retain or test", c.Reference.Of)
+	case c.Reference != nil && c.Source == "":
+		return errors.New("reference: name the source of the number")
+	}
+	return nil
+}
+
+func (c *Check) ranks() (names []string) {
+	for name := range strings.SplitSeq(c.Order, ">") {
+		if name = strings.TrimSpace(name); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Claim is the check as a sentence.
+func (c *Check) Claim() string {
+	var text string
+	switch {
+	case c.Reached:
+		text = "every run reaches its goal"
+	case c.Order != "":
+		text = c.Order + " on D_r and D_test"
+		if c.Often {
+			text += ", more often than not"
+		}
+	case c.FallsWith != "":
+		text = "accuracy on D_r and D_test falls as " + c.FallsWith + " grows"
+	case c.AttackSuccess != 0:
+		text = fmt.Sprintf("attack success >= %g", c.AttackSuccess)
+	case c.NoRetainReads:
+		text = "no image of D_r is read while unlearning"
+	case c.Reference != nil:
+		text = fmt.Sprintf("D_%s %g ± %g", c.Reference.Of, c.Reference.Value, c.Reference.Tolerance)
+		if c.Reference.SecondHand {
+			text += " (second-hand)"
+		}
+	}
+	if len(c.Where) > 0 {
+		text += "; " + c.Where.String()
+	}
+	return text
+}
+
+// decide compares the claim with the cells.
+func (c *Check) decide(cells []cell) {
+	cells = slices.DeleteFunc(slices.Clone(cells), func(x cell) bool {
+		return slices.ContainsFunc(c.Where, func(s Setting) bool {
+			return !slices.ContainsFunc(s.Texts, func(t string) bool { return same(t, string(x.Labels[s.Key])) })
+		})
+	})
+	c.Outcome, c.Detail = Held, nil
+	missing := 0
+	for _, x := range cells {
+		if x.result == nil {
+			missing++
+		}
+	}
+	switch {
+	case len(cells) == 0:
+		c.Outcome, c.Detail = Unknown, []string{"no cell of the grid is meant"}
+		return
+	case missing > 0:
+		c.Outcome, c.Detail = Unknown, []string{fmt.Sprintf("%d of %s have no result", missing, run.Counted(len(cells), "cell"))}
+		return
+	}
+	switch {
+	case c.Reached:
+		c.reached(cells)
+	case c.Order != "":
+		c.order(cells)
+	case c.FallsWith != "":
+		c.fallsWith(cells)
+	case c.AttackSuccess != 0:
+		for _, g := range grouped(cells, "seed") {
+			if g.AttackSuccess.N > 0 {
+				c.note(float64(g.AttackSuccess.Mean) >= c.AttackSuccess, "%s: %s", labelText(g.Labels), g.AttackSuccess)
+			}
+		}
+		if c.Detail == nil {
+			c.Outcome, c.Detail = Unknown, []string{"no cell has an attack"}
+		}
+	case c.NoRetainReads:
+		for _, g := range grouped(cells, "seed") {
+			if g.RetainReads > 0 {
+				c.note(false, "%s: %d of %s read it", labelText(g.Labels), g.RetainReads, run.Counted(g.N, "run"))
+			}
+		}
+		if c.Detail == nil {
+			c.note(true, "%s", run.Counted(len(cells), "run"))
+		}
+	case c.Reference != nil:
+		for _, g := range grouped(cells, "seed") {
+			s := map[string]Stat{"forget": g.After.Forget, "retain": g.After.Retain, "test": g.After.Test}[c.Reference.Of]
+			c.note(math.Abs(float64(s.Mean)-c.Reference.Value) <= c.Reference.Tolerance, "%s: %s", labelText(g.Labels), s)
+		}
+	}
+}
+
+// note adds a comparison and whether it held.
+func (c *Check) note(held bool, format string, args ...any) {
+	mark := "yes"
+	if !held {
+		mark, c.Outcome = "NO ", Broken
+	}
+	c.Detail = append(c.Detail, mark+"  "+fmt.Sprintf(format, args...))
+}
+
+func (c *Check) reached(cells []cell) {
+	for _, x := range cells {
+		if o := x.result.Outcome; o != unlearn.Reached && o != unlearn.Already {
+			c.note(false, "%s: %s", labelText(x.Labels), Outcome(x.result))
+		}
+	}
+	if c.Detail == nil {
+		c.note(true, "%s", run.Counted(len(cells), "run"))
+	}
+}
+
+// order compares methods wherever all else but the seed is the same. What only some of them have is not compared.
+func (c *Check) order(cells []cell) {
+	ranks := c.ranks()
+	compared, held := 0, 0
+	for _, rest := range grouped(cells, "seed", "method") {
+		var means [][2]Stat
+		for _, name := range ranks {
+			for _, g := range grouped(cells, "seed") {
+				labels := g.Labels
+				if string(labels["method"]) == name && labelText(rest.Labels) == labelText(without(labels, "method")) {
+					means = append(means, [2]Stat{g.After.Retain, g.After.Test})
+				}
+			}
+		}
+		if len(means) < len(ranks) {
+			continue
+		}
+		for i, symbol := range []string{"D_r", "D_test"} {
+			texts := make([]string, len(means))
+			falls := true
+			for j, m := range means {
+				texts[j] = ranks[j] + " " + m[i].String()
+				falls = falls && (j == 0 || m[i].Mean < means[j-1][i].Mean)
+			}
+			compared++
+			if falls {
+				held++
+			}
+			c.note(falls, "%s %s: %s", labelText(rest.Labels), symbol, strings.Join(texts, ", "))
+		}
+	}
+	switch {
+	case compared == 0:
+		c.Outcome, c.Detail = Unknown, []string{"nothing in the grid is the same for all of them"}
+	case c.Often && 2*held > compared:
+		c.Outcome = Held
+	}
+}
+
+func without(labels map[string]results.Label, key string) map[string]results.Label {
+	rest := map[string]results.Label{}
+	for k, v := range labels {
+		if k != key {
+			rest[k] = v
+		}
+	}
+	return rest
+}
+
+// fallsWith follows a key through its values in ascending order.
+func (c *Check) fallsWith(cells []cell) {
+	key := c.FallsWith
+	for _, rest := range grouped(cells, "seed", key) {
+		var line []Group
+		for _, g := range grouped(cells, "seed") {
+			if _, ok := g.Labels[key]; ok && labelText(without(g.Labels, key)) == labelText(rest.Labels) {
+				line = append(line, g)
+			}
+		}
+		if len(line) < 2 {
+			continue
+		}
+		slices.SortStableFunc(line, func(a, b Group) int { return cmp.Compare(number(a.Labels[key]), number(b.Labels[key])) })
+		for i, symbol := range []string{"D_r", "D_test"} {
+			texts := make([]string, len(line))
+			falls := true
+			before := math.Inf(1)
+			for j, g := range line {
+				s := []Stat{g.After.Retain, g.After.Test}[i]
+				texts[j] = fmt.Sprintf("%s=%s %s", key, g.Labels[key], s)
+				falls = falls && float64(s.Mean) < before
+				before = float64(s.Mean)
+			}
+			c.note(falls, "%s %s: %s", labelText(rest.Labels), symbol, strings.Join(texts, ", "))
+		}
+	}
+	if c.Detail == nil {
+		c.Outcome, c.Detail = Unknown, []string{"the grid has fewer than two values of " + key}
+	}
+}
+
+// number reads a label as a number; what is none comes last.
+func number(l results.Label) float64 {
+	x, err := strconv.ParseFloat(string(l), 64)
+	if err != nil {
+		return math.Inf(1)
+	}
+	return x
+}
+
+// String is the mean with the standard deviation.
+func (s Stat) String() string {
+	if s.N < 2 {
+		return fmt.Sprintf("%.4f", float64(s.Mean))
+	}
+	return fmt.Sprintf("%.4f ± %.4f", float64(s.Mean), float64(s.SD))
+}
+
+// Outside is the error of a grid whose results are not what was claimed.
+type Outside struct{ Broken, Of int }
+
+func (e *Outside) Error() string {
+	return fmt.Sprintf("%d of %s did not hold", e.Broken, run.Counted(e.Of, "check"))
+}
+
+// ExitCode is that of results outside the tolerance.
+func (*Outside) ExitCode() int { return run.ExitOutside }
+
+// Verify decides the checks of a grid's folder and writes what came of them into its grid.json. The error is an *Outside where
+// one did not hold, and an input error where results are missing.
+func Verify(dir string) ([]Check, error) {
+	g, cells, err := open(dir)
+	if err != nil {
+		return nil, err
+	}
+	checks := make([]Check, len(g.Checks))
+	broken, unknown := 0, 0
+	for i := range checks {
+		c := &checks[i]
+		if err := errors.Join(json.Unmarshal(g.Checks[i], c), c.validate()); err != nil {
+			return nil, run.Inputf("%s: check %d: %w", filepath.Join(dir, indexName), i+1, err)
+		}
+		c.decide(cells)
+		switch c.Outcome {
+		case Broken:
+			broken++
+		case Unknown:
+			unknown++
+		}
+		g.Checks[i] = marshal(c)
+	}
+	if len(checks) == 0 {
+		return nil, run.Usagef("%s: the grid has no checks", dir)
+	}
+	if err := run.WriteJSON(filepath.Join(dir, indexName), g); err != nil {
+		return nil, err
+	}
+	switch {
+	case broken > 0:
+		return checks, &Outside{broken, len(checks)}
+	case unknown > 0:
+		return checks, run.Inputf("%d of %s cannot be decided yet", unknown, run.Counted(len(checks), "check"))
+	}
+	return checks, nil
+}
+
+// MarshalJSON writes the settings as an object of lists.
+func (s Settings) MarshalJSON() ([]byte, error) {
+	all := map[string][]string{}
+	for _, p := range s {
+		all[p.Key] = p.Texts
+	}
+	return json.Marshal(all)
+}
+
+// UnmarshalJSON reads them back, sorted by key.
+func (s *Settings) UnmarshalJSON(data []byte) error {
+	var all map[string][]string
+	if err := json.Unmarshal(data, &all); err != nil {
+		return err
+	}
+	*s = nil
+	for key, texts := range all {
+		*s = append(*s, Setting{key, texts})
+	}
+	slices.SortFunc(*s, func(a, b Setting) int { return strings.Compare(a.Key, b.Key) })
+	return nil
+}

@@ -1,0 +1,104 @@
+package bench
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"l2ul/unlearn/run"
+	"l2ul/unlearn/run/config"
+)
+
+// identities tells inputs apart by what they are and not by where they lie, so that a grid can move to another machine. They
+// are read once for all cells.
+type identities map[string]string
+
+// of returns what identifies the inputs of a cell beside its configuration.
+func (ids identities) of(cfg *config.Config) (map[string]string, error) {
+	text := func(name string) string {
+		v, _, _ := cfg.Get(name)
+		return v.String()
+	}
+	forget, list := strings.CutPrefix(text("forget"), "@")
+	found := map[string]string{}
+	for _, in := range []struct {
+		name, path string
+		there      bool
+		identify   func(path string) (string, error)
+	}{
+		{"weights", text("weights"), true, content},
+		{"data", text("data-dir"), true, listing},
+		{"forget", forget, list, content},
+		{"pairs", text("pairs"), true, content},
+	} {
+		if in.path == "" || !in.there {
+			continue
+		}
+		key := in.name + " " + in.path
+		if _, known := ids[key]; !known {
+			id, err := in.identify(in.path)
+			if err != nil {
+				return nil, run.Inputf("%s: %w", in.name, err)
+			}
+			ids[key] = id
+		}
+		found[in.name] = ids[key]
+	}
+	return found, nil
+}
+
+// content identifies a file by its bytes. What is no file here, as a name on a hub, stands for itself.
+func content(path string) (string, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return path, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// listing identifies data by the names and sizes of its files: reading ImageNet for a name would take longer than many a cell.
+// What the files hold is in the result of each cell.
+func listing(given string) (string, error) {
+	path, err := filepath.EvalSymlinks(given)
+	if errors.Is(err, fs.ErrNotExist) {
+		return given, nil
+	}
+	if err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	err = filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := os.Stat(p) // a link's target
+		if err != nil {
+			return err
+		}
+		size := info.Size()
+		if info.IsDir() {
+			size = 0 // which file systems choose
+		}
+		name, err := filepath.Rel(path, p)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(h, "%q %d\n", filepath.ToSlash(name), size)
+		return nil
+	})
+	return hex.EncodeToString(h.Sum(nil)), err
+}

@@ -1,0 +1,105 @@
+package bench
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"l2ul/unlearn/run"
+)
+
+// Shard is a share of a grid's cells: number Index of Count, counted from 0.
+type Shard struct{ Index, Count int }
+
+// schedulers tell a task of an array which it is, and how many there are (`unlearn help environment`). Slurm's arrays may begin
+// anywhere.
+var schedulers = []struct{ index, first, count string }{
+	{"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT"},
+	{"JOB_COMPLETION_INDEX", "", ""}, // Kubernetes tells no count
+	{"AWS_BATCH_JOB_ARRAY_INDEX", "", "AWS_BATCH_JOB_ARRAY_SIZE"},
+	{"BATCH_TASK_INDEX", "", "BATCH_TASK_COUNT"},
+}
+
+// ParseShard reads what --shard says: i/n with i counted from 0, auto for what the scheduler says, or auto/n where it tells no
+// count. Empty is all.
+func ParseShard(text string, env func(string) (string, bool)) (s Shard, err error) {
+	wrong := func(why string) error { return run.Usagef("--shard %s: %s", text, why) }
+	if text == "" {
+		return Shard{0, 1}, nil
+	}
+	index, count, slash := strings.Cut(text, "/")
+	if index == "auto" {
+		found, total, err := scheduled(env)
+		if err != nil {
+			return s, wrong(err.Error())
+		}
+		index = found
+		if !slash {
+			count = total
+		}
+		if count == "" {
+			return s, wrong("the scheduler does not tell how many tasks there are; write auto/8 for 8")
+		}
+	} else if !slash {
+		return s, wrong("write 0/8 for the first of 8, auto for what the scheduler says, or auto/8")
+	}
+	if s.Index, err = strconv.Atoi(index); err == nil {
+		s.Count, err = strconv.Atoi(count)
+	}
+	if err != nil || s.Count < 1 || s.Index < 0 || s.Index >= s.Count {
+		return s, wrong(fmt.Sprintf("%s/%s is no share; the shares of 8 are 0/8 to 7/8", index, count))
+	}
+	return s, nil
+}
+
+// scheduled reads the variables of the first scheduler that sets its own.
+func scheduled(env func(string) (string, bool)) (index, count string, err error) {
+	for _, s := range schedulers {
+		text, ok := env(s.index)
+		if !ok || text == "" {
+			continue
+		}
+		count, _ = env(s.count)
+		if first, ok := env(s.first); ok && s.first != "" {
+			i, errI := strconv.Atoi(text)
+			f, errF := strconv.Atoi(first)
+			if err := cmp.Or(errI, errF); err != nil {
+				return "", "", fmt.Errorf("%s=%s, %s=%s: %w", s.index, text, s.first, first, err)
+			}
+			text = strconv.Itoa(i - f)
+		}
+		return text, count, nil
+	}
+	return "", "", fmt.Errorf("no scheduler says which task this is (Slurm array, Kubernetes Indexed Job, AWS Batch, GCP Batch); write 0/8 for the first of 8")
+}
+
+// Deal returns the share of a grid's runs, the longest first. Each run goes to the share that has least to do, so that they
+// end together; who deals the same runs deals them alike.
+func (s Shard) Deal(cells []Cell) []Cell {
+	type job struct {
+		Cell
+		work float64
+	}
+	var jobs []job
+	for _, c := range Runs(cells) {
+		jobs = append(jobs, job{c, work(&c)})
+	}
+	slices.SortFunc(jobs, func(a, b job) int { return cmp.Or(cmp.Compare(b.work, a.work), cmp.Compare(a.ID, b.ID)) })
+	load := make([]float64, s.Count)
+	var mine []Cell
+	for _, j := range jobs {
+		least := 0
+		for i, l := range load {
+			if l < load[least] {
+				least = i
+			}
+		}
+		load[least] += j.work
+		if least == s.Index {
+			mine = append(mine, j.Cell)
+		}
+	}
+	return mine
+}
