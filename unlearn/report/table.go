@@ -300,7 +300,7 @@ func (t *Table) Headers() []string {
 func (t *Table) Cells(r Row, pm string) []string {
 	cells := append([]string{strconv.Itoa(r.K), r.Method}, r.Values...)
 	return append(cells, interval(r.Forget, percent, pm), interval(r.Retain, percent, pm), interval(r.Test, percent, pm),
-		strconv.Itoa(r.N), cmp.Or(r.Outcome, "-"), interval(r.Steps, count, pm), interval(r.Seconds, seconds, pm))
+		strconv.Itoa(r.N), cmp.Or(r.Outcome, "-"), interval(r.Steps, count(r.Steps), pm), interval(r.Seconds, seconds, pm))
 }
 
 // numeric says of each column of a table whether it holds numbers.
@@ -312,12 +312,12 @@ func (t *Table) numeric() []bool {
 func percent(x float64) string { return strconv.FormatFloat(x, 'f', 2, 64) }
 func seconds(x float64) string { return strconv.FormatFloat(x, 'f', 1, 64) }
 
-// count writes a mean of whole numbers.
-func count(x float64) string {
-	if x == math.Trunc(x) {
-		return strconv.FormatFloat(x, 'f', 0, 64)
+// count writes steps: those of one run are a whole number.
+func count(s results.Stat) func(float64) string {
+	if s.N == 1 {
+		return func(x float64) string { return strconv.FormatFloat(x, 'f', 0, 64) }
 	}
-	return strconv.FormatFloat(x, 'f', 1, 64)
+	return seconds
 }
 
 // interval writes a mean and, of several runs, half the width of its interval.
