@@ -146,7 +146,8 @@ func (t *Table) rowBefore(groups []results.Group) Row {
 	var scores []*run.Scores
 	for _, g := range groups {
 		for _, r := range g.Runs {
-			if set := r.Forget.Forget.Hash; !seen[set] && r.Forget.Before != nil {
+			// Not by its hash, which new labels are part of.
+			if set := fmt.Sprint(r.Forget.Forget.Indices); !seen[set] && r.Forget.Before != nil {
 				seen[set] = true
 				scores = append(scores, r.Forget.Before)
 			}
