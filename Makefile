@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: help demo deps libs build cuda cuda-libtorch gpu-bundle test test-long parity golden bench lint lint-docker fmt dist clean FORCE
+.PHONY: help demo deps libs build cuda cuda-libtorch gpu-bundle test test-browser test-long parity golden bench lint lint-docker fmt dist clean FORCE
 
 jobs := $(shell nproc 2>/dev/null || echo 2)
 version := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)

@@ -177,7 +177,7 @@ func (t *Table) LaTeX(w io.Writer) error {
 	return err
 }
 
-const bestNote = "Bold: the best of its block, of the methods that reached the goal in every run and read no retained image."
+const bestNote = "Bold: the best of its k and goal, of the methods that reached the goal in every run and read no retained image."
 
 var latex = strings.NewReplacer(
 	`\`, `\textbackslash{}`, `{`, `\{`, `}`, `\}`, `$`, `\$`, `&`, `\&`, `#`, `\#`, `%`, `\%`, `_`, `\_`,

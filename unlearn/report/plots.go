@@ -234,7 +234,7 @@ func (r *Report) curves(i int) ([]Plot, error) {
 			}
 			line := &plotter.Line{XYs: thin(points), LineStyle: draw.LineStyle{Color: series[j%len(series)], Width: vg.Points(1.1)}}
 			p.plot.Add(line)
-			p.plot.Legend.Add(fmt.Sprintf("seed %d", run.Seed()), line)
+			p.plot.Legend.Add(fmt.Sprintf("seed %d ", run.Seed()), line)
 			first, last := points[0], points[len(points)-1]
 			said = append(said, fmt.Sprintf("seed %d: %.4g at step %.0f, %.4g at step %.0f", run.Seed(), first.Y, first.X, last.Y, last.X))
 		}
@@ -296,7 +296,7 @@ func (r *Report) slopes(i int) Plot {
 		line := &plotter.Line{XYs: ends, LineStyle: draw.LineStyle{Color: series[j], Width: vg.Points(1.1)}}
 		points := &plotter.Scatter{XYs: ends, GlyphStyle: draw.GlyphStyle{Color: series[j], Radius: vg.Points(3), Shape: shapes[j]}}
 		p.plot.Add(line, points)
-		p.plot.Legend.Add(s.name, line, points)
+		p.plot.Legend.Add(s.name+" ", line, points)
 		said = append(said, fmt.Sprintf("%s from %s %% to %s %%", s.name, percent(s.a.Mean), percent(s.b.Mean)))
 	}
 	p.plot.NominalX("before", "after")

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,7 +35,7 @@ type Row struct {
 	Runs []*results.Run // in ascending order of their seeds; nil in the row of what was before
 }
 
-// Best tells which accuracies are the best of a row's block: the lowest on D_f, the highest elsewhere, of the methods that
+// Best tells which accuracies are the best of a row's block and goal: the lowest on D_f, the highest elsewhere, of the methods that
 // reached the goal in every run and read no retained image.
 type Best struct{ Forget, Retain, Test bool }
 
@@ -234,17 +233,21 @@ func markBest(rows []Row) {
 		{func(r *Row) results.Stat { return r.Retain }, 1, func(r *Row) { r.Best.Retain = true }},
 		{func(r *Row) results.Stat { return r.Test }, 1, func(r *Row) { r.Best.Test = true }},
 	} {
-		best, rivals := math.Inf(-1), 0
+		best, rivals := map[string]float64{}, map[string]int{} // by goal
 		for i := range rows {
 			if s := column.stat(&rows[i]); rows[i].compete() && s.N > 0 {
-				rivals++
-				best = max(best, column.sign*s.Mean)
+				goal := rows[i].Runs[0].Forget.Goal
+				if rivals[goal]++; rivals[goal] == 1 || column.sign*s.Mean > best[goal] {
+					best[goal] = column.sign * s.Mean
+				}
 			}
 		}
 		for i := range rows {
-			// Equal as they are printed is equal.
-			if s := column.stat(&rows[i]); rivals > 1 && rows[i].compete() && s.N > 0 && percent(s.Mean) == percent(column.sign*best) {
-				column.mark(&rows[i])
+			if s := column.stat(&rows[i]); rows[i].compete() && s.N > 0 {
+				// Equal as they are printed is equal.
+				if goal := rows[i].Runs[0].Forget.Goal; rivals[goal] > 1 && percent(s.Mean) == percent(column.sign*best[goal]) {
+					column.mark(&rows[i])
+				}
 			}
 		}
 	}
