@@ -50,6 +50,9 @@ const inkText = "#1A1B1C"
 // A curve longer than this is thinned: no screen shows more.
 const maxPoints = 200
 
+// maxDrawn is the largest number of a curve: of those beyond, ranges and ticks overflow.
+const maxDrawn = 1e100
+
 // Plots draws the trade-off of all rows, and the curves of each.
 func (r *Report) Plots() ([]Plot, error) {
 	if len(r.Runs) == 0 {
@@ -255,7 +258,7 @@ func (r *Report) curves(i int) ([]Plot, error) {
 func curve(metrics []results.Metric, value string, scale float64) (points plotter.XYs) {
 	for _, m := range metrics {
 		y := m.Values[value]
-		if m.Phase == "unlearn" && y != nil && !math.IsInf(*y*scale, 0) {
+		if m.Phase == "unlearn" && y != nil && math.Abs(*y) <= maxDrawn && m.Step >= 0 {
 			points = append(points, plotter.XY{X: float64(m.Step), Y: *y * scale})
 		}
 	}

@@ -360,6 +360,24 @@ func TestPlots(t *testing.T) {
 	}
 }
 
+// Numbers of a run that diverged, or that somebody made up, are drawn or left out.
+func TestExtremeNumbersAreNoPanic(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	if err := os.CopyFS(dir, os.DirFS(runs+"/adv-0")); err != nil {
+		t.Fatal(err)
+	}
+	var lines strings.Builder
+	for _, values := range []string{`1e308`, `-1e308`, `1e99`, `-1e99`, `5e-324`, `null`, `0`} {
+		for _, step := range []string{"-5", "0", "9223372036854775807"} {
+			lines.WriteString(`{"phase":"unlearn","step":` + step + `,"values":{"forget_loss":` + values + `,"hits":` + values + "}}\n")
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "metrics.jsonl"), []byte(lines.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	parse(t, page(t, load(t, dir)))
+}
+
 func parse(t *testing.T, source string) *html.Node {
 	t.Helper()
 	tree, err := html.Parse(strings.NewReader(source))
