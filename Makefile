@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DELETE_ON_ERROR:
-.PHONY: help demo deps libs build cuda cuda-libtorch gpu-bundle test test-long parity golden bench lint lint-docker fmt dist clean FORCE
+.PHONY: help demo deps libs build cuda cuda-libtorch gpu-bundle test test-browser test-long parity golden bench lint lint-docker fmt dist clean FORCE
 
 jobs := $(shell nproc 2>/dev/null || echo 2)
 version := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
@@ -36,6 +36,9 @@ gpu-bundle: libs cuda ## build/gpu-bundle.tar.gz, for scripts/gpu-check.sh on a 
 test: libs build/emulation/libl2ul.so ## everything that must pass, with the race detector; under 9 minutes on 2 cores
 	go test -race -timeout 9m ./...
 	go test -timeout 9m ./cmd/...
+
+test-browser: build ## the HTML report in headless chromium; scripts/browser/axe.sh brings what checks accessibility
+	cd scripts/browser && go vet ./... && go test -count=1 ./...
 
 test-long: build ## what takes longer: every fuzz target for a minute, runs killed at random steps, large networks
 	scripts/fuzz.sh 60

@@ -42,20 +42,28 @@ func (t *Table) Markdown(w io.Writer) error {
 // escapeMarkdown keeps a text from being markup or from ending its cell.
 func escapeMarkdown(text string) string {
 	var b strings.Builder
-	for _, r := range oneLine(text) {
+	text = oneLine(text)
+	for i, r := range text {
 		switch r {
 		case '<':
 			b.WriteString("&lt;")
 		case '&':
 			b.WriteString("&amp;")
-		case '\\', '`', '*', '_', '[', ']', '|', '~', '$':
+		case '\\', '`', '*', '[', ']', '|', '~', '$':
 			b.WriteString(`\` + string(r))
+		case '_': // which means nothing between two letters
+			if i == 0 || i == len(text)-1 || !letter(text[i-1]) || !letter(text[i+1]) {
+				b.WriteByte('\\')
+			}
+			b.WriteByte('_')
 		default:
 			b.WriteRune(r)
 		}
 	}
 	return b.String()
 }
+
+func letter(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
 
 // oneLine turns what would break a line, or move a terminal's cursor, into spaces.
 func oneLine(text string) string {
@@ -82,6 +90,9 @@ func (t *Table) CSV(w io.Writer) error {
 		fields := append([]string{strconv.Itoa(r.K), cellText(r.Method)}, texts(r.Values)...)
 		fields = append(fields, strconv.Itoa(r.N), cellText(r.Outcome))
 		for _, s := range []results.Stat{r.Forget, r.Retain, r.Test, r.Steps, r.Seconds} {
+			if s.N == 0 {
+				s = results.Summarize(nil)
+			}
 			fields = append(fields, exact(s.Mean), exact(s.SD), exact(s.Half))
 		}
 		if err := c.Write(fields); err != nil {
@@ -166,7 +177,7 @@ func (t *Table) LaTeX(w io.Writer) error {
 	return err
 }
 
-const bestNote = "Bold: the best of its block, of the methods that reached the goal in every run and read no retained image."
+const bestNote = "Bold: the best of its k and goal, of the methods that reached the goal in every run and read no retained image."
 
 var latex = strings.NewReplacer(
 	`\`, `\textbackslash{}`, `{`, `\{`, `}`, `\}`, `$`, `\$`, `&`, `\&`, `#`, `\#`, `%`, `\%`, `_`, `\_`,

@@ -50,6 +50,9 @@ const inkText = "#1A1B1C"
 // A curve longer than this is thinned: no screen shows more.
 const maxPoints = 200
 
+// maxDrawn is the largest number of a curve: of those beyond, ranges and ticks overflow.
+const maxDrawn = 1e100
+
 // Plots draws the trade-off of all rows, and the curves of each.
 func (r *Report) Plots() ([]Plot, error) {
 	if len(r.Runs) == 0 {
@@ -234,7 +237,7 @@ func (r *Report) curves(i int) ([]Plot, error) {
 			}
 			line := &plotter.Line{XYs: thin(points), LineStyle: draw.LineStyle{Color: series[j%len(series)], Width: vg.Points(1.1)}}
 			p.plot.Add(line)
-			p.plot.Legend.Add(fmt.Sprintf("seed %d", run.Seed()), line)
+			p.plot.Legend.Add(fmt.Sprintf("seed %d ", run.Seed()), line)
 			first, last := points[0], points[len(points)-1]
 			said = append(said, fmt.Sprintf("seed %d: %.4g at step %.0f, %.4g at step %.0f", run.Seed(), first.Y, first.X, last.Y, last.X))
 		}
@@ -255,7 +258,7 @@ func (r *Report) curves(i int) ([]Plot, error) {
 func curve(metrics []results.Metric, value string, scale float64) (points plotter.XYs) {
 	for _, m := range metrics {
 		y := m.Values[value]
-		if m.Phase == "unlearn" && y != nil && !math.IsInf(*y*scale, 0) {
+		if m.Phase == "unlearn" && y != nil && math.Abs(*y) <= maxDrawn && m.Step >= 0 {
 			points = append(points, plotter.XY{X: float64(m.Step), Y: *y * scale})
 		}
 	}
@@ -296,7 +299,7 @@ func (r *Report) slopes(i int) Plot {
 		line := &plotter.Line{XYs: ends, LineStyle: draw.LineStyle{Color: series[j], Width: vg.Points(1.1)}}
 		points := &plotter.Scatter{XYs: ends, GlyphStyle: draw.GlyphStyle{Color: series[j], Radius: vg.Points(3), Shape: shapes[j]}}
 		p.plot.Add(line, points)
-		p.plot.Legend.Add(s.name, line, points)
+		p.plot.Legend.Add(s.name+" ", line, points)
 		said = append(said, fmt.Sprintf("%s from %s %% to %s %%", s.name, percent(s.a.Mean), percent(s.b.Mean)))
 	}
 	p.plot.NominalX("before", "after")

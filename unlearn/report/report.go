@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 
 	"l2ul/unlearn/results"
+	"l2ul/unlearn/run"
 )
 
 // Report is what is shown of some runs.
@@ -99,20 +101,17 @@ func (r *Report) add(run *results.Run) {
 
 // Left says in a sentence what the table does not have; "" when it has everything.
 func (r *Report) Left() string {
-	text := ""
-	add := func(n int, what string) {
-		if n > 0 {
-			if text != "" {
-				text += "; "
-			}
-			text += fmt.Sprintf("%d %s", n, what)
+	var left []string
+	for _, l := range []struct {
+		n    int
+		what string
+	}{{len(r.Open), "not finished"}, {r.Ahead, "not begun"}, {len(r.Other), "of another command than forget"}} {
+		if l.n > 0 {
+			left = append(left, fmt.Sprintf("%s %s", run.Counted(l.n, "run"), l.what))
 		}
 	}
-	add(len(r.Open), "not finished")
-	add(r.Ahead, "not begun")
-	add(len(r.Other), "of other commands than forget")
-	if text == "" {
+	if left == nil {
 		return ""
 	}
-	return "Not in the table: runs that are " + text + "."
+	return "Not in the table: " + strings.Join(left, ", ") + "."
 }

@@ -19,6 +19,7 @@ import (
 
 	"l2ul/unlearn"
 	"l2ul/unlearn/results"
+	"l2ul/unlearn/run"
 )
 
 //go:embed page/live.html
@@ -167,11 +168,13 @@ func (h *handler) status() []byte {
 	if r, err := Load(h.paths...); err != nil {
 		s.Error = err.Error()
 	} else {
-		s.Left = r.Left()
+		if r.Ahead > 0 {
+			s.Left = run.Counted(r.Ahead, "run") + " not begun."
+		}
 		runs := slices.Concat(r.Open, r.Runs)
 		slices.SortStableFunc(runs, func(a, b *results.Run) int { return strings.Compare(a.Path, b.Path) })
-		for _, run := range runs {
-			s.Runs = append(s.Runs, statusRow(run))
+		for _, one := range runs {
+			s.Runs = append(s.Runs, statusRow(one))
 		}
 	}
 	text, err := json.Marshal(s)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,7 +35,7 @@ type Row struct {
 	Runs []*results.Run // in ascending order of their seeds; nil in the row of what was before
 }
 
-// Best tells which accuracies are the best of a row's block: the lowest on D_f, the highest elsewhere, of the methods that
+// Best tells which accuracies are the best of a row's block and goal: the lowest on D_f, the highest elsewhere, of the methods that
 // reached the goal in every run and read no retained image.
 type Best struct{ Forget, Retain, Test bool }
 
@@ -146,7 +145,8 @@ func (t *Table) rowBefore(groups []results.Group) Row {
 	var scores []*run.Scores
 	for _, g := range groups {
 		for _, r := range g.Runs {
-			if set := r.Forget.Forget.Hash; !seen[set] && r.Forget.Before != nil {
+			// Not by its hash, which new labels are part of.
+			if set := fmt.Sprint(r.Forget.Forget.Indices); !seen[set] && r.Forget.Before != nil {
 				seen[set] = true
 				scores = append(scores, r.Forget.Before)
 			}
@@ -233,17 +233,21 @@ func markBest(rows []Row) {
 		{func(r *Row) results.Stat { return r.Retain }, 1, func(r *Row) { r.Best.Retain = true }},
 		{func(r *Row) results.Stat { return r.Test }, 1, func(r *Row) { r.Best.Test = true }},
 	} {
-		best, rivals := math.Inf(-1), 0
+		best, rivals := map[string]float64{}, map[string]int{} // by goal
 		for i := range rows {
 			if s := column.stat(&rows[i]); rows[i].compete() && s.N > 0 {
-				rivals++
-				best = max(best, column.sign*s.Mean)
+				goal := rows[i].Runs[0].Forget.Goal
+				if rivals[goal]++; rivals[goal] == 1 || column.sign*s.Mean > best[goal] {
+					best[goal] = column.sign * s.Mean
+				}
 			}
 		}
 		for i := range rows {
-			// Equal as they are printed is equal.
-			if s := column.stat(&rows[i]); rivals > 1 && rows[i].compete() && s.N > 0 && percent(s.Mean) == percent(column.sign*best) {
-				column.mark(&rows[i])
+			if s := column.stat(&rows[i]); rows[i].compete() && s.N > 0 {
+				// Equal as they are printed is equal.
+				if goal := rows[i].Runs[0].Forget.Goal; rivals[goal] > 1 && percent(s.Mean) == percent(column.sign*best[goal]) {
+					column.mark(&rows[i])
+				}
 			}
 		}
 	}
@@ -300,7 +304,7 @@ func (t *Table) Headers() []string {
 func (t *Table) Cells(r Row, pm string) []string {
 	cells := append([]string{strconv.Itoa(r.K), r.Method}, r.Values...)
 	return append(cells, interval(r.Forget, percent, pm), interval(r.Retain, percent, pm), interval(r.Test, percent, pm),
-		strconv.Itoa(r.N), cmp.Or(r.Outcome, "-"), interval(r.Steps, count, pm), interval(r.Seconds, seconds, pm))
+		strconv.Itoa(r.N), cmp.Or(r.Outcome, "-"), interval(r.Steps, count(r.Steps), pm), interval(r.Seconds, seconds, pm))
 }
 
 // numeric says of each column of a table whether it holds numbers.
@@ -312,12 +316,12 @@ func (t *Table) numeric() []bool {
 func percent(x float64) string { return strconv.FormatFloat(x, 'f', 2, 64) }
 func seconds(x float64) string { return strconv.FormatFloat(x, 'f', 1, 64) }
 
-// count writes a mean of whole numbers.
-func count(x float64) string {
-	if x == math.Trunc(x) {
-		return strconv.FormatFloat(x, 'f', 0, 64)
+// count writes steps: those of one run are a whole number.
+func count(s results.Stat) func(float64) string {
+	if s.N == 1 {
+		return func(x float64) string { return strconv.FormatFloat(x, 'f', 0, 64) }
 	}
-	return strconv.FormatFloat(x, 'f', 1, 64)
+	return seconds
 }
 
 // interval writes a mean and, of several runs, half the width of its interval.

@@ -102,6 +102,7 @@ func TestOpenRefuses(t *testing.T) {
 		"no schema":        {map[string]string{"result.json": "{}"}, "result.json: it does not say its schema"},
 		"no JSON":          {map[string]string{"result.json": "x"}, "result.json: invalid character"},
 		"no method":        {map[string]string{"result.json": `{"schema":"unlearn.result/1"}`}, "names no method"},
+		"accuracy":         {map[string]string{"result.json": strings.Replace(result("1"), `"steps":3`, `"after":{"forget":{"accuracy":1e300}}`, 1)}, "an accuracy of 1e+300"},
 		"labels":           {map[string]string{"argv.txt": "", "forget.json": `{"indices":[1],"labels":[]}`}, "forget.json: 1 images, 0 labels"},
 		"configuration":    {map[string]string{"argv.txt": "", "config.yaml": "a: &x 1"}, "anchor"},
 		"large":            {map[string]string{"argv.txt": strings.Repeat("x", 1<<20+1)}, "argv.txt: more than the 1048576 bytes"},

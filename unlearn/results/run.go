@@ -141,6 +141,21 @@ func (r *Run) decode() error {
 	if r.Forget.Method == "" || r.Forget.Outcome == "" {
 		return errors.New("it names no method or no outcome")
 	}
+	return checkScores(r.Forget.Before, r.Forget.After)
+}
+
+// checkScores refuses accuracies that are no fractions, which means and plots could not take.
+func checkScores(all ...*run.Scores) error {
+	for _, s := range all {
+		if s == nil {
+			continue
+		}
+		for _, score := range []*run.Score{&s.Forget, s.Retain, s.Test} {
+			if score != nil && !(score.Accuracy >= 0 && score.Accuracy <= 1) {
+				return fmt.Errorf("an accuracy of %v, which is no fraction", score.Accuracy)
+			}
+		}
+	}
 	return nil
 }
 

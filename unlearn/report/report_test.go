@@ -1,0 +1,444 @@
+package report_test
+
+import (
+	"bytes"
+	"encoding/csv"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/html"
+
+	_ "l2ul/unlearn/methods" // whose order rows have
+	"l2ul/unlearn/report"
+	"l2ul/unlearn/run"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+const runs = "testdata/runs"
+
+func load(t *testing.T, paths ...string) *report.Report {
+	t.Helper()
+	r, err := report.Load(paths...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func page(t *testing.T, r *report.Report) string {
+	t.Helper()
+	var b bytes.Buffer
+	if err := r.HTML(&b); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+func TestGolden(t *testing.T) {
+	r := load(t, runs)
+	for name, write := range map[string]func(io.Writer) error{
+		"table.md": r.Table.Markdown, "table.csv": r.Table.CSV, "table.tex": r.Table.LaTeX,
+	} {
+		var b bytes.Buffer
+		if err := write(&b); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join("testdata", name)
+		if *update {
+			if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(string(want), b.String()); diff != "" {
+			t.Errorf("%s: -want +got\n%s", path, diff)
+		}
+	}
+}
+
+// The runs of adv have 80, 82 and 84 of 100 test images right: mean 82, standard deviation 2, and 4.303 the quantile of t with
+// two degrees of freedom, so half of the interval is 4.303·2/√3 = 4.97.
+func TestTable(t *testing.T) {
+	r := load(t, runs)
+	cells := map[string][]string{}
+	best := map[string]report.Best{}
+	for _, row := range r.Table.Rows {
+		if row.K == 4 {
+			cells[row.Method] = r.Table.Cells(row, "±")
+			best[row.Method] = row.Best
+		}
+	}
+	for method, want := range map[string][]string{
+		"adv":     {"4", "adv", "0.001", "0.00±0.00", "87.50±0.00", "82.00±4.97", "3", "reached", "110.0±24.8", "12.0±5.0"},
+		"oracle":  {"4", "oracle", "0.001", "0.00", "93.75", "88.00", "1", "reached", "50", "9.0"},
+		"correct": {"4", "correct", "0.001", "0.00", "62.50", "60.00", "1", "reached", "12", "4.0"},
+		// Three forget sets, of which that of seed 0 was scored by five methods.
+		"before": {"4", "before", "", "100.00±0.00", "96.00±0.00", "90.00±0.00", "3", "-", "-", "-"},
+	} {
+		if diff := cmp.Diff(want, cells[method]); diff != "" {
+			t.Errorf("%s: -want +got\n%s", method, diff)
+		}
+	}
+	for method, want := range map[string]report.Best{
+		"adv": {Forget: true}, "adv-imp": {Forget: true, Retain: true, Test: true}, "correct": {}, // the only one of its goal
+		"oracle": {}, "neggrad": {}, "before": {}, // which read D_r, missed the goal once, forgot nothing
+	} {
+		if best[method] != want {
+			t.Errorf("%s is the best in %+v, want %+v", method, best[method], want)
+		}
+	}
+	if want := "Not in the table: 1 run not finished, 1 run of another command than forget."; r.Left() != want {
+		t.Errorf("left %q, want %q", r.Left(), want)
+	}
+}
+
+func TestMethodName(t *testing.T) {
+	for _, c := range []struct{ method, goal, want string }{
+		{"adv", "misclassify", "adv"}, {"neggrad", "relabel", "correct"}, {"adv", "relabel", "correct-adv"}, {"imp", "relabel", "correct-imp"},
+		{"adv-imp", "relabel", "correct-adv-imp"}, {"oracle", "relabel", "oracle"}, {"rawp", "misclassify", "rawp (project definition)"},
+	} {
+		if got := report.MethodName(&run.Result{Method: c.method, Goal: c.goal}); got != c.want {
+			t.Errorf("%s with goal %s: %q, want %q", c.method, c.goal, got, c.want)
+		}
+	}
+}
+
+func TestLoadRefuses(t *testing.T) {
+	if _, err := report.Load(t.TempDir()); err == nil || !strings.Contains(err.Error(), "no run folder in it or below it") {
+		t.Errorf("an empty folder: %v", err)
+	}
+	if _, err := report.Load(filepath.Join(t.TempDir(), "absent")); err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("no folder: %v", err)
+	}
+}
+
+func TestGridCounts(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "cells", "a"), os.DirFS(runs+"/adv-0")); err != nil {
+		t.Fatal(err)
+	}
+	grid := `{"schema":"unlearn.grid/1","name":"g","title":"A small grid","cells":[{"id":"a","folder":"cells/a"},{"id":"b","folder":"cells/b"}]}`
+	if err := os.WriteFile(filepath.Join(dir, "grid.json"), []byte(grid), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := load(t, dir)
+	if r.Title != "A small grid" || len(r.Runs) != 1 || r.Ahead != 1 || r.Left() != "Not in the table: 1 run not begun." {
+		t.Errorf("title %q, %d runs, %d ahead, %q", r.Title, len(r.Runs), r.Ahead, r.Left())
+	}
+}
+
+// hostile is a text that is markup everywhere.
+const hostile = `</script><script>alert(1)</script>"'><img src=x onerror=alert(2)> | $x_1^2$ & \input{/etc/passwd} %`
+
+// hostileRuns is a run folder whose names are markup.
+func hostileRuns(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "runs")
+	if err := os.CopyFS(dir, os.DirFS(runs+"/adv-0")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"result.json", "config.yaml", "predictions.json", "analyses/labels.json", "env.json", "argv.txt"} {
+		path := filepath.Join(dir, name)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		quoted := strconv.Quote(hostile) // which is JSON and YAML as well
+		changed := string(text)
+		for _, old := range []string{`"adv"`, `"reached"`, `"resnet20"`, `"cat & dog"`, `"Predicted labels"`, `"Each bar is a class."`, `"a processor"`, `"Two bars of the same height"`} {
+			changed = strings.Replace(changed, old, quoted, 1)
+		}
+		changed = strings.Replace(changed, "method: adv\n", "method: "+quoted+"\n", 1)
+		if name == "argv.txt" {
+			changed = hostile + "\n"
+		}
+		if err := os.WriteFile(path, []byte(changed), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestHostileNamesStayText(t *testing.T) {
+	r := load(t, hostileRuns(t))
+	tree := parse(t, page(t, r))
+	scripts := 0
+	for n := range tree.Descendants() {
+		if n.Type != html.ElementNode {
+			continue
+		}
+		if n.Data == "script" {
+			scripts++
+		}
+		for _, a := range n.Attr {
+			if strings.HasPrefix(a.Key, "on") {
+				t.Errorf("<%s %s=%q>", n.Data, a.Key, a.Val)
+			}
+		}
+		if n.Data == "img" && attribute(n, "src") == "x" {
+			t.Error("an image was injected")
+		}
+	}
+	if scripts != 1 {
+		t.Errorf("%d scripts, where the page has one", scripts)
+	}
+	if got := text(find(tree, "h3")); !strings.Contains(got, hostile) {
+		t.Errorf("the method is shown as %q", got)
+	}
+	if n := find(tree, "svg"); !strings.Contains(text(n), "</script>") {
+		t.Errorf("the legend of the plot lacks the method: %q", text(n))
+	}
+	var b bytes.Buffer
+	if err := r.Table.LaTeX(&b); err != nil {
+		t.Fatal(err)
+	}
+	want := `\textless{}/script\textgreater{}\textless{}script\textgreater{}alert(1)\textless{}/script\textgreater{}\textquotedbl{}'\textgreater{}\textless{}img src=x onerror=alert(2)\textgreater{} | \$x\_1\textasciicircum{}2\$ \& \textbackslash{}input\{/etc/passwd\} \%`
+	if !strings.Contains(b.String(), want) {
+		t.Errorf("LaTeX:\n%s", b.String())
+	}
+	b.Reset()
+	if err := r.Table.Markdown(&b); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(b.String(), "<") || !strings.Contains(b.String(), `alert(2)> \| \$x\_1^2\$ &amp; \\input`) {
+		t.Errorf("Markdown:\n%s", b.String())
+	}
+}
+
+func TestSpreadsheetsSeeNoFormula(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "runs")
+	if err := os.CopyFS(dir, os.DirFS(runs+"/adv-0")); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "result.json")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data = bytes.Replace(data, []byte(`"method": "adv"`), []byte(`"method": "=HYPERLINK(1)"`), 1)
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := load(t, dir).Table.CSV(&b); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := csv.NewReader(&b).ReadAll()
+	if err != nil || rows[2][1] != "'=HYPERLINK(1)" {
+		t.Errorf("rows %q, %v", rows, err)
+	}
+}
+
+// TestPage checks what every page must be: one file, well-formed, and usable without a mouse or eyes.
+func TestPage(t *testing.T) {
+	source := page(t, load(t, runs))
+	tree := parse(t, source)
+	ids := map[string]bool{}
+	links := []string{}
+	level, images, headers := 0, 0, 0
+	for n := range tree.Descendants() {
+		if n.Type != html.ElementNode {
+			continue
+		}
+		if id := attribute(n, "id"); id != "" {
+			if ids[id] {
+				t.Errorf("id %q stands twice", id)
+			}
+			ids[id] = true
+		}
+		for _, a := range n.Attr {
+			switch a.Key {
+			case "src", "href", "srcset", "action", "data", "poster", "xlink:href":
+				if a.Key == "href" && strings.HasPrefix(a.Val, "#") {
+					links = append(links, a.Val[1:])
+				} else if !strings.HasPrefix(a.Val, "data:image/") {
+					t.Errorf("<%s %s=%q> points out of the file", n.Data, a.Key, a.Val)
+				}
+			case "style":
+				t.Errorf("<%s style=%q>: the page's own policy forbids it", n.Data, a.Val)
+			}
+		}
+		switch n.Data {
+		case "h1", "h2", "h3", "h4":
+			if next := int(n.Data[1] - '0'); next > level+1 {
+				t.Errorf("<%s> %q follows a heading of level %d", n.Data, text(n), level)
+			} else {
+				level = next
+			}
+		case "img":
+			images++
+			if attribute(n, "alt") == "" {
+				t.Errorf("an image without alt: %.60s", attribute(n, "src"))
+			}
+		case "svg":
+			if p := n.Parent; attribute(p, "role") != "img" || attribute(p, "aria-label") == "" {
+				t.Error("a plot without words")
+			}
+		case "th":
+			headers++
+			if attribute(n, "scope") == "" {
+				t.Errorf("<th> %q without scope", text(n))
+			}
+		case "link", "iframe", "object", "embed", "base", "form":
+			t.Errorf("<%s> has no place here", n.Data)
+		}
+	}
+	for _, l := range links {
+		if !ids[l] {
+			t.Errorf("a link to #%s, which is not there", l)
+		}
+	}
+	if images != 7 || headers == 0 { // two forgotten images of three pictures each, and one analysis
+		t.Errorf("%d images, %d headers", images, headers)
+	}
+	if regexp.MustCompile(`url\(|@import`).MatchString(source) {
+		t.Error("the style loads something")
+	}
+	for _, want := range []string{
+		"read images to forget 400 times, and no retained image", "unlearn forget --method adv -k 4 --seed 0 -o adv-0",
+		"before cat &amp; dog (99.0 %)", "Every forgotten image is now called", "0123456789abcdef", "a processor", "retained images 640 times",
+	} {
+		if !strings.Contains(source, want) {
+			t.Errorf("the page lacks %q", want)
+		}
+	}
+}
+
+func TestPageIsTheSameEachTime(t *testing.T) {
+	if r := load(t, runs); page(t, r) != page(t, load(t, runs)) || page(t, r) != page(t, r) {
+		t.Error("two pages of the same runs differ")
+	}
+}
+
+// A picture that is none, or lies elsewhere, is left out.
+func TestPicturesComeFromTheRunAlone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	if err := os.CopyFS(dir, os.DirFS(runs+"/adv-0")); err != nil {
+		t.Fatal(err)
+	}
+	secret := filepath.Join(filepath.Dir(dir), "secret.png")
+	png, err := os.ReadFile(runs + "/adv-0/analyses/labels.png")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(secret, png, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"../../secret.png", secret, "../result.json", "absent.png"} {
+		text := `{"title":"A","pictures":[{"file":` + strconv.Quote(file) + `,"alt":"outside"}]}`
+		if err := os.WriteFile(filepath.Join(dir, "analyses", "labels.json"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(page(t, load(t, dir)), `alt="outside"`) {
+			t.Errorf("%s is on the page", file)
+		}
+	}
+}
+
+func TestPlots(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "plots")
+	if err := load(t, runs).WritePlots(dir); err != nil {
+		t.Fatal(err)
+	}
+	for name, magic := range map[string]string{"tradeoff.png": "\x89PNG", "tradeoff.svg": "<?xml", "05-k4-adv-hits.svg": "<?xml", "05-k4-adv-accuracies.png": "\x89PNG"} {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil || !bytes.HasPrefix(data, []byte(magic)) {
+			t.Errorf("%s: %.10q, %v", name, data, err)
+		}
+	}
+}
+
+// Numbers of a run that diverged, or that somebody made up, are drawn or left out.
+func TestExtremeNumbersAreNoPanic(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	if err := os.CopyFS(dir, os.DirFS(runs+"/adv-0")); err != nil {
+		t.Fatal(err)
+	}
+	var lines strings.Builder
+	for _, values := range []string{`1e308`, `-1e308`, `1e99`, `-1e99`, `5e-324`, `null`, `0`} {
+		for _, step := range []string{"-5", "0", "9223372036854775807"} {
+			lines.WriteString(`{"phase":"unlearn","step":` + step + `,"values":{"forget_loss":` + values + `,"hits":` + values + "}}\n")
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "metrics.jsonl"), []byte(lines.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	parse(t, page(t, load(t, dir)))
+}
+
+func parse(t *testing.T, source string) *html.Node {
+	t.Helper()
+	tree, err := html.Parse(strings.NewReader(source))
+	if err != nil {
+		t.Fatal(err)
+	}
+	balanced(t, source)
+	return tree
+}
+
+// balanced wants every element closed in its order, which browsers would mend in silence.
+func balanced(t *testing.T, source string) {
+	t.Helper()
+	void := []string{"meta", "input", "br", "img", "link"}
+	var open []string
+	tokens := html.NewTokenizer(strings.NewReader(source))
+	for {
+		switch tokens.Next() {
+		case html.ErrorToken:
+			if len(open) > 0 {
+				t.Errorf("left open: %v", open)
+			}
+			return
+		case html.StartTagToken:
+			if name, _ := tokens.TagName(); !slices.Contains(void, string(name)) {
+				open = append(open, string(name))
+			}
+		case html.EndTagToken:
+			name, _ := tokens.TagName()
+			if len(open) == 0 || open[len(open)-1] != string(name) {
+				t.Fatalf("</%s> closes %v", name, open)
+			}
+			open = open[:len(open)-1]
+		}
+	}
+}
+
+func attribute(n *html.Node, key string) string {
+	for _, a := range n.Attr {
+		if a.Key == key {
+			return a.Val
+		}
+	}
+	return ""
+}
+
+func find(tree *html.Node, name string) *html.Node {
+	for n := range tree.Descendants() {
+		if n.Type == html.ElementNode && n.Data == name {
+			return n
+		}
+	}
+	return nil
+}
+
+func text(n *html.Node) string {
+	var b strings.Builder
+	for d := range n.Descendants() {
+		if d.Type == html.TextNode {
+			b.WriteString(d.Data)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,166 @@
+package report_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"l2ul/unlearn/report"
+)
+
+// serve shows folders until the test ends, and wants nothing left behind then.
+func serve(t *testing.T, paths ...string) (address string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ready, ended := make(chan string, 1), make(chan error, 1)
+	before := goleak.IgnoreCurrent()
+	go func() { ended <- report.Serve(ctx, "127.0.0.1:0", paths, func(u string) { ready <- u }) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("ended with %v", err)
+		}
+		http.DefaultClient.CloseIdleConnections()
+		goleak.VerifyNone(t, before)
+	})
+	select {
+	case at := <-ready:
+		u, err := url.Parse(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return u.Host
+	case err := <-ended:
+		t.Fatal(err)
+		return ""
+	}
+}
+
+// ask sends a request as it stands, which http.Client would tidy up, and returns status and body.
+func ask(t *testing.T, address, request string) (*http.Response, string) {
+	t.Helper()
+	conn, err := net.DialTimeout("tcp", address, 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, request); err != nil {
+		t.Fatal(err)
+	}
+	method, _, _ := strings.Cut(request, " ")
+	response, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response, string(body)
+}
+
+func TestServeAnswersLittle(t *testing.T) {
+	at := serve(t, runs)
+	_, port, _ := net.SplitHostPort(at)
+	for _, c := range []struct {
+		method, path, host string
+		want               int
+	}{
+		{"GET", "/", at, 200},
+		{"HEAD", "/", at, 200},
+		{"GET", "/", "localhost:" + port, 200},
+		{"GET", "/report", at, 200},
+		{"GET", "/status.json", at, 200},
+		{"GET", "/", "evil.example:" + port, 421}, // a name that was made to resolve to this machine
+		{"GET", "/status.json", "evil.example", 421},
+		{"GET", "/", "127.0.0.1", 421}, // another port
+		{"GET", "/", "127.0.0.1.evil.example:" + port, 421},
+		{"POST", "/", at, 405}, {"PUT", "/status.json", at, 405}, {"DELETE", "/report", at, 405}, {"OPTIONS", "/", at, 405},
+		{"GET", "/../../../../etc/passwd", at, 404}, {"GET", "/%2e%2e/%2e%2e/etc/passwd", at, 404}, {"GET", "/..%2f..%2fetc%2fpasswd", at, 404},
+		{"GET", "/report/../../etc/passwd", at, 404}, {"GET", "//etc/passwd", at, 404}, {"GET", "/adv-0/result.json", at, 404},
+		{"GET", "/status.json/", at, 404},
+	} {
+		response, body := ask(t, at, fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", c.method, c.path, c.host))
+		if response.StatusCode != c.want {
+			t.Errorf("%s %s of %s: %d, want %d", c.method, c.path, c.host, response.StatusCode, c.want)
+		}
+		if strings.Contains(body, "root:") || c.method == "HEAD" && body != "" {
+			t.Errorf("%s %s: body %.80q", c.method, c.path, body)
+		}
+		for name, want := range map[string]string{
+			"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-store",
+		} {
+			if got := response.Header.Get(name); got != want {
+				t.Errorf("%s %s: %s is %q", c.method, c.path, name, got)
+			}
+		}
+		if rules := response.Header.Get("Content-Security-Policy"); !strings.HasPrefix(rules, "default-src 'none'") || strings.Contains(rules, "unsafe") {
+			t.Errorf("%s %s: policy %q", c.method, c.path, rules)
+		}
+	}
+}
+
+// A run that goes on is shown further on.
+func TestServeShowsProgress(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "working-0"), os.DirFS(runs+"/working-0")); err != nil {
+		t.Fatal(err)
+	}
+	at := serve(t, dir)
+	state := func() string {
+		response, err := http.Get("http://" + at + "/status.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		var status struct {
+			Runs  [][]string
+			Error string
+		}
+		if err := json.NewDecoder(response.Body).Decode(&status); err != nil {
+			t.Fatal(err)
+		}
+		if status.Error != "" || len(status.Runs) != 1 {
+			t.Fatalf("status %+v", status)
+		}
+		return status.Runs[0][4]
+	}
+	if got := state(); got != "before its first step" {
+		t.Errorf("at first %q", got)
+	}
+	line := fmt.Sprintf(`{"event":"metric","time":%q,"phase":"unlearn","step":7,"values":{"loss":-1.5,"hits":0}}`+"\n", time.Now().UTC().Format(time.RFC3339))
+	if err := os.WriteFile(filepath.Join(dir, "working-0", "metrics.jsonl"), []byte(line), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	got := ""
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		if got = state(); strings.HasPrefix(got, "unlearn, step 7, loss -1.5") {
+			return
+		}
+	}
+	t.Errorf("20 seconds later still %q", got)
+}
+
+func TestServeStaysOnTheLoopback(t *testing.T) {
+	for address, want := range map[string]string{
+		"0.0.0.0:0": "is not the loopback", ":0": "is not the loopback", "192.0.2.1:80": "is not the loopback", "example.org:80": "is not the loopback", "8080": "is no HOST:PORT",
+	} {
+		err := report.Serve(t.Context(), address, []string{runs}, func(string) { t.Errorf("%s is served", address) })
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", address, err, want)
+		}
+	}
+}
