@@ -89,7 +89,7 @@ func (a *arguments) encode(i int, arg any, flat []uint64) ([]uint64, bool) {
 	case MemoryFormat:
 		v.tag, v.v = C.TG_FORMAT, C.uint64_t(x)
 	case Device:
-		v.tag, v.v = C.TG_DEVICE, C.uint64_t(uint64(x.Type)<<32|uint64(uint32(x.Index+1)))
+		v.tag, v.v = C.TG_DEVICE, C.uint64_t(packDevice(x))
 	case *Generator:
 		if x != nil {
 			v.tag, v.v = C.TG_GENERATOR, C.uint64_t(x.h)
@@ -361,11 +361,13 @@ func (t Tensor) setRequiresGrad(on bool) {
 
 // ---- generators ----
 
-func newGenerator(seed int64) uint64 {
+func newGenerator(seed int64, device Device) uint64 {
 	var h C.tg_handle
-	raise("NewGenerator", C.tg_generator_new(C.int64_t(seed), &h))
+	raise("NewGenerator", C.tg_generator_new(C.int64_t(seed), C.uint64_t(packDevice(device)), &h))
 	return uint64(h)
 }
+
+func packDevice(d Device) uint64 { return uint64(d.Type)<<32 | uint64(uint32(d.Index+1)) }
 
 func generatorState(h uint64) Tensor {
 	var out C.tg_handle

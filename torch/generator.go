@@ -1,11 +1,15 @@
 package torch
 
-// Generator is a source of random numbers on the CPU, a Mersenne Twister with PyTorch's streams: the same seed gives the
-// same numbers as torch.Generator in Python. It belongs to the scope it was made in, like a tensor.
+// Generator is a source of random numbers with PyTorch's streams: the same seed gives the same numbers as torch.Generator in
+// Python. On the CPU it is a Mersenne Twister; on a GPU numbers depend on its model, and on the sizes that are drawn at once.
+// It belongs to the scope it was made in, like a tensor.
 type Generator struct{ h uint64 }
 
-// NewGenerator makes a generator.
-func NewGenerator(seed int64) *Generator { return &Generator{newGenerator(seed)} }
+// NewGenerator makes a generator of the CPU.
+func NewGenerator(seed int64) *Generator { return NewGeneratorOn(CPU, seed) }
+
+// NewGeneratorOn makes a generator of a device, which alone can draw from it.
+func NewGeneratorOn(d Device, seed int64) *Generator { return &Generator{newGenerator(seed, d)} }
 
 // State returns a copy of the generator's state, a Byte tensor, as torch.Generator.get_state.
 func (g *Generator) State() Tensor { return generatorState(g.h) }

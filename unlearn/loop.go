@@ -63,8 +63,8 @@ type Record struct {
 	NDriver    int     `json:"n_driver"`
 	NForget    int     `json:"n_forget"`
 	Sigma      float64 `json:"sigma,omitempty"` // of the rung, on a ladder, which has no loss
-	Hits       int64   `json:"hits"`    // on D_f after the step; -1 where they were not counted
-	Witness    int     `json:"witness"` // the image of D_f, from 0, that settled the stop test alone; -1 where none did
+	Hits       int64   `json:"hits"`            // on D_f after the step; -1 where they were not counted
+	Witness    int     `json:"witness"`         // the image of D_f, from 0, that settled the stop test alone; -1 where none did
 }
 
 // State is where a run stands, enough to go on to the same bits.
@@ -175,7 +175,7 @@ func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
 }
 
 func (l *loop) run(ctx context.Context) (*Result, error) {
-	if l.state.Step == 0 && l.task.Resume == nil {
+	if l.state.Step == 0 && l.task.Resume == nil && l.o.LooksFirst(l.method) {
 		if err := l.count(); err != nil {
 			return nil, err
 		}
@@ -221,7 +221,7 @@ func (l *loop) capped() string {
 		if rungs := l.method.Ladder.Rungs; l.state.Step >= rungs {
 			return fmt.Sprintf("σ = %.4g is the last of %d", l.method.Ladder.Length(rungs-1), rungs)
 		}
-	case l.state.Pass >= l.o.MaxPasses:
+	case l.state.Pass >= l.o.passes():
 		return fmt.Sprintf("--max-passes %d", l.o.MaxPasses)
 	}
 	return ""
@@ -238,7 +238,7 @@ func (l *loop) giveUp(reason string) (*Result, error) {
 			return nil, err
 		}
 		switch met := l.goalMet(l.state.Hits); {
-		case met && l.blind:
+		case met && !l.o.finite(!l.blind):
 			outcome, reason, err := l.diverge(blindSuccess, l.state.Step)
 			return l.finish(outcome, reason), err
 		case met:
@@ -264,7 +264,7 @@ func (l *loop) step() (outcome Outcome, reason string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	if !finite {
+	if !l.o.finite(finite) {
 		return l.diverge("step %d: loss %g, or a parameter, is not finite; the weights are the last good ones. Lower --lr or --max-steps", rec.Step, rec.Loss)
 	}
 	l.state.Step++
@@ -278,7 +278,7 @@ func (l *loop) step() (outcome Outcome, reason string, err error) {
 		}
 	}
 	met := rec.Hits >= 0 && l.goalMet(rec.Hits)
-	if met && l.blind {
+	if met && !l.o.finite(!l.blind) {
 		return l.diverge(blindSuccess, rec.Step)
 	}
 	if !l.o.StopOnDrop || passEnds && !collapsed { // finite is good, or only what has stood the test

@@ -20,6 +20,31 @@ type Options struct {
 	MaxPasses   int         `flag:"max-passes" default:"1000" min:"1" result:"cap" group:"unlearning" help:"passes over the images that a method walks through (adversarial examples, retained images, or those to forget) before giving up"`
 	MaxSteps    int         `flag:"max-steps" min:"0" result:"cap" group:"unlearning" help:"steps before giving up; 0 for no bound"`
 	MaxSeconds  float64     `flag:"max-seconds" min:"0" result:"cap" group:"unlearning" help:"seconds of unlearning before giving up; 0 for no bound"`
+	Compat
+}
+
+// Compat are quirks of the published code's loop (spec/l2ul.md section 7). None holds by default.
+type Compat struct {
+	PlusOne    bool   `flag:"compat.cap-plus-one" group:"compatibility" help:"one pass more than --max-passes, since the published code compares after it has counted"`
+	StartCheck string `flag:"compat.start-check" default:"all" oneof:"all|adv|none" group:"compatibility" help:"methods that look first whether the goal holds already: all, those with adversarial examples, none; others take a step"`
+	NaNGuard   string `flag:"compat.nan-guard" default:"on" oneof:"on|off" group:"compatibility" help:"off: go on with losses and weights that are not finite, which can end as success: what is no number is classified as class 0"`
+	CycleStart int    `flag:"compat.cycle-shared" min:"0" group:"compatibility" help:"steps of the methods before, whose position in the slices of --forget-batch carries over to this one"`
+}
+
+// LooksFirst reports whether a run of the method begins with a test of its goal.
+func (c *Compat) LooksFirst(m *Method) bool {
+	return c.StartCheck != "none" && (c.StartCheck != "adv" || m.Driver == ByAdversarial)
+}
+
+// finite passes what the published code does not look at.
+func (c *Compat) finite(is bool) bool { return is || c.NaNGuard == "off" }
+
+// passes is how many passes --max-passes allows.
+func (o *Options) passes() int {
+	if o.PlusOne {
+		return o.MaxPasses + 1
+	}
+	return o.MaxPasses
 }
 
 // Goal is what forgetting means.

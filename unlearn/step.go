@@ -60,7 +60,7 @@ func (l *loop) load() (n sizes, err error) {
 		n.driver = to - from
 	}
 	k := l.task.Forget.Len()
-	from, to := slice(l.state.Step%count(k, l.o.ForgetBatch), l.o.ForgetBatch, k)
+	from, to := slice((l.o.CycleStart+l.state.Step)%count(k, l.o.ForgetBatch), l.o.ForgetBatch, k)
 	n.forget = to - from
 	return n, l.forget.fill(l.task.Forget, from, to, min(l.o.ForgetBatch, k))
 }

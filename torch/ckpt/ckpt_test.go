@@ -149,8 +149,13 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// The files of testdata were written by PyTorch 2.11; expect.json holds the fingerprints that Python computed from the tensors.
-func TestLoadPyTorch(t *testing.T) { checkPyTorch(t, "testdata") }
+// The files of testdata were written by PyTorch 2.11, those of torch-1.13 by 1.13.1; expect.json holds the fingerprints that
+// Python computed from the tensors.
+func TestLoadPyTorch(t *testing.T) {
+	for _, dir := range []string{"testdata", "testdata/torch-1.13"} {
+		t.Run(filepath.Base(dir), func(t *testing.T) { checkPyTorch(t, dir) })
+	}
+}
 
 func checkPyTorch(t *testing.T, dir string) {
 	text, err := os.ReadFile(filepath.Join(dir, "expect.json"))

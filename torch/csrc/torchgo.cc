@@ -904,8 +904,20 @@ void tg_set_threads(int32_t n) {
   t.num_threads = n;
 }
 
-tg_error* tg_generator_new(int64_t seed, tg_handle* out) {
-  return guarded([&] { new_slot(out).generator = at::detail::createCPUGenerator(static_cast<uint64_t>(seed)); });
+tg_error* tg_generator_new(int64_t seed, uint64_t device, tg_handle* out) {
+  return guarded([&] {
+    const c10::Device on = device_of(device);
+    at::Generator made;
+    if (on.is_cpu()) {
+      made = at::detail::createCPUGenerator(static_cast<uint64_t>(seed));
+    } else {  // only a copy can be had without CUDA's headers
+      at::Generator all = at::globalContext().defaultGenerator(on);
+      std::lock_guard<std::mutex> lock(all.mutex());
+      made = all.clone();
+      made.set_current_seed(static_cast<uint64_t>(seed));
+    }
+    new_slot(out).generator = std::move(made);
+  });
 }
 
 tg_error* tg_generator_state(tg_handle g, tg_handle* out) {

@@ -132,7 +132,7 @@ void tg_seeded_leave(void);
 void tg_set_threads(int32_t n);  // of this thread's parallel regions
 
 // Generators.
-tg_error* tg_generator_new(int64_t seed, tg_handle* out);
+tg_error* tg_generator_new(int64_t seed, uint64_t device, tg_handle* out);  // device as in TG_DEVICE
 tg_error* tg_generator_state(tg_handle g, tg_handle* out);
 tg_error* tg_generator_set_state(tg_handle g, tg_handle state);
 void tg_manual_seed(int64_t seed);

@@ -116,8 +116,11 @@ func (a *ascent) batchLike(x torch.Tensor) *batch {
 		a.batches = slices.Delete(a.batches, 0, 1)
 	}
 	step := kernels.PGDL2Step
-	if a.options.Norm == "linf" {
+	switch {
+	case a.options.Norm == "linf":
 		step = kernels.PGDLinfStep
+	case a.options.Arithmetic == aten:
+		step = stepATen
 	}
 	b := &batch{images: n, x: x.EmptyLike(), delta: x.EmptyLike()}
 	torch.Own(b.x, b.delta)

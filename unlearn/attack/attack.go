@@ -27,6 +27,7 @@ type Options struct {
 	Exclude  string  `flag:"target-exclude" deftext:"only the label" oneof:"|goal" group:"attack" help:"goal: aim at no image's new label of goal relabel either"`
 	Pairs    string  `flag:"pairs" arg:"FILE" group:"attack" help:"attack these pairs, in place of --num-adv random classes of each image: lines of SOURCE,TARGET, or a .safetensors file with source, target and perhaps start"`
 	Store    string  `flag:"adv-store" default:"f32" oneof:"f32|f16" group:"attack" help:"keep the examples as they are, or rounded to half the size, which changes bits"`
+	Compat
 }
 
 // Repeats returns N, the number of examples to make of each of k images.
@@ -48,6 +49,9 @@ func (o *Options) Validate() error {
 		return fmt.Errorf("--pairs %s: pairs name the classes to reach; leave --targeted=false out", o.Pairs)
 	case o.Exclude != "" && (o.Pairs != "" || !o.Targeted):
 		return fmt.Errorf("--target-exclude %s: no targets are drawn; leave it out", o.Exclude)
+	}
+	if err := o.checkCompat(); err != nil {
+		return err
 	}
 	_, err := o.Repeats(1)
 	return err
@@ -164,6 +168,7 @@ type Job struct {
 	X       torch.Tensor // Float [k, C, H, W] in [0, 1]
 	Labels  []int        // of the images
 	Classes int
+	Slice   int          // images of a call, for some quirks of Options.Compat; 0 for all
 	Avoid   []int        // of each image, a class that is not aimed at beside its label; nil for none
 	Pairs   []Pair       // to attack in place of drawn ones; nil to draw
 	Starts  torch.Tensor // of Pairs, Float [len(Pairs), C, H, W] in [0, 1]; undefined to draw
@@ -178,7 +183,11 @@ type Job struct {
 // holds all finished chunks.
 func (j *Job) Run(ctx context.Context, set *Set, saved func() error) (err error) {
 	torch.Scope(func() {
-		starts := j.newStarts(set.Done)
+		var starts *starts
+		if starts, err = j.newStarts(set.Done); err != nil {
+			return
+		}
+		defer func() { starts.free() }()
 		var classes []int64
 		if classes, err = j.classes(); err != nil {
 			return
@@ -188,7 +197,10 @@ func (j *Job) Run(ctx context.Context, set *Set, saved func() error) (err error)
 		for set.Done < len(set.Pairs) && err == nil {
 			_, err = j.Chunk.Do(len(set.Pairs)-set.Done, func(n int) error {
 				if starts.done != set.Done { // drawn for a chunk that memory had no room for
-					starts = j.newStarts(set.Done)
+					starts.free()
+					if starts, err = j.newStarts(set.Done); err != nil {
+						return err
+					}
 				}
 				return j.chunk(ctx, set, n, starts, classes, steps)
 			})
@@ -225,7 +237,7 @@ func (j *Job) chunk(ctx context.Context, set *Set, n int, starts *starts, before
 		}
 		x := j.X.IndexSelect(0, torch.FromSlice(source).To(j.X.Device(), torch.Long)).Contiguous(formatOf(j.X))
 		y := torch.FromSlice(target).To(j.X.Device(), torch.Long)
-		delta := kernels.PGDStart(x, starts.next(n), j.Options.Eps, j.Options.Norm)
+		delta := begin(x, starts.next(n), &j.Options)
 		_, lossStart := j.predict(x.Add(delta, 1), y)
 		climb := steps.run
 		if j.Fast {
@@ -263,9 +275,17 @@ func (j *Job) chunk(ctx context.Context, set *Set, n int, starts *starts, before
 func Perturb(net *engine.Network, x, start, y torch.Tensor, o *Options) torch.Tensor {
 	steps := &ascent{net: net, options: o}
 	defer steps.free()
-	delta := kernels.PGDStart(x, start, o.Eps, o.Norm)
+	delta := begin(x, start, o)
 	_ = steps.run(context.Background(), x, delta, y, o.Iters) // fails only when its context ends
 	return delta
+}
+
+// begin returns the perturbation that an attack of x begins with.
+func begin(x, start torch.Tensor, o *Options) torch.Tensor {
+	if o.Arithmetic == aten {
+		return startATen(x, start, o.Eps)
+	}
+	return kernels.PGDStart(x, start, o.Eps, o.Norm)
 }
 
 // predict returns the class and the cross-entropy to y of each image.

@@ -14,29 +14,49 @@ const (
 	startStream  = "attack/starts"
 )
 
-// Plan draws the targets of all pairs of k labelled images, in the published order: repeat by repeat, image by image.
-// Untargeted pairs have the label itself, the class to leave. A job with Pairs has those.
-func (j *Job) Plan() (*Set, error) {
+// Plan draws the targets of all pairs of k labelled images, call by call (spec/l2ul.md section 3.3): by default repeat by
+// repeat, slice by slice. Untargeted pairs have the label itself, the class to leave. A job with Pairs has those.
+func (j *Job) Plan() (set *Set, err error) {
 	if j.Pairs != nil {
 		return &Set{Pairs: slices.Clone(j.Pairs)}, nil
 	}
-	k := len(j.Labels)
-	repeats, err := j.Options.Repeats(k)
+	calls, err := j.calls()
 	if err != nil {
 		return nil, err
 	}
-	labels := slices.Repeat(j.Labels, repeats)
-	targets := labels
-	if j.Options.Targeted {
-		if targets, err = OtherClasses(labels, slices.Repeat(j.Avoid, repeats), j.Classes, seed.For(j.Seed, targetStream, 0)); err != nil {
-			return nil, err
+	set = &Set{}
+	torch.Scope(func() {
+		targets := torch.NewGenerator(j.targetSeed())
+		for _, c := range calls {
+			var drawn []float32
+			torch.Scope(func() {
+				drawn = torch.ToSlice[float32](uniforms(targets, torch.CPU, int64(c.to-c.from)))
+				j.skip(targets, c)
+			})
+			for i := c.from; i < c.to; i++ {
+				target := j.Labels[i]
+				if j.Options.Targeted {
+					if target, err = j.target(drawn[i-c.from], i); err != nil {
+						return
+					}
+				}
+				set.Pairs = append(set.Pairs, Pair{Source: i, Repeat: c.repeat, Target: target})
+			}
 		}
+	})
+	return set, err
+}
+
+// target is the class that image i is driven to, given its uniform.
+func (j *Job) target(u float32, i int) (int, error) {
+	if j.Options.Fallback == half {
+		return halfClass(u, j.Labels[i], j.pool()), nil
 	}
-	set := &Set{Pairs: make([]Pair, len(labels))}
-	for p := range set.Pairs {
-		set.Pairs[p] = Pair{Source: p % k, Repeat: p / k, Target: targets[p]}
+	avoid := j.Labels[i]
+	if j.Avoid != nil {
+		avoid = j.Avoid[i]
 	}
-	return set, nil
+	return otherClass(u, j.Labels[i], avoid, j.pool())
 }
 
 // OtherClasses draws, for each label, one of the other classes, all equally likely (rule `other`, spec/l2ul.md section 3.2).
@@ -50,62 +70,119 @@ func OtherClasses(labels, avoid []int, classes int, streamSeed int64) ([]int, er
 	})
 	out := make([]int, len(labels))
 	for i, label := range labels {
-		excluded := []int{label}
-		if len(avoid) > 0 && avoid[i] != label {
-			excluded = []int{min(label, avoid[i]), max(label, avoid[i])}
+		other := label
+		if len(avoid) > 0 {
+			other = avoid[i]
 		}
-		if len(excluded) >= classes {
-			return nil, fmt.Errorf("of %d classes none is left to aim at beside %v", classes, excluded)
+		var err error
+		if out[i], err = otherClass(u[i], label, other, classes); err != nil {
+			return nil, err
 		}
-		out[i] = otherClass(u[i], excluded, classes)
 	}
 	return out, nil
 }
 
-// otherClass turns u, uniform in [0, 1), into one of the C classes without the excluded ones, which ascend: with e of them,
-// t = trunc(u·(C-e)) in float32, clamped to C-e-1, and one more for each excluded class that t reaches.
-func otherClass(u float32, excluded []int, classes int) int {
+// otherClass turns u, uniform in [0, 1), into one of the C classes without the excluded ones, the label and perhaps one to
+// avoid: with e of them below C, t = trunc(u·(C-e)) in float32, clamped to C-e-1, and one more for each that t reaches,
+// ascending. C may be below the number of classes (section 3.2).
+func otherClass(u float32, label, avoid, classes int) (int, error) {
+	excluded := []int{label}
+	if avoid != label {
+		excluded = []int{min(label, avoid), max(label, avoid)}
+	}
+	excluded = slices.DeleteFunc(excluded, func(e int) bool { return e >= classes })
 	left := classes - len(excluded)
+	if left <= 0 {
+		return 0, fmt.Errorf("of %d classes none is left to aim at beside %v", classes, excluded)
+	}
 	t := min(int(u*float32(left)), left-1)
 	for _, e := range excluded {
 		if t >= e {
 			t++
 		}
 	}
-	return t
+	return t, nil
 }
 
-// starts draws the starting images of the pairs one after the other, uniform in [0, 1). One value takes one output of the
-// generator whatever the size of the call, so the stream is that of the sequential loop. Given ones are handed out instead.
+// starts draws the starting images of the pairs one after the other, uniform in [0, 1). One value takes one output of a
+// CPU's generator whatever the size of the call, so the stream is that of the sequential loop. Given ones are handed out
+// instead.
 type starts struct {
+	job       *Job
 	generator *torch.Generator
-	like      torch.Tensor
-	given     torch.Tensor
 	done      int // handed out, or skipped
+
+	calls   []call       // still to be drawn, where a call is drawn as a whole
+	pending torch.Tensor // of the call that was drawn last, what has not been handed out; owned
 }
 
-// newStarts returns the starts of the pairs behind the first skip ones. It lives in the current scope.
-func (j *Job) newStarts(skip int) *starts {
-	if j.Starts.Defined() {
-		return &starts{like: j.X, given: j.Starts, done: skip}
+// newStarts returns the starts of the pairs behind the first skip ones. It lives in the current scope; free it.
+func (j *Job) newStarts(skip int) (s *starts, err error) {
+	s = &starts{job: j}
+	switch {
+	case j.Starts.Defined():
+		s.done = skip
+		return s, nil
+	case j.Pairs != nil || !j.Options.shared():
+		s.generator = torch.NewGenerator(seed.For(j.Seed, startStream, 0))
+	default:
+		s.generator = j.sharedStarts()
+		if s.calls, err = j.calls(); err != nil {
+			return nil, err
+		}
 	}
-	s := &starts{generator: torch.NewGenerator(seed.For(j.Seed, startStream, 0)), like: j.X}
 	for s.done < skip {
 		torch.Scope(func() { s.next(min(skip-s.done, j.Chunk.N())) })
 	}
-	return s
+	return s, nil
 }
 
 // next returns n starting images, in the memory format and on the device of the images.
 func (s *starts) next(n int) (u torch.Tensor) {
 	first := s.done
 	s.done += n // also where memory runs out: who knows what has been drawn then
-	if s.given.Defined() {
-		u = s.given.Narrow(0, int64(first), int64(n))
-	} else {
-		shape := s.like.Shape()
-		shape[0] = int64(n)
-		torch.Seeded(s.generator, func() { u = torch.Rand(shape, false) })
+	switch like := s.job.X; {
+	case s.job.Starts.Defined():
+		u = s.job.Starts.Narrow(0, int64(first), int64(n))
+	case s.calls != nil:
+		u = s.gather(int64(n))
+	default:
+		u = uniforms(s.generator, torch.CPU, int64(n), like.Shape()[1:]...)
 	}
-	return u.To(s.like.Device(), torch.Float).Contiguous(formatOf(s.like))
+	return u.To(s.job.X.Device(), torch.Float).Contiguous(formatOf(s.job.X))
+}
+
+// gather hands out n images of calls that are drawn as a whole.
+func (s *starts) gather(n int64) torch.Tensor {
+	var parts []torch.Tensor
+	for n > 0 {
+		if !s.pending.Defined() || s.pending.Size(0) == 0 {
+			s.free()
+			s.pending = s.job.drawCall(s.generator, s.calls[0])
+			torch.Own(s.pending)
+			s.calls = s.calls[1:]
+		}
+		take := min(n, s.pending.Size(0))
+		parts = append(parts, s.pending.Narrow(0, 0, take).Clone())
+		rest := s.pending.Narrow(0, take, s.pending.Size(0)-take).Clone()
+		s.free()
+		s.pending = rest
+		torch.Own(s.pending)
+		n -= take
+	}
+	return torch.Cat(parts, 0)
+}
+
+func (s *starts) free() {
+	if s.pending.Defined() {
+		s.pending.Free()
+		s.pending = torch.Tensor{}
+	}
+}
+
+var opRand = torch.Define("aten::rand.generator(SymInt[] size, *, Generator? generator, ScalarType? dtype=None, Layout? layout=None, Device? device=None, bool? pin_memory=None) -> Tensor")
+
+// uniforms draws n times so many values in [0, 1) on a device, whose generator g is.
+func uniforms(g *torch.Generator, device torch.Device, n int64, shape ...int64) torch.Tensor {
+	return opRand.One(append([]int64{n}, shape...), g, torch.Float, nil, device, nil)
 }

@@ -15,7 +15,12 @@ import (
 func TestOtherClass(t *testing.T) {
 	var got []int
 	for i, u := range []float32{.49625659, .76822180, .08847743, .13203049} {
-		got = append(got, otherClass(u, []int{[]int{4, 4, 0, 9}[i]}, 10))
+		label := []int{4, 4, 0, 9}[i]
+		c, err := otherClass(u, label, label, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, c)
 	}
 	if !slices.Equal(got, []int{5, 7, 1, 1}) {
 		t.Errorf("targets %v, the specification has 5 7 1 1", got)
@@ -29,7 +34,7 @@ func TestOtherClass(t *testing.T) {
 		uniforms := torch.ToSlice[float32](g.Tensor("targets.grid.uniforms"))
 		for _, classes := range []int{2, 3, 5, 10, 100} {
 			for i, want := range g.Ints(fmt.Sprintf("targets.grid.%d", classes)) {
-				if got := otherClass(uniforms[i], []int{i % classes}, classes); got != want {
+				if got, err := otherClass(uniforms[i], i%classes, i%classes, classes); err != nil || got != want {
 					t.Errorf("u %g, label %d of %d: target %d, want %d", uniforms[i], i%classes, classes, got, want)
 				}
 			}

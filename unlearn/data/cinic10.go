@@ -5,10 +5,11 @@ package data
 func init() {
 	tree := classTree{name: "cinic10", classes: 10, splits: map[string][]string{"train": {"train"}, "val": {"valid"}, "test": {"test"}}}
 	Register(Dataset{
-		Name:    tree.name,
-		Summary: "CINIC-10 from its folder or archive: train/, valid/ and test/, each with ten classes",
-		Files:   true,
-		Sized:   true,
-		Open:    tree.open,
+		Name:      tree.name,
+		Summary:   "CINIC-10 from its folder or archive: train/, valid/ and test/, each with ten classes",
+		Files:     true,
+		Sized:     true,
+		Downloads: []Download{{"https://datashare.ed.ac.uk/bitstream/handle/10283/3192/CINIC-10.tar.gz", "6ee4d0c996905fe93221de577967a372"}},
+		Open:      tree.open,
 	})
 }

@@ -80,7 +80,8 @@ type Dataset struct {
 	Open func(ctx context.Context, src Source, splits []string) ([]*Set, error)
 }
 
-// Download is a file that the authors of a dataset publish. The sums are those that torchvision 0.26.0 checks.
+// Download is a file that the authors of a dataset publish. The sums are those that torchvision 0.26.0 checks, and where it does
+// not know a dataset, Avalanche (ContinualAI/avalanche).
 type Download struct{ URL, MD5 string }
 
 var registry = map[string]Dataset{}

@@ -6,6 +6,7 @@ package importance
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"l2ul/torch"
 	"l2ul/torch/cuda"
@@ -22,6 +23,8 @@ type Options struct {
 	BN         string `flag:"importance-bn" deftext:"eval; train for mas-batch" oneof:"|eval|train" group:"importance" help:"statistics batch normalisation uses; train only with mas-batch"`
 	Accumulate bool   `flag:"importance-accumulate" default:"true" group:"importance" help:"mas-batch adds up the gradients of successive slices, as the published code does"`
 	Samples    int    `flag:"fisher-samples" min:"0" group:"importance" help:"classes drawn for each image by fisher-true; 0 sums over all classes"`
+	MASBatch   string `flag:"compat.mas" config:"no" env:"-" oneof:"batch" means:"importance=mas-%s" group:"compatibility" help:"batch: short for --importance mas-batch, the estimator of the published code"`
+	Guard      string `flag:"compat.minmax-guard" default:"on" oneof:"on|off" group:"compatibility" help:"off: a tensor whose importance is the same everywhere gets weights that are not a number, as 0/0 is, in place of ones"`
 }
 
 // Validate checks what the tags cannot say.
@@ -225,11 +228,14 @@ func rowNorms(logits torch.Tensor, squared bool) torch.Tensor {
 func norm(logits torch.Tensor, squared bool) torch.Tensor { return rowNorms(logits, squared).Sum() }
 
 // Anchors returns Ω̄ = 1 - (Ω - min Ω)/(max Ω - min Ω) for each tensor, and ones where all of Ω is equal: near 1 a parameter
-// is held where it was, near 0 it may move (spec/l2ul.md section 4.2).
-func Anchors(omega []torch.Tensor) []torch.Tensor {
+// is held where it was, near 0 it may move (spec/l2ul.md section 4.2). Without the guard of compat.minmax-guard the ones are NaN.
+func (o *Options) Anchors(omega []torch.Tensor) []torch.Tensor {
 	anchors := make([]torch.Tensor, len(omega))
-	for i, o := range omega {
-		anchors[i] = kernels.AnchorWeights(o)
+	for i, t := range omega {
+		anchors[i] = kernels.AnchorWeights(t)
+		if o.Guard == "off" && t.Min().Item() == t.Max().Item() {
+			anchors[i].FillI(math.NaN())
+		}
 	}
 	return anchors
 }

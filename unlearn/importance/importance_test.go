@@ -50,7 +50,7 @@ func TestEstimatesAreTheReferences(t *testing.T) {
 					t.Fatal(err)
 				}
 				g.Equal("omega."+name, smallnet.Flat(omega), 1e-5)
-				g.Equal("anchor."+name, smallnet.Flat(importance.Anchors(omega)), 1e-5)
+				g.Equal("anchor."+name, smallnet.Flat((&importance.Options{}).Anchors(omega)), 1e-5)
 				if !torch.Equal(before, smallnet.State(net)) {
 					t.Errorf("%s changed the network", name)
 				}
@@ -340,7 +340,7 @@ func TestAnchors(t *testing.T) {
 			torch.FromSlice([]float32{1, 3, 2, 5}, 2, 2), torch.FromSlice([]float32{0.25}), torch.Full([]int64{3, 2}, 0.1, false),
 			torch.Zeros([]int64{4}, false), torch.FromSlice([]float32{0, 1e-45}), torch.FromSlice([]float32{0, 3e38}),
 		}
-		anchors := importance.Anchors(omega)
+		anchors := (&importance.Options{}).Anchors(omega)
 		for i, want := range [][]float32{{1, 0.5, 0.75, 0}, {1}, {1, 1, 1, 1, 1, 1}, {1, 1, 1, 1}, {1, 0}, {1, 0}} {
 			if got := torch.ToSlice[float32](anchors[i]); !slices.Equal(got, want) {
 				t.Errorf("anchors %v, want %v", got, want)

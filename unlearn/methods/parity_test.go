@@ -100,7 +100,7 @@ func testNetworkIsTheReferences(t *testing.T, name string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		anchors := importance.Anchors(omega)
+		anchors := (&importance.Options{}).Anchors(omega)
 		for i, a := range anchors {
 			reference.Equal(t, want, fmt.Sprintf("anchor.%d", i), rowMajor(a))
 		}

@@ -95,7 +95,7 @@ func TestIndependentImportance(t *testing.T) {
 			}
 			for i, n := range names {
 				g.Equal("omega."+kind+"."+n, omega[i], 1e-5)
-				g.Equal("anchor."+kind+"."+n, importance.Anchors(omega[i : i+1])[0], 1e-5)
+				g.Equal("anchor."+kind+"."+n, (&importance.Options{}).Anchors(omega[i : i+1])[0], 1e-5)
 			}
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"l2ul/unlearn/run"
 )
@@ -35,26 +36,40 @@ func (r *Run) Value(key string) string {
 	return r.Setting(key)
 }
 
-// Repeats puts runs together that are the same but for the seed: the settings that can change a result, and the weights and
-// data that they began with.
-func Repeats(runs []*Run) ([]Group, error) {
+// Decides says whether a key of a verb's configuration can change a result. One that this program does not know may.
+func Decides(verb, key string) bool {
+	keys, _ := idle()
+	return !keys[verb][key]
+}
+
+// idle are, by verb, the keys that cannot change a result.
+var idle = sync.OnceValues(func() (map[string]map[string]bool, error) {
 	catalog, err := run.Catalog()
 	if err != nil {
 		return nil, err
 	}
-	idle := map[string]map[string]bool{} // by verb, the keys that cannot change a result
+	idle := map[string]map[string]bool{}
 	for _, spec := range catalog {
-		idle[spec.Verb] = map[string]bool{"seed": true}
+		idle[spec.Verb] = map[string]bool{}
 		for _, f := range spec.Fields() {
 			if !f.Result {
 				idle[spec.Verb][f.Name] = true
 			}
 		}
 	}
+	return idle, nil
+})
+
+// Repeats puts runs together that are the same but for the seed: the settings that can change a result, and the weights and
+// data that they began with.
+func Repeats(runs []*Run) ([]Group, error) {
+	if _, err := idle(); err != nil {
+		return nil, err
+	}
 	return group(runs, func(r *Run) []string {
 		same := []string{r.Verb}
 		for _, s := range r.Settings {
-			if !idle[r.Verb][s.Key] {
+			if Decides(r.Verb, s.Key) && s.Key != "seed" {
 				same = append(same, s.Key+"="+s.Value)
 			}
 		}

@@ -232,3 +232,23 @@ func (r *Run) Last() (*Metric, error) {
 	}
 	return last, nil
 }
+
+// Predictions reads what the network said of the images to forget; nil when the run has no such file.
+func (r *Run) Predictions() (*run.Predictions, error) {
+	folder, err := OpenFolder(r.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	var p *run.Predictions
+	err = folder.optional("predictions.json", maxResult, func(data []byte) error {
+		if err := json.Unmarshal(data, &p); err != nil {
+			return err
+		}
+		if p == nil || p.Schema != run.PredictionsSchema {
+			return fmt.Errorf("no %s", run.PredictionsSchema)
+		}
+		return nil
+	})
+	return p, err
+}

@@ -32,10 +32,10 @@ const (
 
 const adversarialSchema = "unlearn.adversarial/1"
 
-// attackJob sets up the attack on a forget set. before is how many pairs were attacked at once before an interruption, or 0.
-func (d *desk) attackJob(o attack.Options, forget *data.ForgetSet, x torch.Tensor, before int) *attack.Job {
+// attackJob sets up the attack on a forget set. slice is how many of its images unlearning takes at once; before is how many pairs were attacked at once before an interruption, or 0.
+func (d *desk) attackJob(o attack.Options, slice int, forget *data.ForgetSet, x torch.Tensor, before int) *attack.Job {
 	job := &attack.Job{
-		Net: d.frozen(), X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Fast: d.mode == engine.Fast, Seed: d.compute.Seed,
+		Net: d.frozen(), X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Slice: slice, Fast: d.mode == engine.Fast, Seed: d.compute.Seed,
 	}
 	// An attack keeps what all layers make. Linux ends a process that takes more than there is, so that cannot be left to
 	// running out of it.
@@ -96,6 +96,9 @@ func (d *desk) attackKey(job *attack.Job, forget *data.ForgetSet) string {
 	options := job.Options
 	if d.pairs != nil {
 		options.Pairs, parts["pairs"] = "", d.pairs.hash // wherever they are read from
+	}
+	if options.CallsMatter() {
+		parts["slice"] = job.Slice
 	}
 	parts["options"] = options
 	return d.key(parts)

@@ -211,15 +211,21 @@ func FetchData(ctx context.Context, c *Console, o FetchDataOptions, name string)
 // datasets is the folder of the cache for files that FetchData brought.
 const datasets = "datasets"
 
-// fetched is where FetchData puts a dataset, "" where it has not.
+// fetched is where FetchData puts a dataset, "" where it has not: the file of one that is a single file, which may be an archive
+// that is read as it is, else their folder.
 func fetched(name string) string {
 	cache, err := CacheDir()
 	if err != nil {
 		return ""
 	}
-	dir := filepath.Join(cache, datasets, name)
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+	where := filepath.Join(cache, datasets, name)
+	for _, d := range data.Datasets() {
+		if d.Name == name && len(d.Downloads) == 1 {
+			where = filepath.Join(where, path.Base(d.Downloads[0].URL))
+		}
+	}
+	if _, err := os.Stat(where); err != nil {
 		return ""
 	}
-	return dir
+	return where
 }

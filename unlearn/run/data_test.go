@@ -1,9 +1,11 @@
 package run
 
 import (
+	"archive/tar"
 	"bytes"
 	"crypto/md5"
 	"encoding/hex"
+	"errors"
 	"image/color"
 	"image/png"
 	"net/http"
@@ -13,7 +15,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"l2ul/internal/tinyimages"
 	"l2ul/unlearn/data"
 )
 
@@ -84,6 +88,42 @@ func TestFetchData(t *testing.T) {
 	left, err := os.ReadDir(filepath.Join(cache, "datasets", "changed"))
 	if err != nil || len(left) != 2 || left[0].Name() != names[0] { // the other is the lock of the second
 		t.Errorf("changed content left %v, error %v", left, err)
+	}
+}
+
+// An archive that is fetched is read as it is.
+func TestFetchArchive(t *testing.T) {
+	t.Setenv("UNLEARN_CACHE", t.TempDir())
+	images := t.TempDir()
+	if err := tinyimages.Write(images, 2); err != nil {
+		t.Fatal(err)
+	}
+	var packed bytes.Buffer
+	w := tar.NewWriter(&packed)
+	if err := errors.Join(w.AddFS(os.DirFS(images)), w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(packed.Bytes()))
+	}))
+	defer server.Close()
+	for _, d := range data.Datasets() {
+		if d.Name == "imagefolder" {
+			sum := md5.Sum(packed.Bytes())
+			d.Name, d.Downloads = "packed", []data.Download{{URL: server.URL + "/images.tar", MD5: hex.EncodeToString(sum[:])}}
+			data.Register(d)
+		}
+	}
+	c := NewConsole(TerminalOptions{Quiet: true}, &bytes.Buffer{}, &bytes.Buffer{})
+	if _, err := FetchData(t.Context(), c, FetchDataOptions{}, "packed"); err != nil {
+		t.Fatal(err)
+	}
+	report, err := CheckData(t.Context(), c, CheckDataOptions{Splits: []string{"train"}}, "packed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := report.Splits[0]; s.Images != 2*tinyimages.Train || len(s.Classes) != 2 || report.Broken() != 0 {
+		t.Errorf("train: %+v", s)
 	}
 }
 

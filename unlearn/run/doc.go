@@ -9,6 +9,8 @@
 //	env.json         versions, processor and the variables that matter
 //	log.jsonl        everything that was logged
 //	metrics.jsonl    the metric events
+//	predictions.json what the network says of each image to forget, before and after
+//	pictures/        the first images to forget and adversarial examples of them, for people
 //	forget.json      the forget set, where there is one
 //	checkpoints/     step-N.safetensors, its manifest step-N.json, and last, the name of the newest
 //	result.json      the result; written last, so that its presence means that the run came to an end

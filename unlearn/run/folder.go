@@ -23,6 +23,7 @@ import (
 var ours = []string{
 	"config.yaml", "argv.txt", "env.json", "log.jsonl", "metrics.jsonl", "forget.json", "checkpoints", "result.json",
 	plainModel, "model.pt", "model.npz", "model-last-finite.safetensors", bestModel, "adversarial.safetensors", "importance.safetensors",
+	predictionsName, picturesName,
 }
 
 // runMark is the first file that a run writes: a folder with it is a run folder.
@@ -251,7 +252,7 @@ func ResumeLine(argv []string, path string) string {
 	if path != "" {
 		words = append(words, "--resume", path)
 	}
-	return quote(words)
+	return Quote(words)
 }
 
 // examine checks what is in the folder already and returns the checkpoint to go on from, or that what a run left there is
@@ -384,7 +385,7 @@ func (f *Folder) begin(o Opening, resumed *Checkpoint) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if err := WriteFile(f.Path("argv.txt"), append(argv, quote(o.Argv)+"\n"...)); err != nil {
+	if err := WriteFile(f.Path("argv.txt"), append(argv, Quote(o.Argv)+"\n"...)); err != nil {
 		return err
 	}
 	if resumed != nil {
@@ -395,8 +396,8 @@ func (f *Folder) begin(o Opening, resumed *Checkpoint) error {
 	return os.MkdirAll(f.Path("checkpoints"), 0o755)
 }
 
-// quote writes a command line that a shell reads back.
-func quote(argv []string) string {
+// Quote writes a command line that a shell reads back.
+func Quote(argv []string) string {
 	words := make([]string, len(argv))
 	for i, w := range argv {
 		if w == "" || strings.ContainsFunc(w, func(r rune) bool {

@@ -28,6 +28,7 @@ type forgetState struct {
 	Seconds Seconds         `json:"seconds"`
 	Reads   data.Reads      `json:"reads"`
 	Before  *Scores         `json:"before,omitempty"`
+	Said    []Prediction    `json:"said,omitempty"`    // of the images to forget, before
 	Cached  []string        `json:"cached,omitempty"`  // as in Result
 	Crafted float64         `json:"crafted,omitempty"` // seconds that making the adversarial examples took, whoever did it
 	Anchors *AnchorSummary  `json:"anchors,omitempty"`
@@ -269,6 +270,9 @@ func (f *forgetting) run(ctx context.Context) (*Result, error) {
 		}
 	}
 	f.openViews()
+	if err := f.drawImages(); err != nil {
+		return nil, err
+	}
 	res, err := f.stages(ctx, saved)
 	if err != nil {
 		return nil, f.interrupted(ctx, err)
@@ -319,11 +323,11 @@ func (f *forgetting) enter(phase data.Phase) {
 func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Result, error) {
 	f.enter(data.PhaseBefore)
 	if f.state.Before == nil {
-		before, err := f.scores(ctx, "before", f.cachedScore)
+		before, said, err := f.scores(ctx, "before", f.cachedScore)
 		if err != nil {
 			return nil, err
 		}
-		f.state.Before, f.state.Reads = before, f.meter.Reads()
+		f.state.Before, f.state.Said, f.state.Reads = before, said, f.meter.Reads()
 		if f.state.Cached != nil {
 			f.Console.Log().Info().Strs("scores", f.state.Cached).Msg("scores before taken from the cache")
 		}
@@ -344,7 +348,7 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 	if f.state.Loop != nil {
 		f.state.Loop.Tensors = saved
 	}
-	if !f.state.Tested {
+	if !f.state.Tested && f.loop.LooksFirst(f.method) {
 		met, err := f.goalHolds(ctx)
 		if err != nil {
 			return nil, err
@@ -390,7 +394,7 @@ func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.N
 			f.state.Read, f.state.Reads = true, f.meter.Reads()
 		}
 		c := &crafting{
-			desk: &f.desk, job: f.attackJob(f.attack, f.set, f.images.X, f.state.AtOnce), forget: f.set, folder: f.folder,
+			desk: &f.desk, job: f.attackJob(f.attack, f.loop.ForgetBatch, f.set, f.images.X, f.state.AtOnce), forget: f.set, folder: f.folder,
 			unfinished: f.unfinished(saved), seconds: f.state.Seconds.Attack,
 		}
 		c.saved = func(set *attack.Set) error {
@@ -414,6 +418,9 @@ func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.N
 			f.state.Crafted = cmp.Or(f.state.Crafted, f.state.Seconds.Attack)
 		}
 		f.state.Pairs, f.state.Made = set.Pairs, 0 // all of it is in a file of its own
+		if err := f.drawExamples(set); err != nil {
+			return err
+		}
 		task.Driver = &unlearn.Examples{X: set.X, Y: set.Targets().To(f.device, torch.Long)}
 	case unlearn.ByForget:
 	}
@@ -441,7 +448,7 @@ func (f *forgetting) anchor(ctx context.Context, task *unlearn.Task) error {
 	if err != nil {
 		return err
 	}
-	task.Anchors = importance.Anchors(omega)
+	task.Anchors = f.importance.Anchors(omega)
 	if f.state.Anchors == nil {
 		anchors := summarize(task.Anchors)
 		f.state.Anchors = &anchors
@@ -530,27 +537,27 @@ func (f *forgetting) put(saved []nn.Named) error {
 }
 
 // scores measures the network on D_f, D_r and D_test.
-func (f *forgetting) scores(ctx context.Context, phase string, measure func(ctx context.Context, phase string, p part) (Score, error)) (*Scores, error) {
+func (f *forgetting) scores(ctx context.Context, phase string, measure func(ctx context.Context, phase string, p part) (scored, error)) (*Scores, []Prediction, error) {
 	began := time.Now()
-	s := &Scores{}
-	var err error
-	if s.Forget, err = measure(ctx, phase, part{data.PartForget, "D_f", f.train, f.set.Indices, f.images}); err != nil {
-		return nil, err
+	forget, err := measure(ctx, phase, part{data.PartForget, "D_f", f.train, f.set.Indices, f.images})
+	if err != nil {
+		return nil, nil, err
 	}
+	s := &Scores{Forget: forget.Score}
 	if f.retain != nil {
 		retain, err := measure(ctx, phase, part{data.PartRetain, "D_r", f.train, f.retain.Indices(), f.retain})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		s.Retain = &retain
+		s.Retain = &retain.Score
 	}
 	test, err := measure(ctx, phase, part{data.PartTest, "D_test", f.desk.test, f.test.Indices(), f.test})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	s.Test = &test
+	s.Test = &test.Score
 	f.state.Seconds.Eval += time.Since(began).Seconds()
-	return s, nil
+	return s, forget.Said, nil
 }
 
 // part is images to score.
@@ -563,18 +570,22 @@ type part struct {
 }
 
 // measured scores the network as it is now.
-func (f *forgetting) measured(ctx context.Context, phase string, p part) (Score, error) {
-	return f.score(ctx, phase+": "+p.symbol, p.images)
+func (f *forgetting) measured(ctx context.Context, phase string, p part) (scored, error) {
+	if p.name == data.PartForget {
+		return f.predicted(ctx, phase+": "+p.symbol, p.images)
+	}
+	score, err := f.score(ctx, phase+": "+p.symbol, p.images)
+	return scored{Score: score}, err
 }
 
 const scoreCache = "scores"
 
 // cachedScore scores the network as it was read, once for all runs: the same weights, images and settings give the same
 // score, bit for bit.
-func (f *forgetting) cachedScore(ctx context.Context, phase string, p part) (score Score, err error) {
+func (f *forgetting) cachedScore(ctx context.Context, phase string, p part) (score scored, err error) {
 	size := f.batch().N()
 	key := f.key(map[string]any{
-		"schema": "unlearn.score/1", "weights": f.weights.Hash(), "data": p.set.Fingerprint(), "indices": p.indices, "batch_size": size,
+		"schema": "unlearn.score/2", "weights": f.weights.Hash(), "data": p.set.Fingerprint(), "indices": p.indices, "batch_size": size,
 	})
 	found, err := f.cache.Get(scoreCache, key, &score, "")
 	if err != nil {
@@ -585,7 +596,7 @@ func (f *forgetting) cachedScore(ctx context.Context, phase string, p part) (sco
 		return score, nil
 	}
 	if score, err = f.measured(ctx, phase, p); err != nil {
-		return Score{}, err
+		return scored{}, err
 	}
 	if loss := float64(*score.Loss); math.IsNaN(loss) || math.IsInf(loss, 0) || f.batch().N() != size {
 		return score, nil // JSON has no such number, or memory ran out and it is no score of this size
@@ -606,10 +617,10 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 	if res.Outcome != unlearn.Capped { // which another cap may move: that run goes on from the loop's own checkpoint
 		f.state.Ended = res
 	}
-	after := f.state.Before
+	after, said := f.state.Before, f.state.Said
 	if res.Outcome != unlearn.Already {
 		var err error
-		if after, err = f.scores(ctx, "after", f.measured); err != nil {
+		if after, said, err = f.scores(ctx, "after", f.measured); err != nil {
 			if StopCause(ctx, "") != nil { // nothing but this was left to do
 				if f.state.Ended != nil {
 					if err := f.saver.save(int64(res.Steps), true, f.net.Root().StateDict(), &f.state); err != nil {
@@ -638,6 +649,9 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 		if err := ckpt.Save(f.folder.Path(name), file); err != nil {
 			return nil, err
 		}
+	}
+	if err := f.savePredictions(said); err != nil {
+		return nil, err
 	}
 	f.warnOfCollapse(after)
 	result := f.result(res, after)
@@ -698,7 +712,7 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 		DataAccess: DataAccess{Reads: reads},
 		Anchors:    f.state.Anchors, Oracle: f.state.Oracle, Cached: f.state.Cached,
 		Penalty: &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: f.device.String(), Precision: f.precision(), Mode: f.mode, Fallback: f.noteFallback(),
-		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Preprocess: f.prepared(), Warnings: f.warnings, Versions: CurrentVersions(),
+		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Compat: f.compat(), Preprocess: f.prepared(), Warnings: f.warnings, Versions: CurrentVersions(),
 	}
 	hits := f.goalHits(after, res)
 	r.GoalHits = &hits

@@ -456,17 +456,22 @@ func (d *desk) score(ctx context.Context, phase string, images metrics.Images) (
 
 // scoreAll evaluates the networks of several desks in one pass over the images.
 func scoreAll(ctx context.Context, phase string, images metrics.Images, desks ...*desk) ([]Score, error) {
-	progress := desks[0].Console.Progress(phase, "images", int64(images.Len()))
-	defer progress.Done()
 	classifiers := make([]metrics.Classifier, len(desks))
 	for i, d := range desks {
 		classifiers[i] = d.frozen().Logits
 	}
-	measured, err := metrics.EvaluateAll(ctx, classifiers, images, desks[0].batch(), func(done int) { progress.Set(int64(done)) })
+	return desks[0].scoreEach(ctx, phase, images, classifiers...)
+}
+
+// scoreEach evaluates classifiers in one pass over the images.
+func (d *desk) scoreEach(ctx context.Context, phase string, images metrics.Images, classifiers ...metrics.Classifier) ([]Score, error) {
+	progress := d.Console.Progress(phase, "images", int64(images.Len()))
+	defer progress.Done()
+	measured, err := metrics.EvaluateAll(ctx, classifiers, images, d.batch(), func(done int) { progress.Set(int64(done)) })
 	if err != nil {
 		return nil, err
 	}
-	scores := make([]Score, len(desks))
+	scores := make([]Score, len(measured))
 	for i, s := range measured {
 		loss := Number(s.Loss)
 		scores[i] = Score{Accuracy: s.Accuracy(), Loss: &loss, Hits: s.Hits, N: s.N}
@@ -616,7 +621,7 @@ func (d *desk) about(schema, outcome string, o FolderOptions, f *Folder, weights
 		Schema: schema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Origin: d.origin, Dataset: d.train.Dataset, Outcome: outcome,
 		Hashes: Hashes{Weights: weights, Data: d.train.Fingerprint(), Config: f.ConfigHash()},
 		Device: d.device.String(), Precision: d.precision(), Mode: d.mode, Fallback: d.noteFallback(), Threads: d.compute.Threads, Seed: d.compute.Seed,
-		Preprocess: d.prepared(), Warnings: d.warnings, Versions: CurrentVersions(),
+		Compat: d.compat(), Preprocess: d.prepared(), Warnings: d.warnings, Versions: CurrentVersions(),
 	}
 }
 

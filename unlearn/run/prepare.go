@@ -77,6 +77,9 @@ func (d *desk) prepareAttack(o *attack.Options, forget *data.ForgetSet) (err err
 	case o.Exclude == excludeGoal && classes < 3:
 		return Usagef("--target-exclude goal: %s has two classes, the label and the new label; none is left to aim at", d.source.Dataset)
 	}
+	if err := o.CheckCompat(forget.Labels, classes, d.device); err != nil {
+		return Usagef("%w", err)
+	}
 	for _, w := range o.Warnings() {
 		d.Console.Warn(w)
 	}
@@ -166,7 +169,7 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 		}
 		c.seconds, began = state.Seconds, earlier(began, state.Seconds)
 	}
-	c.job = d.attackJob(settings, forget, x, state.AtOnce)
+	c.job = d.attackJob(settings, o.ForgetBatch, forget, x, state.AtOnce)
 	d.enter(data.PhaseAttack)
 	set, err := c.run(ctx)
 	if err != nil {
@@ -247,7 +250,7 @@ func (d *desk) importanceRun(ctx context.Context, o ImportanceOptions, settings 
 	}
 	result := &ImportanceResult{
 		About:     d.about(importanceSchema, "estimated", o.FolderOptions, folder, d.weights.Hash()),
-		Estimator: settings.Kind, Anchors: summarize(importance.Anchors(omega)), Forget: identify(forget),
+		Estimator: settings.Kind, Anchors: summarize(settings.Anchors(omega)), Forget: identify(forget),
 		Seconds: time.Since(began).Seconds(),
 	}
 	if w.cached {

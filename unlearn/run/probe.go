@@ -91,10 +91,10 @@ func (f *forgetting) probeAttack(ctx context.Context, s *Speed, task *unlearn.Ta
 			return err
 		}
 		k := len(f.set.Indices)
-		atOnce := f.attackJob(o, f.set, f.images.X, 0).Chunk.N()
+		atOnce := f.attackJob(o, f.loop.ForgetBatch, f.set, f.images.X, 0).Chunk.N()
 		o.Num, o.Iters = strconv.Itoa(max(1, min(pairs, max(atOnce, f.loop.AdvBatch))/k)), 2
 		if err := repeat(budget, func() error {
-			job := f.attackJob(o, f.set, f.images.X, 0)
+			job := f.attackJob(o, f.loop.ForgetBatch, f.set, f.images.X, 0)
 			set, err := job.Plan()
 			if err != nil {
 				return err

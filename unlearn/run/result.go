@@ -2,6 +2,7 @@ package run
 
 import (
 	_ "embed" // for the published schemas
+	"strings"
 
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
@@ -100,10 +101,29 @@ type About struct {
 	Threads   int         `json:"threads,omitempty"`
 	Seed      int64       `json:"seed"`
 
+	Compat     Compat   `json:"compat,omitempty"`     // as in Result
 	Preprocess string   `json:"preprocess,omitempty"` // as in Result
 	Warnings   []string `json:"warnings,omitempty"`   // as in Result
 
 	Versions Versions `json:"versions"`
+}
+
+// Compat are the quirks of the published code that a run took over, by name without "compat." (spec/l2ul.md section 7).
+type Compat map[string]string
+
+// compat lists the quirks in force.
+func (inv *Invocation) compat() Compat {
+	quirks := Compat{}
+	for _, f := range inv.Config.Fields() {
+		name, ok := strings.CutPrefix(f.Name, "compat.")
+		if v, _, _ := inv.Config.Get(f.Name); ok && !v.Equal(f.Default) {
+			quirks[name] = v.String()
+		}
+	}
+	if v, _, ok := inv.Config.Get("importance"); ok && v.String() == "mas-batch" {
+		quirks["mas"] = "batch"
+	}
+	return quirks
 }
 
 // ResultSchema is the schema name of Result.
@@ -144,6 +164,7 @@ type Result struct {
 	Threads    int             `json:"threads,omitempty"`
 	Seed       int64           `json:"seed"`
 	Limited    bool            `json:"limited" jsonschema:"description=whether --limit left samples out of the scores"`
+	Compat     Compat          `json:"compat,omitempty" jsonschema:"description=where the published code's behaviour was taken over: the compat.… settings that are not at their default"`
 	Preprocess string          `json:"preprocess,omitempty" jsonschema:"description=how image files became pixels: native\\, or resized and cropped as torchvision does"`
 	Warnings   []string        `json:"warnings,omitempty" jsonschema:"description=what does not fit together: flags that differ from what the network was made for"`
 	Versions   Versions        `json:"versions"`

@@ -78,6 +78,12 @@ type CraftOptions struct {
 	Mode string `flag:"mode" default:"exact" oneof:"exact|bf16|fast|reference" group:"computing" help:"arithmetic of attack, scores and training; exact: our own convolutions, which differ from PyTorch by rounding; bf16: the attack's multiply bfloat16; fast: the attack leaves pairs alone once their target is sure, which makes other examples; reference: operator by operator PyTorch's bits"`
 }
 
+// CompatOptions choose what of the published code's behaviour is taken over. Its parts are settings of attack, importance
+// and loop, compat.….
+type CompatOptions struct {
+	Compat string `flag:"compat" oneof:"|official-b8b335b|official-5fb777b" preset:"compat/%s" deftext:"none" group:"compatibility" help:"do as the published code did, at one of its commits, where that differs from its description: sets the --compat.… flags (unlearn help compat)"`
+}
+
 // EvalOptions hold for every verb that scores a model.
 type EvalOptions struct {
 	BatchSize string `flag:"batch-size,b" default:"256" result:"no" arg:"N|auto" group:"computing" help:"images at once when scoring; auto: what cache and memory hold, and half of it where memory runs out; changes no result of forgetting"`
@@ -114,6 +120,7 @@ type ForgetOptions struct {
 	DataOptions
 	SetOptions
 	ComputeOptions
+	CompatOptions
 	CraftOptions
 	EvalOptions
 	Method     string `flag:"method" default:"adv-imp" group:"unlearning" arg:"NAME" help:"how to forget; unlearn ls methods lists them"`
@@ -143,7 +150,9 @@ type AttackOptions struct {
 	DataOptions
 	SetOptions
 	ComputeOptions
+	CompatOptions
 	CraftOptions
+	ForgetBatch int `flag:"forget-batch" default:"32" min:"1" group:"attack" help:"images of a call, which some --compat.… flags look at"`
 }
 
 // Validate checks what tags cannot say.
@@ -166,6 +175,7 @@ type ImportanceOptions struct {
 	DataOptions
 	SetOptions
 	ComputeOptions
+	CompatOptions
 	ForgetBatch int `flag:"forget-batch" default:"32" min:"1" group:"importance" help:"images whose gradient is taken at once, for mas-batch"`
 }
 
@@ -265,7 +275,7 @@ func (o *SplitOptions) Validate() error {
 func idle(m *unlearn.Method) []string {
 	var names []string
 	if m.Ladder != nil {
-		names = append(names, "lr", "momentum", "weight-decay", "bn", "stop-check", "max-passes")
+		names = append(names, "lr", "momentum", "weight-decay", "bn", "stop-check", "max-passes", "compat.cap-plus-one", "compat.cycle-shared")
 	}
 	if !m.Anchored {
 		names = append(names, "reg-lambda")

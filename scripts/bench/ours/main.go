@@ -497,7 +497,7 @@ func estimate(kind string) func(*inputs) repeat {
 					if err != nil {
 						panic(err)
 					}
-					anchors = importance.Anchors(omega)
+					anchors = (&importance.Options{}).Anchors(omega)
 				})
 				free := 0.0
 				for _, a := range anchors {

@@ -3,6 +3,9 @@
 usage: make.py DIR PICKLES [FILE...]
 Writes the .pt, .npz and .safetensors files and expect.json, their fingerprints, to DIR, and the .pkl files to PICKLES. Loads each FILE with
 torch.load(weights_only=True) or numpy.load and prints its fingerprint as ckpt.File.Hash defines it.
+
+usage: make.py DIR -
+Writes only the .pt files and their fingerprints: torch-1.13 holds those of PyTorch 1.13.1 with NumPy 1.26.4.
 """
 
 import argparse
@@ -101,7 +104,7 @@ def checkpoints():
         "sparse": torch.eye(2).to_sparse(),
     }
     beside["foreign"] = [
-        torch.zeros(3).to(t) for t in (torch.complex64, torch.complex128, torch.uint16, torch.float8_e4m3fn)
+        torch.zeros(3).to(getattr(torch, t)) for t in ("complex64", "complex128", "uint16", "float8_e4m3fn") if hasattr(torch, t)
     ] + [torch.quantize_per_tensor(torch.zeros(5), 0.1, 0, t) for t in (torch.qint8, torch.quint8, torch.qint32)]
     beside["numpy"] = [
         np.float16(1.5), np.uint64(2**64 - 1), np.str_("a"), np.complex64(1j), np.longdouble(1), np.datetime64("2020-01-01"),
@@ -127,7 +130,8 @@ def tensor(array):
     return torch.from_numpy(np.ascontiguousarray(array)).view(np.shape(array))
 
 
-def make(folder, pickles):
+def make_saved(folder):
+    """Writes the files of torch.save and returns their fingerprints."""
     # The stream holds the source of each class and the path of its file.
     torch.serialization.get_source_lines_and_file = lambda cls: ([f"class {cls.__name__}:\n", "    ...\n"], 1, "net.py")
     expect = {}
@@ -136,8 +140,14 @@ def make(folder, pickles):
         expect[f"{name}.pt"] = fingerprint(bare(state))
         torch.save(state, folder / f"{name}.legacy.pt", _use_new_zipfile_serialization=False)
         expect[f"{name}.legacy.pt"] = fingerprint(bare(state))
+    return expect
+
+
+def make_others(folder, pickles):
+    """Writes all other files and returns the fingerprints of those that hold tensors."""
+    expect = {}
     weights = dict(checkpoints())["compiled"]["state_dict"]
-    index = {"metadata": {"total_size": sum(t.nbytes for t in weights.values())}, "weight_map": {}}
+    index = {"metadata": {"total_size": sum(t.numel() * t.element_size() for t in weights.values())}, "weight_map": {}}
     for i, part in enumerate((sorted(weights)[:4], sorted(weights)[4:]), 1):
         shard = f"sharded-{i:05}-of-00002.safetensors"
         save_file({k: weights[k] for k in part}, folder / shard, metadata={"format": "pt"})
@@ -147,8 +157,6 @@ def make(folder, pickles):
     for name, save in (("arrays", np.savez), ("packed", np.savez_compressed)):
         save(folder / f"{name}.npz", **arrays())
         expect[f"{name}.npz"] = fingerprint({k: tensor(v) for k, v in arrays().items()})
-    (folder / "expect.json").write_text(json.dumps(expect, indent=1) + "\n")
-
     batch = {
         b"data": np.arange(12, dtype=np.uint8).reshape(2, 6), b"labels": [3, 9], b"filenames": [b"a.png", b"b\xff.png"],
         "mean": np.array([[1.5, 2.5], [3.5, 4.5], [5.5, 6.5]], dtype=np.float32, order="F"), "best": np.float64(0.25),
@@ -157,9 +165,14 @@ def make(folder, pickles):
     }
     for protocol in range(6):
         (pickles / f"batch{protocol}.pkl").write_bytes(pickle.dumps(batch, protocol))
+    return expect
 
 
-make(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
+out = pathlib.Path(sys.argv[1])
+fingerprints = make_saved(out)
+if sys.argv[2] != "-":
+    fingerprints |= make_others(out, pathlib.Path(sys.argv[2]))
+(out / "expect.json").write_text(json.dumps(fingerprints, indent=1) + "\n")
 for path in sys.argv[3:]:
     if path.endswith(".npz"):
         print(fingerprint({k: tensor(v) for k, v in np.load(path).items()}))

@@ -218,6 +218,16 @@ func (c Catalog) Resolve(verb string, src Sources) (*Config, error) {
 	if err := r.collect(src, files, ""); err != nil {
 		return nil, err
 	}
+	implied, err := r.implied()
+	if err != nil {
+		return nil, err
+	}
+	if implied != nil {
+		files = slices.Insert(files, 0, implied)
+		if err := r.collect(src, files, ""); err != nil {
+			return nil, err
+		}
+	}
 	if by := r.fields[spec.By]; by != nil {
 		v, err := r.value(by)
 		if err != nil {
@@ -228,6 +238,33 @@ func (c Catalog) Resolve(verb string, src Sources) (*Config, error) {
 		}
 	}
 	return r.finish()
+}
+
+// implied are the entries of presets that options name by their values. They are weaker than those of any file.
+func (r *resolver) implied() (entries []entry, err error) {
+	for _, f := range r.spec.Fields() {
+		if f.Preset == "" {
+			continue
+		}
+		v, err := r.value(f)
+		if err != nil {
+			return nil, err
+		}
+		if v.value.String() == "" {
+			continue
+		}
+		more, err := readPreset(fmt.Sprintf(f.Preset, v.value))
+		if err != nil {
+			return nil, err
+		}
+		for i := range more {
+			if err := r.place(&more[i]); err != nil {
+				return nil, err
+			}
+		}
+		entries = append(entries, more...)
+	}
+	return entries, nil
 }
 
 // collect gathers the raw values of all layers. Within one file the section of the variant beats that of the verb,

@@ -44,6 +44,7 @@ type Field struct {
 	Result      bool   // can change a result
 	Cap         bool   // only by ending a run: what it does until then stays the same
 	Means       string // a flag that only stands for another: "key=text", with %s for its value
+	Preset      string // the value, where it is set, names a preset whose keys hold: "compat/%s"
 }
 
 // TakesValue reports whether the flag is followed by a value.
@@ -334,7 +335,7 @@ func newField(sf reflect.StructField, group string) (*Field, error) {
 		Name: names[0], Aliases: names[1:], Kind: kind, Group: group,
 		Help: sf.Tag.Get("help"), Arg: sf.Tag.Get("arg"), DefaultText: sf.Tag.Get("deftext"),
 		Key: sf.Tag.Get("config") != "no", Result: sf.Tag.Get("result") != "no" && sf.Tag.Get("config") != "no", Cap: sf.Tag.Get("result") == "cap",
-		Separator: sf.Tag.Get("sep"), Env: sf.Tag.Get("env"), Means: sf.Tag.Get("means"),
+		Separator: sf.Tag.Get("sep"), Env: sf.Tag.Get("env"), Means: sf.Tag.Get("means"), Preset: sf.Tag.Get("preset"),
 	}
 	if f.Help == "" {
 		return nil, fmt.Errorf("option %q has no help", f.Name)

@@ -1,0 +1,178 @@
+package report
+
+import (
+	"encoding/csv"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+
+	"l2ul/unlearn/results"
+)
+
+// Markdown writes the table as GitHub reads it.
+func (t *Table) Markdown(w io.Writer) error {
+	var b strings.Builder
+	line := func(cells []string) {
+		b.WriteString("|")
+		for _, c := range cells {
+			b.WriteString(" " + escapeMarkdown(c) + " |")
+		}
+		b.WriteString("\n")
+	}
+	line(t.Headers())
+	b.WriteString("|")
+	for _, numeric := range t.numeric() {
+		if numeric {
+			b.WriteString(" ---: |")
+		} else {
+			b.WriteString(" --- |")
+		}
+	}
+	b.WriteString("\n")
+	for _, r := range t.Rows {
+		line(t.Cells(r, " ± "))
+	}
+	b.WriteString("\n" + escapeMarkdown(strings.Join(t.Notes(), " ")) + "\n")
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// escapeMarkdown keeps a text from being markup or from ending its cell.
+func escapeMarkdown(text string) string {
+	var b strings.Builder
+	for _, r := range oneLine(text) {
+		switch r {
+		case '<':
+			b.WriteString("&lt;")
+		case '&':
+			b.WriteString("&amp;")
+		case '\\', '`', '*', '_', '[', ']', '|', '~', '$':
+			b.WriteString(`\` + string(r))
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// oneLine turns what would break a line, or move a terminal's cursor, into spaces.
+func oneLine(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r == '\u2028' || r == '\u2029' {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, "\ufffd"))
+}
+
+// CSV writes the table for programs: each number in a field of its own, of full precision. Accuracies are in percent.
+func (t *Table) CSV(w io.Writer) error {
+	c := csv.NewWriter(w)
+	header := append([]string{"k", "method"}, texts(t.Keys)...)
+	header = append(header, "n", "outcome")
+	for _, name := range []string{"d_f_percent", "d_r_percent", "d_test_percent", "steps", "seconds"} {
+		header = append(header, name, name+"_sd", name+"_ci95")
+	}
+	if err := c.Write(header); err != nil {
+		return err
+	}
+	for _, r := range t.Rows {
+		fields := append([]string{strconv.Itoa(r.K), cellText(r.Method)}, texts(r.Values)...)
+		fields = append(fields, strconv.Itoa(r.N), cellText(r.Outcome))
+		for _, s := range []results.Stat{r.Forget, r.Retain, r.Test, r.Steps, r.Seconds} {
+			fields = append(fields, exact(s.Mean), exact(s.SD), exact(s.Half))
+		}
+		if err := c.Write(fields); err != nil {
+			return err
+		}
+	}
+	c.Flush()
+	return c.Error()
+}
+
+// exact writes a number that reads back to itself, and none as nothing.
+func exact(x float64) string {
+	if math.IsNaN(x) {
+		return ""
+	}
+	return strconv.FormatFloat(x, 'g', -1, 64)
+}
+
+func texts(all []string) []string {
+	safe := make([]string, len(all))
+	for i, s := range all {
+		safe[i] = cellText(s)
+	}
+	return safe
+}
+
+// cellText keeps spreadsheets from taking a text for a formula.
+func cellText(text string) string {
+	text = oneLine(text)
+	if text != "" && strings.ContainsRune("=+-@", rune(text[0])) {
+		if _, err := strconv.ParseFloat(text, 64); err != nil {
+			return "'" + text
+		}
+	}
+	return text
+}
+
+// LaTeX writes the table for the package booktabs, the best of each block in bold.
+func (t *Table) LaTeX(w io.Writer) error {
+	var b strings.Builder
+	columns := ""
+	for _, numeric := range t.numeric() {
+		if numeric {
+			columns += "r"
+		} else {
+			columns += "l"
+		}
+	}
+	fmt.Fprintf(&b, "%% \\usepackage{booktabs}\n\\begin{tabular}{%s}\n\\toprule\n", columns)
+	symbols := map[string]string{"k": "$k$", "n": "$n$", "D_f %": `$D_f$ (\%)`, "D_r %": `$D_r$ (\%)`, "D_test %": `$D_{\mathrm{test}}$ (\%)`}
+	var header []string
+	for _, h := range t.Headers() {
+		if s, ok := symbols[h]; ok {
+			header = append(header, s)
+		} else {
+			header = append(header, escapeLaTeX(h))
+		}
+	}
+	b.WriteString(strings.Join(header, " & ") + " \\\\\n")
+	for i, r := range t.Rows {
+		if i == 0 || t.Rows[i-1].Block != r.Block {
+			b.WriteString("\\midrule\n")
+		}
+		cells := t.Cells(r, " ± ")
+		for j, c := range cells {
+			cells[j] = escapeLaTeX(c)
+		}
+		accuracies := cells[2+len(t.Keys):]
+		for j, best := range []bool{r.Best.Forget, r.Best.Retain, r.Best.Test} {
+			if best {
+				mean, rest, _ := strings.Cut(accuracies[j], " ")
+				accuracies[j] = strings.TrimSpace(`\textbf{` + mean + "} " + rest)
+			}
+		}
+		b.WriteString(strings.Join(cells, " & ") + " \\\\\n")
+	}
+	b.WriteString("\\bottomrule\n\\end{tabular}\n")
+	for _, note := range append(t.Notes(), bestNote) {
+		b.WriteString("% " + oneLine(note) + "\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+const bestNote = "Bold: the best of its block, of the methods that reached the goal in every run and read no retained image."
+
+var latex = strings.NewReplacer(
+	`\`, `\textbackslash{}`, `{`, `\{`, `}`, `\}`, `$`, `\$`, `&`, `\&`, `#`, `\#`, `%`, `\%`, `_`, `\_`,
+	`~`, `\textasciitilde{}`, `^`, `\textasciicircum{}`, `<`, `\textless{}`, `>`, `\textgreater{}`, `"`, `\textquotedbl{}`,
+	`±`, `$\pm$`,
+)
+
+// escapeLaTeX makes a text one that TeX prints as it is.
+func escapeLaTeX(text string) string { return latex.Replace(oneLine(text)) }

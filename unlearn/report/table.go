@@ -1,0 +1,356 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"l2ul/unlearn"
+	"l2ul/unlearn/results"
+	"l2ul/unlearn/run"
+)
+
+// Table is the paper's table: how a network does on D_f, D_r and D_test before and after each method, block by block.
+type Table struct {
+	Keys []string // settings that tell rows apart beside k and method, as columns of their own
+	Rows []Row
+}
+
+// Row is one method in one block, over the seeds that it was run with.
+type Row struct {
+	Block  int // rows of one block began with the same network and are comparable
+	K      int // images to forget
+	Method string
+	Values []string // of the table's keys
+
+	N                    int          // runs
+	Forget, Retain, Test results.Stat // accuracies in percent; of no runs where nothing was measured
+	Steps, Seconds       results.Stat // of no runs in the row of what was before
+	Outcome              string
+	Best                 Best
+
+	Runs []*results.Run // in ascending order of their seeds; nil in the row of what was before
+}
+
+// Best tells which accuracies are the best of a row's block: the lowest on D_f, the highest elsewhere, of the methods that
+// reached the goal in every run and read no retained image.
+type Best struct{ Forget, Retain, Test bool }
+
+// before names the row of the network as it was.
+const before = "before"
+
+// block is what the rows of a block have in common.
+type block struct {
+	model, dataset, weights, limit string
+	k                              int
+}
+
+// newTable makes the table of finished runs of `unlearn forget`.
+func newTable(runs []*results.Run) (*Table, error) {
+	groups, err := results.Repeats(runs)
+	if err != nil {
+		return nil, err
+	}
+	blocks := map[block][]results.Group{}
+	for _, g := range groups {
+		b := blockOf(g.Runs[0])
+		blocks[b] = append(blocks[b], g)
+	}
+	order := slices.SortedFunc(maps.Keys(blocks), func(a, b block) int {
+		return cmp.Or(strings.Compare(a.dataset, b.dataset), strings.Compare(a.model, b.model),
+			strings.Compare(a.weights, b.weights), strings.Compare(a.limit, b.limit), cmp.Compare(a.k, b.k))
+	})
+	t := &Table{Keys: differing(order, blocks)}
+	for i, b := range order {
+		slices.SortStableFunc(blocks[b], func(x, y results.Group) int { return compareMethods(x.Runs[0].Forget, y.Runs[0].Forget) })
+		rows := []Row{t.rowBefore(blocks[b])}
+		for _, g := range blocks[b] {
+			rows = append(rows, t.row(g))
+		}
+		markBest(rows)
+		for _, r := range rows {
+			r.Block, r.K = i, b.k
+			t.Rows = append(t.Rows, r)
+		}
+	}
+	return t, nil
+}
+
+func blockOf(r *results.Run) block {
+	return block{r.Forget.Model, r.Forget.Dataset, r.Forget.Hashes.Weights, r.Setting("limit"), r.K()}
+}
+
+// common are the settings that all rows of a block share.
+var common = []string{"dataset", "limit", "model", "weights"}
+
+// differing lists the settings without which two rows could not be told apart: what blocks of one size differ in, and what
+// rows of one method in one block do.
+func differing(order []block, blocks map[block][]results.Group) (keys []string) {
+	differ := map[string]bool{}
+	for _, key := range common {
+		for _, b := range order {
+			if value(key, blocks[b][0].Runs[0]) != value(key, blocks[order[0]][0].Runs[0]) {
+				differ[key] = true
+			}
+		}
+	}
+	for _, b := range order {
+		first := map[string]*results.Run{} // of each method
+		for _, g := range blocks[b] {
+			r := g.Runs[0]
+			name := MethodName(r.Forget)
+			if first[name] == nil {
+				first[name] = r
+			}
+			for _, s := range slices.Concat(r.Settings, first[name].Settings) {
+				if s.Key != "seed" && results.Decides("forget", s.Key) && value(s.Key, r) != value(s.Key, first[name]) {
+					differ[s.Key] = true
+				}
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(differ))
+}
+
+// value is what a column of settings shows. Weights are told by their hash: the same file may lie in many places.
+func value(key string, r *results.Run) string {
+	switch key {
+	case "weights":
+		return short(r.Forget.Hashes.Weights)
+	case "model":
+		return r.Forget.Model
+	case "dataset":
+		return r.Forget.Dataset
+	}
+	return r.Setting(key)
+}
+
+// short is the beginning of a hash, enough to tell two apart.
+func short(hash string) string { return hash[:min(len(hash), 8)] }
+
+func (t *Table) values(r *results.Run) []string {
+	values := make([]string, len(t.Keys))
+	for i, key := range t.Keys {
+		values[i] = value(key, r)
+	}
+	return values
+}
+
+// rowBefore is the row of the network before: each forget set counts once, however many methods forgot it.
+func (t *Table) rowBefore(groups []results.Group) Row {
+	seen := map[string]bool{}
+	var scores []*run.Scores
+	for _, g := range groups {
+		for _, r := range g.Runs {
+			if set := r.Forget.Forget.Hash; !seen[set] && r.Forget.Before != nil {
+				seen[set] = true
+				scores = append(scores, r.Forget.Before)
+			}
+		}
+	}
+	row := Row{Method: before, N: len(scores), Values: make([]string, len(t.Keys))}
+	for i, key := range t.Keys {
+		if slices.Contains(common, key) {
+			row.Values[i] = value(key, groups[0].Runs[0])
+		}
+	}
+	row.score(scores)
+	return row
+}
+
+func (t *Table) row(g results.Group) Row {
+	row := Row{Method: MethodName(g.Runs[0].Forget), N: len(g.Runs), Values: t.values(g.Runs[0]), Runs: g.Runs}
+	var steps, seconds []float64
+	outcomes := map[string]int{}
+	for _, r := range g.Runs {
+		steps = append(steps, float64(r.Forget.Steps))
+		seconds = append(seconds, r.Forget.Seconds.Total)
+		outcomes[string(r.Forget.Outcome)]++
+	}
+	row.score(after(g.Runs))
+	row.Steps, row.Seconds = results.Summarize(steps), results.Summarize(seconds)
+	row.Outcome = tally(outcomes)
+	return row
+}
+
+// after are the scores that runs ended with.
+func after(runs []*results.Run) []*run.Scores {
+	scores := make([]*run.Scores, len(runs))
+	for i, r := range runs {
+		scores[i] = r.Forget.After
+	}
+	return scores
+}
+
+// tally writes counts of words: the word alone when there is but one.
+func tally(counts map[string]int) string {
+	words := slices.Collect(maps.Keys(counts))
+	if len(words) == 1 {
+		return words[0]
+	}
+	slices.SortFunc(words, func(a, b string) int { return cmp.Or(counts[b]-counts[a], strings.Compare(a, b)) })
+	for i, w := range words {
+		words[i] = strconv.Itoa(counts[w]) + " " + w
+	}
+	return strings.Join(words, ", ")
+}
+
+func (r *Row) score(scores []*run.Scores) {
+	var forget, retain, test []float64
+	add := func(to *[]float64, s *run.Score) {
+		if s != nil {
+			*to = append(*to, 100*s.Accuracy)
+		}
+	}
+	for _, s := range scores {
+		if s != nil {
+			add(&forget, &s.Forget)
+			add(&retain, s.Retain)
+			add(&test, s.Test)
+		}
+	}
+	r.Forget, r.Retain, r.Test = results.Summarize(forget), results.Summarize(retain), results.Summarize(test)
+}
+
+// compete says whether a row may be the best.
+func (r *Row) compete() bool {
+	return len(r.Runs) > 0 && !slices.ContainsFunc(r.Runs, func(run *results.Run) bool {
+		return !run.Forget.Reached || run.Forget.DataAccess.RetainDuringUnlearning
+	})
+}
+
+func markBest(rows []Row) {
+	for _, column := range []struct {
+		stat func(*Row) results.Stat
+		sign float64
+		mark func(*Row)
+	}{
+		{func(r *Row) results.Stat { return r.Forget }, -1, func(r *Row) { r.Best.Forget = true }},
+		{func(r *Row) results.Stat { return r.Retain }, 1, func(r *Row) { r.Best.Retain = true }},
+		{func(r *Row) results.Stat { return r.Test }, 1, func(r *Row) { r.Best.Test = true }},
+	} {
+		best, rivals := math.Inf(-1), 0
+		for i := range rows {
+			if s := column.stat(&rows[i]); rows[i].compete() && s.N > 0 {
+				rivals++
+				best = max(best, column.sign*s.Mean)
+			}
+		}
+		for i := range rows {
+			// Equal as they are printed is equal.
+			if s := column.stat(&rows[i]); rivals > 1 && rows[i].compete() && s.N > 0 && percent(s.Mean) == percent(column.sign*best) {
+				column.mark(&rows[i])
+			}
+		}
+	}
+}
+
+// relabelled are the names of methods with goal relabel (spec/l2ul.md section 2.3). The oracle keeps its own.
+var relabelled = map[string]string{
+	"neggrad": "correct", "adv": "correct-adv", "imp": "correct-imp", "adv-imp": "correct-adv-imp",
+}
+
+// MethodName is what reports call the method of a result.
+func MethodName(r *run.Result) string {
+	switch name := relabelled[r.Method]; {
+	case r.Method == "rawp":
+		return "rawp (project definition)" // section 2.4
+	case r.Goal == string(unlearn.Relabel) && name != "":
+		return name
+	}
+	return r.Method
+}
+
+// compareMethods orders methods by what they take: those that train anew, those of D_f alone, with D_r, with adversarial
+// examples; each plain and then anchored. Methods of other versions come last.
+func compareMethods(a, b *run.Result) int {
+	rank := func(r *run.Result) []int {
+		m, err := unlearn.FindMethod(r.Method)
+		if err != nil {
+			return []int{4, 0, 0}
+		}
+		drivers := map[unlearn.Driver]int{unlearn.ByForget: 1, unlearn.ByRetain: 2, unlearn.ByAdversarial: 3}
+		kind := drivers[m.Driver]
+		if m.Scratch {
+			kind = 0
+		}
+		return []int{kind, number(r.Goal == string(unlearn.Relabel)), number(m.Anchored)}
+	}
+	return cmp.Or(slices.Compare(rank(a), rank(b)), strings.Compare(a.Method, b.Method))
+}
+
+func number(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// Headers are the titles of the columns; units are said in them.
+func (t *Table) Headers() []string {
+	headers := append([]string{"k", "method"}, t.Keys...)
+	return append(headers, "D_f %", "D_r %", "D_test %", "n", "outcome", "steps", "seconds")
+}
+
+// Cells are the texts of a row, under Headers, with pm between a mean and half of its interval.
+func (t *Table) Cells(r Row, pm string) []string {
+	cells := append([]string{strconv.Itoa(r.K), r.Method}, r.Values...)
+	return append(cells, interval(r.Forget, percent, pm), interval(r.Retain, percent, pm), interval(r.Test, percent, pm),
+		strconv.Itoa(r.N), cmp.Or(r.Outcome, "-"), interval(r.Steps, count, pm), interval(r.Seconds, seconds, pm))
+}
+
+// numeric says of each column of a table whether it holds numbers.
+func (t *Table) numeric() []bool {
+	columns := append([]bool{true, false}, make([]bool, len(t.Keys))...)
+	return append(columns, true, true, true, true, false, true, true)
+}
+
+func percent(x float64) string { return strconv.FormatFloat(x, 'f', 2, 64) }
+func seconds(x float64) string { return strconv.FormatFloat(x, 'f', 1, 64) }
+
+// count writes a mean of whole numbers.
+func count(x float64) string {
+	if x == math.Trunc(x) {
+		return strconv.FormatFloat(x, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(x, 'f', 1, 64)
+}
+
+// interval writes a mean and, of several runs, half the width of its interval.
+func interval(s results.Stat, write func(float64) string, pm string) string {
+	switch {
+	case s.N == 0:
+		return "-"
+	case s.N == 1:
+		return write(s.Mean)
+	}
+	return write(s.Mean) + pm + write(s.Half)
+}
+
+// Notes are the sentences that a reader of the table needs.
+func (t *Table) Notes() []string {
+	notes := []string{
+		"D_f, D_r, D_test: accuracy in percent on the images to forget, the retained and the test images; n: runs.",
+	}
+	if slices.ContainsFunc(t.Rows, func(r Row) bool { return r.N > 1 }) {
+		notes = append(notes, "±: half of the 95 % interval of the mean over runs (Student's t).")
+	}
+	limited := map[bool]bool{}
+	for _, r := range t.Rows {
+		for _, run := range r.Runs {
+			limited[run.Forget.Limited] = true
+		}
+	}
+	if limited[true] {
+		which := "D_r and D_test are"
+		if limited[false] {
+			which = "In some runs D_r and D_test are"
+		}
+		notes = append(notes, fmt.Sprintf("%s scored on a part of their images (--limit).", which))
+	}
+	return notes
+}
