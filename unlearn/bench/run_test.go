@@ -291,3 +291,21 @@ matrix: {method: [neggrad, adv, adv-imp, oracle, rawp, retrain], k: [4]}`, func(
 		t.Errorf("probed %v", p)
 	}
 }
+
+// A cell that failed, and that somebody finished since, is done.
+func TestRunnerForgetsFailures(t *testing.T) {
+	dir, cells := folder(t, threeCells, func(c *Cell) string { return result(c, "reached", 1, 1, 1) })
+	if err := run.WriteJSON(statePath(dir, cells[0].ID, ".json"), Failure{1, "once"}); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Status(dir); err != nil || s.Done != 2 || len(s.Failed) != 1 {
+		t.Errorf("before: %+v, %v", s, err)
+	}
+	r := Runner{Dir: dir, Program: "/nonexistent", Cells: cells, Watch: func(Event) {}}
+	if failures, err := r.Run(t.Context()); err != nil || len(failures) != 0 {
+		t.Errorf("%v, %v", failures, err)
+	}
+	if s, err := Status(dir); err != nil || s.Done != 3 || len(s.Failed) != 0 {
+		t.Errorf("after: %+v, %v", s, err)
+	}
+}
