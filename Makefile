@@ -81,7 +81,7 @@ parity golden bench: export OMP_WAIT_POLICY := passive
 # The packages with tests that run a Python beside them.
 parity_packages = $$(git grep -l --untracked -e L2UL_PYTHON -e internal/reference -- '*_test.go' | xargs -n 1 dirname | sort -u | sed 's|^|./|')
 c_files = $$(git ls-files --cached --others --exclude-standard '*.cc' '*.c' '*.h' '*.cu' '*.cuh')
-shell_files = $$(git ls-files --cached --others --exclude-standard '*.sh') .ci/run
+shell_files = $$(git ls-files --cached --others --exclude-standard '*.sh' '*.sbatch') .ci/run
 
 # ---- libtorch --------------------------------------------------------------------------------------------------------
 # Found and linked again when the pin, $LIBTORCH or the scripts change, or when what was found has gone.

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -67,6 +66,7 @@ func (p *program) benchRun() *cli.Command {
 		CellOptions
 		Output string `flag:"output,o" config:"no" env:"-" arg:"DIR" help:"folder of the grid; the same again goes on with what is there"`
 		Jobs   int    `flag:"jobs" env:"-" default:"1" min:"1" arg:"N" help:"cells at once; they share the cores, and with other numbers of threads the last bits differ"`
+		DryRun bool   `flag:"dry-run,n" config:"no" env:"-" help:"say what is left and how long it will take, as unlearn plan, and stop"`
 		Shard  string `flag:"shard" arg:"I/N|auto|auto/N" help:"run the I-th of N shares of the cells, counted from 0; auto: what the scheduler of a job array says"`
 	}
 	flags, read := simple(options{})
@@ -96,6 +96,9 @@ func (p *program) benchRun() *cli.Command {
 			defer release()
 			console := run.NewConsole(o.TerminalOptions, p.stdout, p.stderr)
 			defer announceStop(ctx, console)()
+			if o.DryRun {
+				return errors.Join(p.planGrid(ctx, console, shard.Deal(cells), o.Output), console.Close())
+			}
 			err = p.runGrid(ctx, console, grid, cells, shard, o.Output, o.Jobs)
 			return errors.Join(err, console.Close())
 		},
@@ -251,8 +254,7 @@ func (p *program) benchStatus() *cli.Command {
 			}
 			lines := []string{fmt.Sprintf("%s: %d done, %d running, %d failed, %d left", s.Name, s.Done, len(s.Running), len(s.Failed), s.Left)}
 			if s.Seconds > 0 {
-				work := (time.Duration(s.Seconds) * time.Second).String()
-				lines = append(lines, fmt.Sprintf("about %s of work for one process, going by the cells that are done", work))
+				lines = append(lines, fmt.Sprintf("about %s of work for one process, going by the cells that are done", lasting(s.Seconds)))
 			}
 			for _, r := range s.Running {
 				lines = append(lines, "running  "+r)

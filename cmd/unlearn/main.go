@@ -86,7 +86,7 @@ func newApp(stdout, stderr io.Writer) (*cli.App, error) {
 		ExitErrHandler:            func(*cli.Context, error) {}, // start decides the exit code
 		Commands: []*cli.Command{
 			p.forget(), p.train(), p.attack(), p.importance(), p.eval(),
-			p.bench(), p.report(),
+			p.bench(), p.plan(), p.report(),
 			p.split(), p.data(), p.inspect(), p.convert(), p.demo(),
 			p.ls(), p.configCommand(), p.doctor(), p.version(), p.help(),
 		},

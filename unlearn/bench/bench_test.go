@@ -89,14 +89,17 @@ func TestParseRefuses(t *testing.T) {
 		"matrix: {a: [1]}\nexclude: [{}]":     "would exclude everything",
 		"matrix: {a: [1]}\nmatrx: {}":         "unknown field",
 		"matrix: {a: [1]}\n---\nb: 1":         "2 documents",
-		"matrix: {a: " + list + ", b: " + list + ", c: [1]}":              "more than 10000 combinations",
-		"matrix: {a: [1]}\nchecks: [{}]":                                  "of one kind",
-		"matrix: {a: [1]}\nchecks: [{reached: true, order: a > b}]":       "of one kind",
-		"matrix: {a: [1]}\nchecks: [{order: adv}]":                        "adv-imp > adv",
-		"matrix: {a: [1]}\nchecks: [{reached: true, often: true}]":        "only an order",
-		"matrix: {a: [1]}\nchecks: [{reference: {of: trains, value: 1}}]": "forget, retain or test",
-		"matrix: {a: [1]}\nchecks: [{reference: {of: test, value: 0.5}}]": "name the source",
-		"matrix: {a: [1]}\nchecks: [{attack-success: high}]":              "cannot",
+		"matrix: {a: " + list + ", b: " + list + ", c: [1]}":                           "more than 10000 combinations",
+		"matrix: {a: [1]}\nchecks: [{}]":                                               "of one kind",
+		"matrix: {a: [1]}\nchecks: [{reached: true, order: a > b}]":                    "of one kind",
+		"matrix: {a: [1]}\nchecks: [{order: adv}]":                                     "adv-imp > adv",
+		"matrix: {a: [1]}\nchecks: [{reached: true, often: true}]":                     "only an order",
+		"matrix: {a: [1]}\nchecks: [{reference: {of: trains, value: 1}}]":              "forget, retain or test",
+		"matrix: {a: [1]}\nchecks: [{reference: {of: test, value: 0.5}}]":              "name the source",
+		"matrix: {a: [1]}\nchecks: [{attack-success: .nan}]":                           "a fraction up to 1",
+		"matrix: {a: [1]}\nchecks: [{attack-success: 95}]":                             "a fraction up to 1",
+		"matrix: {a: [1]}\nchecks: [{reference: {of: test, value: 45.44}, source: x}]": "fractions up to 1",
+		"matrix: {a: [1]}\nchecks: [{attack-success: high}]":                           "cannot",
 	} {
 		if _, err := Parse("g.yaml", []byte(text)); err == nil || !strings.Contains(err.Error(), want) || run.ExitCode(err) != run.ExitUsage {
 			t.Errorf("%.60q: error %v, want a usage error with %q", text, err, want)
@@ -238,6 +241,8 @@ func TestIdentity(t *testing.T) {
 
 func TestCellsRefuse(t *testing.T) {
 	for text, want := range map[string]string{
+		"matrix: {bn-adv: [train, \"\"]}":                 "bn-adv has no value",
+		"base: {mean: []}\nmatrix: {k: [2]}":              "mean has no value",
 		"matrix: {methd: [adv]}":                          `forget has no key "methd"; did you mean "method"?`,
 		"matrix: {output: [a]}":                           `no key "output"`,
 		"matrix: {resume: [auto]}":                        `no key "resume"`,

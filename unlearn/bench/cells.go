@@ -55,6 +55,9 @@ func (g *Grid) Cells(from Sources) ([]Cell, error) {
 			if err != nil {
 				return nil, err
 			}
+			if len(s.Texts) == 0 || slices.Contains(s.Texts, "") {
+				return nil, run.Usagef("%s has no value; leave the key out to keep the default", s.Key)
+			}
 			settings = settings.With(key, s.Texts...)
 		}
 		c, err := resolve(from, settings)

@@ -67,6 +67,10 @@ func (c *Check) validate() error {
 		return errors.New("often: only an order may hold often")
 	case c.Reference != nil && !slices.Contains([]string{"forget", "retain", "test"}, c.Reference.Of):
 		return fmt.Errorf("reference: of %q; write forget, retain or test", c.Reference.Of)
+	case c.AttackSuccess != 0 && !(c.AttackSuccess > 0 && c.AttackSuccess <= 1):
+		return fmt.Errorf("attack-success %g: write a fraction up to 1", c.AttackSuccess)
+	case c.Reference != nil && !(c.Reference.Value >= 0 && c.Reference.Value <= 1 && c.Reference.Tolerance >= 0 && c.Reference.Tolerance <= 1):
+		return fmt.Errorf("reference: %g ± %g; accuracies are fractions up to 1", c.Reference.Value, c.Reference.Tolerance)
 	case c.Reference != nil && c.Source == "":
 		return errors.New("reference: name the source of the number")
 	}

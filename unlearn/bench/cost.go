@@ -6,88 +6,167 @@ import (
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/results"
 	"l2ul/unlearn/run"
+	"l2ul/unlearn/run/config"
 	"l2ul/unlearn/train"
 )
 
-// usualSteps are those of a run that reaches its goal, for want of knowing better: runs of the paper's methods on CIFAR-10 took
-// 100 to 600.
-const usualSteps = 300
-
-// load is what a cell computes, in passes of one image through the network and back. How many steps it will take nobody knows
-// before.
+// load is what a cell computes. How many steps it will take nobody knows before.
 type load struct {
-	attack  float64 // pairs times iterations
-	step    float64 // images of one step
-	steps   float64 // usual
+	method  string
+	pairs   float64 // to attack,
+	iters   float64 // so many times each
+	set     string  // what tells the adversarial set from others
+	step    float64 // images of one step, forward and backward
+	usual   float64 // steps
 	most    float64 // steps, by the caps
-	pairs   float64
-	scratch bool // steps and most are exact
+	forward float64 // images of one step that are only classified, as on a ladder
 }
 
-// work is how long a cell takes beside others, in such passes.
+const (
+	// usualSteps are those of a run that reaches its goal, for want of knowing better: the paper's methods take 20 to 600 on
+	// CIFAR-10.
+	usualSteps = 300
+	// usualTraining stands for the number of training images until they are read.
+	usualTraining = 50000
+	// usualForgotten stands for the number of images that a class, or a file, names.
+	usualForgotten = 500
+)
+
+// work is how long a cell takes beside others, in passes of one image through the network and back.
 func work(c *Cell) float64 {
-	l := loadOf(c)
-	return l.attack + l.step*l.steps
+	l := loadOf(c.Config, usualTraining)
+	return l.pairs*l.iters + l.step*l.usual + l.forward*l.usual/3
 }
 
-// samples stands for the size of training sets that retraining goes through, which is known when they are read.
-const samples = 50000
-
-// loadOf works out the load of a cell from its configuration alone.
-func loadOf(c *Cell) (l load) {
+// loadOf works out the load of a cell from its configuration and the number of training images.
+func loadOf(cfg *config.Config, training int) (l load) {
 	var o run.ForgetOptions
 	var loop unlearn.Options
 	var crafting attack.Options
 	var recipe train.Options
 	for _, target := range []any{&o, &loop, &crafting, &recipe} {
-		_ = c.Config.Decode(target) // which was checked when the cell was resolved
+		_ = cfg.Decode(target) // of options that the method has not, nothing is used
 	}
 	m, err := unlearn.FindMethod(o.Method)
 	if err != nil {
+		return l // which resolving the cell has refused
+	}
+	l.method = m.Name
+	k := forgotten(o.Forget)
+	switch {
+	case m.Scratch:
+		l.step = float64(recipe.Batch)
+		l.usual = float64(recipe.Epochs) * float64(training) / l.step
+		l.most = l.usual
+		return l
+	case m.Ladder != nil:
+		l.forward = float64(k)
+		l.usual, l.most = float64(m.Ladder.Rungs)/2, float64(m.Ladder.Rungs)
 		return l
 	}
-	k := float64(forgotten(o.Forget))
-	if m.Scratch {
-		l.scratch, l.step = true, float64(recipe.Batch)
-		l.steps = float64(recipe.Epochs) * samples / max(l.step, 1)
-		l.most = l.steps
-		return l
-	}
-	driving := k
-	forget := min(k, float64(loop.ForgetBatch))
-	l.step = forget
+	driving, batch := k, 0
 	switch m.Driver {
 	case unlearn.ByAdversarial:
-		n, err := crafting.Repeats(max(int(k), 1))
+		n, err := crafting.Repeats(k)
 		if err != nil {
-			n = 1
+			return l // likewise
 		}
-		l.pairs = k * float64(n)
-		l.attack = l.pairs * float64(crafting.Iters)
-		driving = l.pairs
-		l.step += min(driving, float64(loop.AdvBatch))
+		driving, batch = n*k, loop.AdvBatch
+		l.pairs, l.iters = float64(driving), float64(crafting.Iters)
+		l.set = string(marshal([]any{crafting, o.Forget, o.Seed, o.Mode, o.Model, o.Weights}))
 	case unlearn.ByRetain:
-		driving = samples
-		l.step += float64(loop.RetainBatch)
+		driving, batch = max(training-k, 1), loop.RetainBatch
 	case unlearn.ByForget:
 	}
-	l.most = float64(loop.MaxPasses) * float64(loop.StepsOfPass(m, int(driving)))
+	l.step = float64(min(k, loop.ForgetBatch) + min(driving, batch))
+	l.most = float64(loop.MaxPasses) * float64(loop.StepsOfPass(m, driving))
 	if loop.MaxSteps > 0 {
 		l.most = min(l.most, float64(loop.MaxSteps))
 	}
-	l.steps = min(usualSteps, l.most)
+	l.usual = min(usualSteps, l.most)
 	return l
 }
-
-// unknownForgotten stands for the number of images that a whole class, or a file, names.
-const unknownForgotten = 500
 
 // forgotten is how many images a forget set has, as far as its spec tells.
 func forgotten(text string) int {
 	spec, err := data.ParseSpec(text)
 	if err != nil {
-		return unknownForgotten
+		return usualForgotten
 	}
-	return cmp.Or(spec.Count(), unknownForgotten)
+	return cmp.Or(spec.Count(), usualForgotten)
+}
+
+// Estimate is what a grid will take, in seconds of one process.
+type Estimate struct {
+	Cells    int        `json:"cells"`
+	Runs     int        `json:"runs"`
+	Done     int        `json:"done"`
+	Sets     int        `json:"sets"` // of adversarial examples that are left to make; cells share them
+	Pairs    int        `json:"pairs"`
+	Attack   float64    `json:"attack"`
+	Steps    float64    `json:"steps"`    // as many as usual,
+	Most     float64    `json:"most"`     // or as the caps allow
+	Recorded int        `json:"recorded"` // cells that are done, whose steps tell what is usual
+	Scores   float64    `json:"scores"`
+	Start    float64    `json:"start"`
+	Speed    *run.Speed `json:"speed"`
+}
+
+// Total is the seconds of all that is left, with the usual number of steps and with the most.
+func (e *Estimate) Total() (usual, most float64) {
+	rest := e.Attack + e.Scores + e.Start
+	return rest + e.Steps, rest + e.Most
+}
+
+// Probed is the cell to measure the device with: the one that computes most of those that have gradient steps; nil where none
+// has.
+func Probed(cells []Cell) (probed *Cell) {
+	for i := range cells {
+		l := loadOf(cells[i].Config, usualTraining)
+		if m, err := unlearn.FindMethod(l.method); err != nil || m.Scratch || m.Ladder != nil {
+			continue
+		}
+		if probed == nil || work(&cells[i]) > work(probed) {
+			probed = &cells[i]
+		}
+	}
+	return probed
+}
+
+// Plan estimates what is left of a grid at the speed that was measured with one of its cells. dir is its folder, "" for none.
+func Plan(cells []Cell, dir string, speed *run.Speed) *Estimate {
+	e := &Estimate{Cells: len(cells), Speed: speed}
+	steps := map[string][]float64{} // of cells that are done, by method
+	var left []load
+	for _, c := range Runs(cells) {
+		e.Runs++
+		l := loadOf(c.Config, speed.Train)
+		if r := finished(dir, c.ID, c.Config.Hash()); dir != "" && r != nil {
+			e.Done++
+			steps[l.method] = append(steps[l.method], float64(r.Steps))
+			continue
+		}
+		left = append(left, l)
+	}
+	e.Recorded = e.Done
+	made := map[string]bool{}
+	for _, l := range left {
+		if l.set != "" && !made[l.set] {
+			made[l.set] = true
+			e.Sets++
+			e.Pairs += int(l.pairs)
+			e.Attack += l.pairs * l.iters * speed.Attack
+		}
+		if known := steps[l.method]; len(known) > 0 {
+			l.usual = min(results.Summarize(known).Mean, l.most)
+		}
+		step := l.step*speed.Step + l.forward*speed.Score
+		e.Steps += l.usual * step
+		e.Most += l.most * step
+		e.Scores += float64(speed.Scored) * speed.Score // after; before is shared by most
+		e.Start += speed.Start
+	}
+	return e
 }

@@ -110,9 +110,8 @@ func (r *Runner) Run(ctx context.Context) (map[string]*Failure, error) {
 
 // cell runs a cell unless it has a result. taken is false for one that another process has, unless it is to be waited for.
 func (r *Runner) cell(ctx context.Context, c *Cell, wait bool) (f *Failure, taken bool, err error) {
-	if result := finished(r.Dir, c.ID, c.Config.Hash()); result != nil {
-		r.Watch(Event{Cell: c, What: Found, Result: result})
-		return nil, true, nil
+	if found, err := r.found(c); found {
+		return nil, true, err
 	}
 	held, err := lock(r.Dir, c.ID)
 	if err != nil {
@@ -135,9 +134,8 @@ func (r *Runner) cell(ctx context.Context, c *Cell, wait bool) (f *Failure, take
 		}
 	}
 	defer held.Close()
-	if result := finished(r.Dir, c.ID, c.Config.Hash()); result != nil { // while we took the lock
-		r.Watch(Event{Cell: c, What: Found, Result: result})
-		return nil, true, nil
+	if found, err := r.found(c); found { // made while we took the lock
+		return nil, true, err
 	}
 	r.Watch(Event{Cell: c, What: Started})
 	for try := 1; ; try++ {
@@ -156,6 +154,16 @@ func (r *Runner) cell(ctx context.Context, c *Cell, wait bool) (f *Failure, take
 	}
 	r.Watch(Event{Cell: c, What: Failed, Failure: f})
 	return f, true, run.WriteJSON(statePath(r.Dir, c.ID, ".json"), f)
+}
+
+// found reports whether a cell has a result. Why it failed before is then forgotten.
+func (r *Runner) found(c *Cell) (bool, error) {
+	result := finished(r.Dir, c.ID, c.Config.Hash())
+	if result == nil {
+		return false, nil
+	}
+	r.Watch(Event{Cell: c, What: Found, Result: result})
+	return true, removed(statePath(r.Dir, c.ID, ".json"))
 }
 
 // outside reports whether a signal ended the process.

@@ -35,7 +35,7 @@ func Status(dir string) (*Progress, error) {
 			continue
 		}
 		seen[c.ID] = true
-		if c.result != nil {
+		if c.result != nil && failed(dir, c.ID) == nil { // a result that failed is not the cell's
 			p.Done++
 			for _, method := range []results.Label{"", c.Labels["method"]} {
 				took[method] = append(took[method], c.result.Seconds.Total)
