@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"image/color"
 	"math"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -325,7 +326,7 @@ func drawSlice(s *Slice, classes []string) (Picture, error) {
 		}
 	}
 	colors, keys := classColors(classes, weight)
-	var panels []*plot.Plot
+	var plots []*plot.Plot
 	for _, side := range []struct {
 		name string
 		m    *ClassMap
@@ -341,11 +342,20 @@ func drawSlice(s *Slice, classes []string) (Picture, error) {
 			return mix(color.NRGBA{255, 255, 255, 255}, colors[side.m.Class[row][x]], 0.35+0.65*sure)
 		}), -edge, -edge, edge, edge))
 		p.Add(marks(s.Anchors))
-		panels = append(panels, p)
+		plots = append(plots, p)
 	}
-	keys = append(keys, key{"image to forget", dark, draw.RingGlyph{}}, key{s.Anchors[1].Kind, dark, draw.CrossGlyph{}}, key{s.Anchors[2].Kind, dark, draw.PlusGlyph{}})
+	names := []key{{name: "image to forget", glyph: draw.RingGlyph{}}, {glyph: draw.CrossGlyph{}}, {glyph: draw.PlusGlyph{}}}
+	for i := range names {
+		names[i].color = dark
+		if i > 0 {
+			names[i].name = strings.ReplaceAll(s.Anchors[i].Kind, "-", " ")
+		}
+		if c := s.Anchors[i].Class; i > 0 && c != nil {
+			names[i].name += ", " + classes[*c]
+		}
+	}
 	title := fmt.Sprintf("Image %d, %s", s.Index, classes[s.Label])
-	picture, err := sideBySide(title, panels, keys)
+	picture, err := panels(title, panelSize, panelSize, plots, keys, names)
 	picture.Name = fmt.Sprintf("boundary-%d", s.Index)
 	picture.Alt = fmt.Sprintf("Class maps before and after around image %d, labelled %s; %s of the points nearer than the adversarial example kept their class, %s of the others",
 		s.Index, classes[s.Label], percent(s.Inside), percent(s.Outside))

@@ -180,7 +180,10 @@ func runCKA(ctx context.Context, s *Subject) (*Finding, error) {
 	lines, alt := make([]line, 0, 2), make([]string, 0, 2)
 	var names []string
 	for i, split := range found.Splits {
-		l := line{name: fmt.Sprintf("%s (%d images)", partNames[split.Split], split.N), color: okabeIto[i], dashed: i == 1}
+		l := line{key: key{name: fmt.Sprintf("%d %s", split.N, partNames[split.Split]), color: okabeIto[i], line: true}}
+		if split.Split != data.PartForget {
+			l.dashes = dashes
+		}
 		names = nil
 		lowest := -1
 		for j, layer := range split.Layers {

@@ -3,13 +3,12 @@ package analysis
 import (
 	"context"
 	"fmt"
-	"image/color"
 	"math"
 	"slices"
+	"strings"
 
+	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
-	"gonum.org/v1/plot/vg"
-	"gonum.org/v1/plot/vg/draw"
 
 	"l2ul/torch"
 	"l2ul/unlearn/attack"
@@ -25,18 +24,18 @@ func init() {
 	})
 }
 
-// The ladder of radii, in pixel units, and the attack at each: rung i has radius firstRung·√2^i. A binary search over the rungs, of
+// The ladder of radii, in pixel units, and the attack at each: rung i has radius firstRung·2^(i/8). A binary search over the rungs, of
 // which the attack is tried at searchDepth, ends at the smallest one tried where it succeeded.
 const (
 	firstRung     = 1.0 / 32
-	rungs         = 1<<searchDepth - 1 // the last is 4
-	searchDepth   = 4
+	rungs         = 1<<searchDepth - 1 // the last is 6.7
+	searchDepth   = 6
 	distanceIters = 20
 	stepOfRadius  = 2.5 / distanceIters // so that the attack can cross the ball (Madry et al. 2018)
 	mostDistances = 64                  // images of each split
 )
 
-func rung(i int) float64 { return firstRung * math.Pow(2, float64(i)/2) }
+func rung(i int) float64 { return firstRung * math.Pow(2, float64(i)/8) }
 
 // Distances is the data of the analysis distance.
 type Distances struct {
@@ -189,9 +188,11 @@ func presentDistances(found *Distances) (*Finding, error) {
 		Reading: "Each curve is the share of images that an untargeted attack moves to another class within a distance; left means closer to the boundary. They are upper " +
 			"bounds that this attack found, not distances: a stronger attack may come closer.",
 	}
-	p := newPlot(f.Title, "L2 norm of the perturbation, pixel units", "share of images")
+	p := newPlot("", "L2 norm of the perturbation, pixel units", "share of images")
 	p.Y.Min, p.Y.Max = 0, 1
 	p.Add(plotter.NewGrid())
+	var keys []key
+	var alt []string
 	most := 0.0
 	for _, c := range found.Curves {
 		for _, d := range c.Images {
@@ -209,18 +210,17 @@ func presentDistances(found *Distances) (*Finding, error) {
 		if err != nil {
 			return nil, fmt.Errorf("drawing distance: %w", err)
 		}
-		steps.Width = 1.8
-		steps.Color = color.Color(okabeIto[i/2])
-		name := fmt.Sprintf("%s, %s", partNames[c.Split], c.Network)
+		k := key{name: fmt.Sprintf("%s, %s", partNames[c.Split], c.Network), color: okabeIto[i/2], line: true}
 		if c.Network == "before" {
-			steps.Dashes = []vg.Length{5, 3}
+			k.dashes = dashes
 		}
-		f.Alt += fmt.Sprintf("%s: median %s. ", name, orNone(c.Median))
+		steps.Width, steps.Color, steps.Dashes = lineWidth, k.color, k.dashes
 		p.Add(steps)
-		p.Legend.Add(name, steps)
+		keys = append(keys, k)
+		alt = append(alt, fmt.Sprintf("%s: median %s", k.name, orNone(c.Median)))
 	}
-	p.Legend.XOffs, p.Legend.YOffs = -8, 8
-	picture, err := picture(f.Title, 520, 340, func(c draw.Canvas) { p.Draw(draw.Crop(c, 8, -14, 8, -8)) })
+	f.Alt = strings.Join(alt, "; ")
+	picture, err := panels(f.Title, 500, 320, []*plot.Plot{p}, keys)
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,12 @@ const (
 	titleSize = vg.Length(12)
 	labelSize = vg.Length(10)
 	smallSize = vg.Length(8)
+	lineWidth = vg.Length(1.8)
+	panelSize = vg.Length(330) // of one of two maps beside each other
 )
+
+// dashes are those of what was before, or is beside.
+var dashes = []vg.Length{5, 3}
 
 // okabeIto are colours for a few series, told apart with every kind of colour blindness (Okabe and Ito 2008).
 var okabeIto = []color.NRGBA{
@@ -83,74 +88,86 @@ func newPlot(title, x, y string) *plot.Plot {
 	return p
 }
 
-// key is an entry of a legend.
+// key is an entry of a legend: a box, a glyph or a piece of a line.
 type key struct {
-	name  string
-	color color.NRGBA
-	glyph draw.GlyphDrawer // nil for a box
+	name   string
+	color  color.NRGBA
+	glyph  draw.GlyphDrawer
+	line   bool
+	dashes []vg.Length
 }
 
-// keyHeight is what a line of a legend takes.
-const keyHeight = vg.Length(14)
-
-// legend writes entries in lines from the top of c on, and returns the height that takes, also where c is nil.
-func legend(c *draw.Canvas, width vg.Length, keys []key) vg.Length {
-	const box, gap = vg.Length(9), vg.Length(14)
+// legend writes groups of entries, each from a new line on, from the top of c, and returns the height that takes, also where c
+// is nil.
+func legend(c *draw.Canvas, width vg.Length, groups ...[]key) vg.Length {
+	const box, stroke, gap, height = vg.Length(9), vg.Length(22), vg.Length(14), vg.Length(14)
 	sty := style(smallSize, text.XLeft, text.YCenter)
-	at := vg.Point{X: 0, Y: keyHeight / 2}
-	for _, k := range keys {
-		w := box + 4 + sty.Width(k.name)
-		if at.X > 0 && at.X+w > width {
-			at = vg.Point{X: 0, Y: at.Y + keyHeight}
-		}
-		if c != nil {
-			left, middle := c.Min.X+at.X, c.Max.Y-at.Y
-			if k.glyph != nil {
-				c.DrawGlyphNoClip(draw.GlyphStyle{Color: k.color, Radius: box / 2.4, Shape: k.glyph}, vg.Point{X: left + box/2, Y: middle})
-			} else {
-				c.FillPolygon(k.color, rectangle(left, middle-box/2, left+box, middle+box/2))
+	y := vg.Length(0)
+	for _, group := range groups {
+		x := vg.Length(0)
+		for _, k := range group {
+			sample := box
+			if k.line {
+				sample = stroke
 			}
-			c.FillText(sty, vg.Point{X: left + box + 4, Y: middle}, k.name)
+			w := sample + 4 + sty.Width(k.name)
+			if x > 0 && x+w > width {
+				x, y = 0, y+height
+			}
+			if c != nil {
+				left, middle := c.Min.X+x, c.Max.Y-y-height/2
+				switch {
+				case k.line:
+					c.StrokeLine2(draw.LineStyle{Color: k.color, Width: lineWidth, Dashes: k.dashes}, left, middle, left+sample, middle)
+				case k.glyph != nil:
+					c.DrawGlyphNoClip(draw.GlyphStyle{Color: k.color, Radius: box / 2.4, Shape: k.glyph}, vg.Point{X: left + box/2, Y: middle})
+				default:
+					c.FillPolygon(k.color, rectangle(left, middle-box/2, left+box, middle+box/2))
+				}
+				c.FillText(sty, vg.Point{X: left + sample + 4, Y: middle}, k.name)
+			}
+			x += w + gap
 		}
-		at.X += w + gap
+		if len(group) > 0 {
+			y += height
+		}
 	}
-	return at.Y + keyHeight/2
+	return y
 }
 
 func rectangle(left, bottom, right, top vg.Length) []vg.Point {
 	return []vg.Point{{X: left, Y: bottom}, {X: right, Y: bottom}, {X: right, Y: top}, {X: left, Y: top}}
 }
 
-// sideBySide draws panels beside each other below a title, with a legend below.
-func sideBySide(title string, panels []*plot.Plot, keys []key) (Picture, error) {
-	const side, margin, head = vg.Length(330), vg.Length(10), vg.Length(22)
-	width := vg.Length(len(panels))*side + 2*margin
-	foot := legend(nil, width-2*margin, keys) + margin
-	return picture(title, width, side+head+foot, func(c draw.Canvas) {
-		c.FillText(style(titleSize, text.XCenter, text.YTop), vg.Point{X: c.Center().X, Y: c.Max.Y - 5}, title)
-		for i, p := range panels {
-			left := margin + vg.Length(i)*side
-			p.Draw(draw.Crop(c, left, left+side-width-8, foot, -head))
+// panels draws plots of a size beside each other below a title, with a legend below.
+func panels(title string, width, height vg.Length, plots []*plot.Plot, keys ...[]key) (Picture, error) {
+	const margin, head = vg.Length(10), vg.Length(26)
+	all := vg.Length(len(plots))*width + 2*margin
+	foot := legend(nil, all-2*margin, keys...) + margin
+	return picture(title, all, height+head+foot, func(c draw.Canvas) {
+		c.FillText(style(titleSize, text.XCenter, text.YTop), vg.Point{X: c.Center().X, Y: c.Max.Y - 7}, title)
+		for i, p := range plots {
+			left := margin + vg.Length(i)*width
+			p.Draw(draw.Crop(c, left, left+width-8-all, foot, -head))
 		}
-		below := draw.Crop(c, margin, -margin, 0, foot-c.Max.Y)
-		legend(&below, width-2*margin, keys)
+		below := draw.Crop(c, margin, -margin, 0, -height-head)
+		legend(&below, all-2*margin, keys...)
 	})
 }
 
 // line is a series over categories, with gaps where a value is nil.
 type line struct {
-	name   string
-	y      []*float64
-	color  color.NRGBA
-	dashed bool
+	key
+	y []*float64
 }
 
 // categories draws series from 0 to 1 over named places.
 func categories(title, y string, names []string, lines []line) (Picture, error) {
-	p := newPlot(title, "", y)
+	p := newPlot("", "", y)
 	p.Y.Min, p.Y.Max = 0, 1
 	p.X.Min, p.X.Max = -0.4, float64(len(names))-0.6
 	p.Add(plotter.NewGrid())
+	var keys []key
 	for i, l := range lines {
 		var points plotter.XYs
 		for x, v := range l.y {
@@ -165,22 +182,17 @@ func categories(title, y string, names []string, lines []line) (Picture, error) 
 		if err != nil {
 			return Picture{}, fmt.Errorf("drawing %s: %w", title, err)
 		}
-		drawn.Color, drawn.Width = l.color, 1.6
-		if l.dashed {
-			drawn.Dashes = []vg.Length{5, 3}
-		}
-		marks.Color, marks.Radius, marks.Shape = l.color, 3, []draw.GlyphDrawer{draw.CircleGlyph{}, draw.SquareGlyph{}}[i%2]
+		drawn.Color, drawn.Width, drawn.Dashes = l.color, lineWidth, l.dashes
+		marks.Color, marks.Radius, marks.Shape = l.color, 3, []draw.GlyphDrawer{draw.CircleGlyph{}, draw.BoxGlyph{}}[i%2]
 		p.Add(drawn, marks)
-		p.Legend.Add(l.name, drawn, marks)
+		keys = append(keys, l.key)
 	}
-	p.Legend.YOffs, p.Legend.XOffs, p.Legend.Left = 6, 10, true
 	p.NominalX(names...)
 	p.X.Tick.Label.Rotation, p.X.Tick.Label.XAlign, p.X.Tick.Label.YAlign = math.Pi/4, text.XRight, text.YTop
 	if len(names) > 24 { // upright, to have room
 		p.X.Tick.Label.Rotation, p.X.Tick.Label.YAlign = math.Pi/2, text.YCenter
 	}
-	width := max(520, 60+vg.Length(len(names))*16)
-	return picture(title, width, 340, func(c draw.Canvas) { p.Draw(draw.Crop(c, 8, -14, 8, -8)) })
+	return panels(title, max(500, 60+vg.Length(len(names))*16), 320, []*plot.Plot{p}, keys)
 }
 
 // outlined is a circle with a black outline on white, to be found among many points.

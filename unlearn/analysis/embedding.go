@@ -181,7 +181,7 @@ func presentEmbedding(found *Embedding) (*Finding, error) {
 		{adversarialKind, "adversarial", draw.GlyphStyle{Radius: 2.6, Shape: draw.CrossGlyph{}}},
 		{string(data.PartForget), "to forget", draw.GlyphStyle{Radius: 5, Shape: outlined{}}},
 	}
-	var panels []*plot.Plot
+	var plots []*plot.Plot
 	for _, side := range []struct {
 		name      string
 		explained [2]float64
@@ -213,12 +213,13 @@ func presentEmbedding(found *Embedding) (*Finding, error) {
 			}
 			p.Add(dots)
 		}
-		panels = append(panels, p)
+		plots = append(plots, p)
 	}
+	var shapes []key
 	for _, k := range kinds {
-		keys = append(keys, key{k.name, dark, k.glyph.Shape})
+		shapes = append(shapes, key{name: k.name, color: dark, glyph: k.glyph.Shape})
 	}
-	picture, err := sideBySide(f.Title, panels, keys)
+	picture, err := panels(f.Title, panelSize, panelSize, plots, keys, shapes)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 
+	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
@@ -157,7 +158,7 @@ func presentWeights(found *Weights, params []nn.Named) (*Finding, error) {
 	if a := found.Total.Anchor; a != nil {
 		f.Alt += fmt.Sprintf("; %s of the change is at the %s of values whose Ω̄ is below its median", percent(a.Below), percent(a.BelowValues))
 	}
-	bars, err := barPicture(f.Title, "‖Δθ‖ / ‖θ⁰‖", names, values)
+	bars, err := barPicture(f.Title, "‖Δθ‖ / ‖θ before‖", names, values)
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +173,7 @@ func presentWeights(found *Weights, params []nn.Named) (*Finding, error) {
 	if len(points) == 0 {
 		return f, nil
 	}
-	against, err := scatterPicture("Change of the weights against Ω̄", "mean Ω̄ of the tensor", "‖Δθ‖ / ‖θ⁰‖", points)
+	against, err := scatterPicture("Change of the weights and what held them", "mean anchor weight of the tensor", "‖Δθ‖ / ‖θ before‖", points)
 	if err != nil {
 		return nil, err
 	}
@@ -183,15 +184,17 @@ func presentWeights(found *Weights, params []nn.Named) (*Finding, error) {
 
 // scatterPicture draws points.
 func scatterPicture(title, x, y string, points plotter.XYs) (Picture, error) {
-	p := newPlot(title, x, y)
+	p := newPlot("", x, y)
 	dots, err := plotter.NewScatter(points)
 	if err != nil {
 		return Picture{}, fmt.Errorf("drawing %s: %w", title, err)
 	}
 	dots.Color, dots.Radius, dots.Shape = okabeIto[0], 3, draw.CircleGlyph{}
 	p.Add(plotter.NewGrid(), dots)
-	p.Y.Min = 0
-	return picture(title, 420, 320, func(c draw.Canvas) { p.Draw(draw.Crop(c, 8, -14, 8, -8)) })
+	room := 0.03 * (p.X.Max - p.X.Min)
+	p.X.Min, p.X.Max = p.X.Min-room, p.X.Max+room
+	p.Y.Min, p.Y.Max = 0, 1.05*p.Y.Max
+	return panels(title, 400, 300, []*plot.Plot{p})
 }
 
 // barPicture draws bars with names at their left, the first on top.
@@ -202,7 +205,7 @@ func barPicture(title, x string, names []string, values plotter.Values) (Picture
 		turned[n-1-i], upward[n-1-i] = values[i], names[i]
 	}
 	const row = vg.Length(14)
-	p := newPlot(title, x, "")
+	p := newPlot("", x, "")
 	bars, err := plotter.NewBarChart(turned, row*0.7)
 	if err != nil {
 		return Picture{}, fmt.Errorf("drawing %s: %w", title, err)
@@ -212,7 +215,8 @@ func barPicture(title, x string, names []string, values plotter.Values) (Picture
 	grid.Horizontal.Width = 0
 	p.Add(grid, bars)
 	p.NominalY(upward...)
-	p.X.Min = 0
+	p.X.Min, p.X.Max = 0, 1.03*p.X.Max
+	p.Y.Min, p.Y.Max = -0.7, float64(n)-0.3
 	p.Y.Tick.Label.XAlign, p.Y.Tick.Label.YAlign = text.XRight, text.YCenter
-	return picture(title, 520, 80+row*vg.Length(n), func(c draw.Canvas) { p.Draw(draw.Crop(c, 8, -14, 8, -8)) })
+	return panels(title, 500, 50+row*vg.Length(n), []*plot.Plot{p})
 }
