@@ -10,6 +10,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"l2ul/torch"
 	"l2ul/torch/models"
@@ -43,12 +44,7 @@ func register(a *Analysis) { registry = append(registry, a) }
 
 // All lists the analyses by name.
 func All() []*Analysis {
-	return slices.SortedFunc(slices.Values(registry), func(a, b *Analysis) int {
-		if a.Name < b.Name {
-			return -1
-		}
-		return 1
-	})
+	return slices.SortedFunc(slices.Values(registry), func(a, b *Analysis) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // Network is a network of the two that are compared.

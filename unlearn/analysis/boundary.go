@@ -331,7 +331,7 @@ func drawSlice(s *Slice, classes []string) (Picture, error) {
 		name string
 		m    *ClassMap
 	}{{"before", &s.Before}, {"after", &s.After}} {
-		p := newPlot(side.name, "toward the adversarial example", "")
+		p := newPlot(side.name, "toward the adversarial example, pixel units", "")
 		cell := s.Half / float64(s.Grid-1) // half of a point's square
 		edge := s.Half + cell
 		p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = -edge, edge, -edge, edge
@@ -355,7 +355,7 @@ func drawSlice(s *Slice, classes []string) (Picture, error) {
 		}
 	}
 	title := fmt.Sprintf("Image %d, %s", s.Index, classes[s.Label])
-	picture, err := panels(title, panelSize, panelSize, plots, keys, names)
+	picture, err := panels(title, panelSize, panelSize+20, plots, keys, names)
 	picture.Name = fmt.Sprintf("boundary-%d", s.Index)
 	picture.Alt = fmt.Sprintf("Class maps before and after around image %d, labelled %s; %s of the points nearer than the adversarial example kept their class, %s of the others",
 		s.Index, classes[s.Label], percent(s.Inside), percent(s.Outside))

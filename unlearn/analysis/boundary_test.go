@@ -91,8 +91,12 @@ func TestAnchors(t *testing.T) {
 		s := subject(t, network(t, 0), network(t, 1))
 		x := torch.Rand([]int64{6, 3, 32, 32}, false)
 		s.Examples = &attack.Set{X: x, Done: 6, Pairs: []attack.Pair{
-			{Source: 0, Target: 2}, {Source: 0, Target: 3, Log: attack.Log{Success: true}}, {Source: 0, Target: 3, Log: attack.Log{Success: true}},
-			{Source: 1, Target: 9, Log: attack.Log{Success: true}}, {Source: 1, Target: 9, Log: attack.Log{Success: true}}, {Source: 2, Target: 0},
+			{Source: 0, Target: 2},
+			{Source: 0, Target: 3, Log: attack.Log{Success: true}},
+			{Source: 0, Target: 3, Log: attack.Log{Success: true}},
+			{Source: 1, Target: 9, Log: attack.Log{Success: true}},
+			{Source: 1, Target: 9, Log: attack.Log{Success: true}},
+			{Source: 2, Target: 0},
 		}}
 		all, err := s.chooseAnchors(t.Context())
 		if err != nil {

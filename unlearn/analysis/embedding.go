@@ -51,7 +51,8 @@ func runEmbedding(ctx context.Context, s *Subject) (*Finding, error) {
 		indices []int
 	}{
 		{data.PartForget, spaced(s.Options.Samples, s.Forget.Indices)},
-		{data.PartRetain, spaced(s.Options.Samples/2, s.Rest)}, {data.PartTest, spaced(s.Options.Samples/2, below(s.TestLen))},
+		{data.PartRetain, spaced(s.Options.Samples/2, s.Rest)},
+		{data.PartTest, spaced(s.Options.Samples/2, below(s.TestLen))},
 	} {
 		if len(part.indices) == 0 {
 			continue

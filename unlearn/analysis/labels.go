@@ -180,7 +180,6 @@ func countLabels(rows []LabelRow, classes []string, targets []map[int]bool) *Lab
 		}
 		l.ExpectedDistinct += 1 - math.Pow(1-p, float64(draws))
 	}
-	l.Entropy += 0 // no -0 for a single label
 	l.LargestShare, l.RunnerUp = share(largest, k), share(runnerUp, k)
 	if targets != nil {
 		hit, expected := share(target, k), share(covered, k*others)

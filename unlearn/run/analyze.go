@@ -135,7 +135,7 @@ func Analyze(ctx context.Context, inv Invocation, o AnalyzeOptions, runs []strin
 			return done, fmt.Errorf("%s: %w", run, failed)
 		}
 	}
-	if len(labels) < 2 {
+	if len(labels) < 2 || len(labels) < len(runs) {
 		return done, nil
 	}
 	return done, agree(inv.Console, runs, labels, done)
@@ -187,14 +187,22 @@ func (a *analyzing) run(ctx context.Context, run string) (results []*AnalysisRes
 	announcer(ctx)(a.folder.Path(analysesFolder)) // where a second call goes on
 	err = a.onDevice(a.compute, func() error {
 		defer a.close()
+		defer func() {
+			if a.after != nil {
+				a.after.close()
+			}
+		}()
 		if err := a.open(ctx, end); err != nil {
 			return err
 		}
-		defer a.after.close()
 		results, err = a.all(ctx)
 		return err
 	})
-	return results, interrupted(ctx, a.folder.Path(analysesFolder), err)
+	saved := ""
+	if len(results) > 0 {
+		saved = a.folder.Path(analysesFolder)
+	}
+	return results, interrupted(ctx, saved, err)
 }
 
 // finishedRun reads how a run of `unlearn forget` ended.
@@ -248,6 +256,7 @@ func readBounded(path string) ([]byte, error) {
 func (a *analyzing) configure() error {
 	flags := map[string][]string{
 		"config": {a.folder.Path("config.yaml")}, "device": {a.o.Device}, "batch-size": {a.o.BatchSize}, "threads": {strconv.Itoa(a.o.Threads)},
+		"tf32": {"false"}, // which a CPU has not, wherever the run was
 	}
 	for name, value := range map[string]string{"weights": a.o.Weights, "data-dir": a.o.DataDir} {
 		if value != "" {
@@ -293,11 +302,10 @@ func (a *analyzing) open(ctx context.Context, end *end) (err error) {
 	after := a.desk
 	after.weights, after.origin, after.net, after.still, after.scoring, after.loaders = nil, nil, nil, nil, nil, nil
 	after.model.Weights, after.model.Strict = path, true
+	a.after = &after
 	if err := after.load(ctx); err != nil {
-		after.close()
 		return err
 	}
-	a.after = &after
 	a.files = map[string]string{"before": a.weights.Hash(), "after": after.weights.Hash()}
 	if err := a.openExamples(); err != nil {
 		return Inputf("adversarial.safetensors: %w", err)
@@ -380,7 +388,7 @@ func (a *analyzing) all(ctx context.Context) (results []*AnalysisResult, err err
 		if len(a.o.Only) > 0 && !slices.Contains(a.o.Only, which.Name) {
 			continue
 		}
-		key := a.key(which)
+		key := a.keyOf(which)
 		result := a.kept(which.Name, key)
 		if result == nil {
 			if result, err = a.make(ctx, which, key); err != nil {
@@ -396,8 +404,8 @@ func (a *analyzing) all(ctx context.Context) (results []*AnalysisResult, err err
 	return results, errors.Join(failed...)
 }
 
-// key is the hash of all that decides an analysis, but for the machine, whose part is in the last bits.
-func (a *analyzing) key(which *analysis.Analysis) string {
+// keyOf is the hash of all that decides an analysis, but for the machine, whose part is in the last bits.
+func (a *analyzing) keyOf(which *analysis.Analysis) string {
 	sum := sha256.Sum256(canonical(map[string]any{
 		"schema": AnalysisSchema, "name": which.Name, "options": a.o.Options, "files": a.files, "train": a.train.Fingerprint(), "test": a.desk.test.Fingerprint(),
 		"forget": a.set.Hash(), "attack": a.attack, "mode": a.mode, "seed": a.compute.Seed, "unlearn": CurrentVersions().Unlearn,
@@ -473,6 +481,17 @@ func (a *analyzing) write(r *AnalysisResult, pictures []analysis.Picture, began 
 	if err := removeIfThere(path(r.Name + ".json")); err != nil {
 		return err
 	}
+	for _, suffix := range []string{"png", "svg"} { // an earlier call may have drawn more
+		old, err := filepath.Glob(path(r.Name + "-*." + suffix))
+		if err != nil {
+			return err
+		}
+		for _, file := range old {
+			if err := removeIfThere(file); err != nil {
+				return err
+			}
+		}
+	}
 	for _, p := range pictures {
 		file := AnalysisPicture{File: p.Name + ".png", SVG: p.Name + ".svg", Title: p.Title, Alt: p.Alt}
 		if err := errors.Join(WriteFile(path(file.File), p.PNG), WriteFile(path(file.SVG), p.SVG)); err != nil {
@@ -481,5 +500,9 @@ func (a *analyzing) write(r *AnalysisResult, pictures []analysis.Picture, began 
 		r.Pictures = append(r.Pictures, file)
 	}
 	r.Seconds = time.Since(began).Seconds()
-	return WriteJSON(path(r.Name+".json"), r)
+	text, err := json.Marshal(r) // on one line: grids of numbers would take three times the room
+	if err != nil {
+		return err
+	}
+	return WriteFile(path(r.Name+".json"), append(text, '\n'))
 }
