@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"gonum.org/v1/plot"
-	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
 
@@ -335,13 +334,10 @@ func drawSlice(s *Slice, classes []string) (Picture, error) {
 		cell := s.Half / float64(s.Grid-1) // half of a point's square
 		edge := s.Half + cell
 		p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = -edge, edge, -edge, edge
-		zoom := max(1, 600/s.Grid)
-		p.Add(plotter.NewImage(enlarged(s.Grid, s.Grid, zoom, func(x, y int) color.NRGBA {
-			row := s.Grid - 1 - y
-			sure := 1 - math.Exp(-side.m.Margin[row][x]/2)
-			return mix(color.NRGBA{255, 255, 255, 255}, colors[side.m.Class[row][x]], 0.35+0.65*sure)
-		}), -edge, -edge, edge, edge))
-		p.Add(marks(s.Anchors))
+		p.Add(raster{s.Grid, edge, func(row, column int) color.NRGBA {
+			sure := 1 - math.Exp(-side.m.Margin[row][column]/2)
+			return mix(color.NRGBA{255, 255, 255, 255}, colors[side.m.Class[row][column]], 0.35+0.65*sure)
+		}}, marks(s.Anchors))
 		plots = append(plots, p)
 	}
 	names := []key{{name: "image to forget", glyph: draw.RingGlyph{}}, {glyph: draw.CrossGlyph{}}, {glyph: draw.PlusGlyph{}}}

@@ -1,9 +1,18 @@
 package analysis
 
 import (
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"image/color"
+	"image/png"
 	"math"
+	"regexp"
 	"slices"
+	"strconv"
 	"testing"
+
+	"gonum.org/v1/plot/vg/draw"
 
 	"l2ul/torch"
 	"l2ul/unlearn/attack"
@@ -136,4 +145,54 @@ func TestBoundary(t *testing.T) {
 			t.Errorf("reads: %v", reads)
 		}
 	})
+}
+
+// Every point of a map is drawn at its place in the plane, in both formats: the raster has the proportions of the axes.
+func TestRaster(t *testing.T) {
+	red, blue := color.NRGBA{255, 0, 0, 255}, color.NRGBA{0, 0, 255, 255}
+	p := newPlot("", "", "")
+	p.HideAxes()
+	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = -2, 2, -2, 2
+	p.Add(raster{4, 2, func(row, column int) color.NRGBA {
+		if row == 3 && column == 0 { // the highest, on the left
+			return red
+		}
+		return blue
+	}})
+	drawn, err := picture("", 400, 200, func(c draw.Canvas) { p.Draw(c) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := png.Decode(bytes.NewReader(drawn.PNG))
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := img.Bounds()
+	for _, at := range [][2]int{{1, 1}, {1, 6}, {6, 1}, {6, 6}} { // eighths of the picture
+		want := blue
+		if at == [2]int{1, 1} {
+			want = red
+		}
+		if got := color.NRGBAModel.Convert(img.At(at[0]*size.Dx()/8, at[1]*size.Dy()/8)); got != want {
+			t.Errorf("at %v eighths from the left and top: %v, want %v", at, got, want)
+		}
+	}
+	encoded := regexp.MustCompile(`width="([0-9.]+)" height="([0-9.]+)" xlink:href="data:image/[a-z]+;base64,([^"]+)"`).FindSubmatch(drawn.SVG)
+	if encoded == nil {
+		t.Fatalf("no image in %s", drawn.SVG)
+	}
+	raw, err := base64.StdEncoding.DecodeString(string(encoded[3]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := png.DecodeConfig(bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	width, errW := strconv.ParseFloat(string(encoded[1]), 64)
+	height, errH := strconv.ParseFloat(string(encoded[2]), 64)
+	if err := errors.Join(errW, errH); err != nil {
+		t.Fatal(err)
+	}
+	near(t, "proportions in SVG", float64(config.Width)/float64(config.Height), width/height, 0.03)
 }

@@ -279,15 +279,27 @@ func mix(from, to color.NRGBA, part float64) color.NRGBA {
 	return color.NRGBA{at(from.R, to.R), at(from.G, to.G), at(from.B, to.B), 255}
 }
 
-// enlarged draws every point of a map as a square of so many pixels, so that viewers do not blur it.
-func enlarged(width, height, zoom int, at func(x, y int) color.NRGBA) image.Image {
-	img := image.NewNRGBA(image.Rect(0, 0, width*zoom, height*zoom))
-	for y := range height * zoom {
-		for x := range width * zoom {
-			img.SetNRGBA(x, y, at(x/zoom, y/zoom))
+// raster draws n x n points of a plane, each as a rectangle, that cover -edge to edge on both axes. Rows go up.
+type raster struct {
+	n    int
+	edge float64
+	at   func(row, column int) color.NRGBA
+}
+
+// Plot draws the points as an image of the place's own proportions, since SVG would keep those of another, and of so many pixels
+// that viewers do not blur it.
+func (r raster) Plot(c draw.Canvas, p *plot.Plot) {
+	const pixels = 2 // a point of the canvas
+	x, y := p.Transforms(&c)
+	place := vg.Rectangle{Min: vg.Point{X: x(-r.edge), Y: y(-r.edge)}, Max: vg.Point{X: x(r.edge), Y: y(r.edge)}}
+	width, height := int(math.Round(pixels*place.Size().X.Points())), int(math.Round(pixels*place.Size().Y.Points()))
+	img := image.NewNRGBA(image.Rect(0, 0, width, height))
+	for i := range height {
+		for j := range width {
+			img.SetNRGBA(j, i, r.at((height-1-i)*r.n/height, j*r.n/width))
 		}
 	}
-	return img
+	c.DrawImage(place, img)
 }
 
 // classColors gives the classes that are most, by their weights, colours of their own, and the others grey. The legend
