@@ -37,8 +37,8 @@ func (p *program) analyze() *cli.Command {
 			var printed error
 			if console.JSON() && err == nil {
 				console.Emit(run.Summary{Result: map[string]any{"runs": done}})
-			} else if !console.JSON() {
-				printed = printLines(p.stdout, analyzed(done)...)
+			} else if lines := analyzed(done); !console.JSON() && len(lines) > 0 { // also of an analysis that another's error did not keep from being made
+				printed = printLines(p.stdout, lines...)
 			}
 			return errors.Join(err, printed, console.Close())
 		},

@@ -131,8 +131,8 @@ func below(n int) []int {
 	return all
 }
 
-// batches calls compute with n images after another, as many at once as memory holds. What compute returns is kept until all
-// is done, so memory that runs out does no harm.
+// batches calls compute with n images after another, as many at once as memory holds: where it runs out, the same ones come again in
+// smaller parts, so compute keeps nothing before it has all.
 func (s *Subject) batches(ctx context.Context, n int, compute func(from, to int) error) error {
 	for from := 0; from < n; {
 		if err := context.Cause(ctx); err != nil {
@@ -154,10 +154,24 @@ func (s *Subject) batches(ctx context.Context, n int, compute func(from, to int)
 func (s *Subject) logits(ctx context.Context, net Network, x torch.Tensor) ([][]float64, error) {
 	var rows [][]float64
 	err := s.batches(ctx, int(x.Size(0)), func(from, to int) error {
-		rows = append(rows[:from], matrix(net.Frozen.Logits(x.Narrow(0, int64(from), int64(to-from))))...)
-		return nil
+		batch, err := net.classify(x.Narrow(0, int64(from), int64(to-from)))
+		rows = append(rows[:from], batch...)
+		return err
 	})
 	return rows, err
+}
+
+// classify computes logits of one batch of images.
+func (n Network) classify(x torch.Tensor) ([][]float64, error) {
+	rows := matrix(n.Frozen.Logits(x))
+	for i, r := range rows {
+		for c, v := range r {
+			if math.IsNaN(v) || math.IsInf(v, 0) {
+				return nil, fmt.Errorf("the logit of image %d of a batch for class %d is %g; check the weights", i, c, v)
+			}
+		}
+	}
+	return rows, nil
 }
 
 // matrix copies a tensor [n, m] to Go.

@@ -298,7 +298,11 @@ func (s *Subject) classMap(ctx context.Context, net Network, slice *Slice, origi
 			}
 			column := func(values []float64) torch.Tensor { return torch.FromSlice(values, int64(len(values)), 1) }
 			x := torch.MM(column(p), du).Add(torch.MM(column(q), dv), 1).Add(o, 1).CastTo(torch.Float)
-			for i, logits := range matrix(net.Frozen.Logits(s.here(x))) {
+			rows, err := net.classify(s.here(x))
+			if err != nil {
+				return err
+			}
+			for i, logits := range rows {
 				first, second := best(logits)
 				row := (from + i) / g
 				if (from+i)%g == 0 {

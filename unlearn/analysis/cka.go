@@ -67,8 +67,10 @@ func tap(net Network, x torch.Tensor) (layers []layer) {
 		values, how := pooled(t)
 		layers = append(layers, layer{name, values.Clone(), how}) // what comes later may write over it
 	}
+	logits := net.Forward(x)
 	whole := hasBlocks(net)
 	inside, first := false, true
+	defer nn.Watch(net, nil)
 	nn.Watch(net, func(name string, m nn.Module, x torch.Tensor) torch.Tensor {
 		_, bare := m.(*nn.FunctionalModule)
 		if inside || whole && !isBlock(m) || !whole && !bare {
@@ -83,10 +85,8 @@ func tap(net Network, x torch.Tensor) (layers []layer) {
 		note(name, y)
 		return y
 	})
-	features := net.Features(x)
-	nn.Watch(net, nil)
-	note("features", features)
-	note("logits", net.Forward(x))
+	note("features", net.Features(x))
+	note("logits", logits)
 	return layers
 }
 
@@ -139,8 +139,8 @@ func pooled(t torch.Tensor) (torch.Tensor, pooling) {
 	return t.MeanDim(places, false).Flatten(1, -1), spatialMean
 }
 
-// tapAll is tap for all images x, batch by batch.
-func (s *Subject) tapAll(ctx context.Context, net Network, x torch.Tensor) (layers []layer, err error) {
+// tapAll is tap for all images x, batch by batch. done is told of each.
+func (s *Subject) tapAll(ctx context.Context, net Network, x torch.Tensor, done func(n int)) (layers []layer, err error) {
 	var parts [][]torch.Tensor
 	err = s.batches(ctx, int(x.Size(0)), func(from, to int) error {
 		batch := tap(net, x.Narrow(0, int64(from), int64(to-from)))
@@ -151,6 +151,7 @@ func (s *Subject) tapAll(ctx context.Context, net Network, x torch.Tensor) (laye
 			torch.Keep(l.values)
 			parts[i] = append(parts[i], l.values)
 		}
+		done(to - from)
 		return nil
 	})
 	for i := range parts {
@@ -161,21 +162,23 @@ func (s *Subject) tapAll(ctx context.Context, net Network, x torch.Tensor) (laye
 
 func runCKA(ctx context.Context, s *Subject) (*Finding, error) {
 	forget, test := spaced(s.Options.Samples, s.Forget.Indices), spaced(s.Options.Samples, below(s.TestLen))
-	set, end := s.Progress("cka", "splits", 2)
+	set, end := s.Progress("cka", "images", 2*(len(forget)+len(test)))
 	defer end()
+	done := 0
 	found := &CKA{}
-	for i, part := range []struct {
+	for _, part := range []struct {
 		name    data.Part
 		indices []int
 	}{{data.PartForget, forget}, {data.PartTest, test}} {
 		split := CKASplit{Split: part.name, N: len(part.indices)}
 		var err error
-		torch.Scope(func() { split.Layers, err = s.compareLayers(ctx, part.name, part.indices) })
+		torch.Scope(func() {
+			split.Layers, err = s.compareLayers(ctx, part.name, part.indices, func(n int) { done += n; set(done) })
+		})
 		if err != nil {
 			return nil, err
 		}
 		found.Splits = append(found.Splits, split)
-		set(i + 1)
 	}
 	lines, alt := make([]line, 0, 2), make([]string, 0, 2)
 	var names []string
@@ -211,16 +214,16 @@ func runCKA(ctx context.Context, s *Subject) (*Finding, error) {
 	}, nil
 }
 
-func (s *Subject) compareLayers(ctx context.Context, part data.Part, indices []int) ([]CKALayer, error) {
+func (s *Subject) compareLayers(ctx context.Context, part data.Part, indices []int, done func(n int)) ([]CKALayer, error) {
 	x, err := s.images(part, indices)
 	if err != nil {
 		return nil, err
 	}
-	before, err := s.tapAll(ctx, s.Before, x)
+	before, err := s.tapAll(ctx, s.Before, x, done)
 	if err != nil {
 		return nil, err
 	}
-	after, err := s.tapAll(ctx, s.After, x)
+	after, err := s.tapAll(ctx, s.After, x, done)
 	if err != nil {
 		return nil, err
 	}

@@ -46,11 +46,11 @@ func TestLayers(t *testing.T) {
 		want := numbers(t, "layers.cka")
 		s := subject(t, network(t, 0), network(t, 1))
 		x := drawn(24).Contiguous(torch.ChannelsLast)
-		before, err := s.tapAll(t.Context(), s.Before, x)
+		before, err := s.tapAll(t.Context(), s.Before, x, func(int) {})
 		if err != nil {
 			t.Fatal(err)
 		}
-		after, err := s.tapAll(t.Context(), s.After, x)
+		after, err := s.tapAll(t.Context(), s.After, x, func(int) {})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -34,8 +34,8 @@ type AnalyzeOptions struct {
 	TerminalOptions
 	analysis.Options
 	Only      []string `flag:"only" sep:"," arg:"NAME,…" group:"analyses" help:"these alone; unlearn ls analyses lists them"`
-	Weights   string   `flag:"weights,checkpoint" deftext:"those of the run" arg:"FILE" group:"model and data" help:"the weights that the run began with, where they are now"`
-	DataDir   string   `flag:"data-dir" env:"UNLEARN_DATA" deftext:"that of the run" arg:"DIR" group:"model and data" help:"the run's data, where it is now"`
+	Weights   string   `flag:"weights,checkpoint" env:"-" deftext:"those of the run" arg:"FILE" group:"model and data" help:"the weights that the run began with, where they are now"`
+	DataDir   string   `flag:"data-dir" env:"-" deftext:"that of the run" arg:"DIR" group:"model and data" help:"the run's data, where it is now"`
 	Device    string   `flag:"device" default:"auto" group:"computing" arg:"auto|cpu|cuda[:N]" help:"where to compute"`
 	Threads   int      `flag:"threads" min:"0" deftext:"one a core" group:"computing" help:"threads of one operator; changes the last bits"`
 	BatchSize string   `flag:"batch-size,b" default:"256" arg:"N|auto" group:"computing" help:"images at once"`
