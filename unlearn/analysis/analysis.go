@@ -23,9 +23,9 @@ import (
 
 // Options are the settings of analyses.
 type Options struct {
-	Samples int `flag:"samples" default:"512" min:"2" max:"10000" arg:"N" group:"analyses" help:"images of a split, evenly spaced, for cka and embedding"`
-	Images  int `flag:"images" default:"4" min:"1" max:"64" arg:"N" group:"analyses" help:"images to forget around which the decision boundary is drawn"`
-	Grid    int `flag:"grid" default:"101" min:"3" max:"501" arg:"N" group:"analyses" help:"points on each side of a slice through the decision boundary"`
+	Samples int `json:"samples" flag:"samples" default:"512" min:"2" max:"10000" arg:"N" group:"analyses" help:"images of a split, evenly spaced, for cka and embedding"`
+	Images  int `json:"images" flag:"images" default:"4" min:"1" max:"64" arg:"N" group:"analyses" help:"images to forget around which the decision boundary is drawn"`
+	Grid    int `json:"grid" flag:"grid" default:"101" min:"3" max:"501" arg:"N" group:"analyses" help:"points on each side of a slice through the decision boundary"`
 }
 
 // Analysis is an entry of the registry.
