@@ -9,6 +9,7 @@ import (
 
 	"l2ul/torch/models"
 	"l2ul/unlearn"
+	"l2ul/unlearn/analysis"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/run"
 	"l2ul/unlearn/run/config"
@@ -30,6 +31,7 @@ var lists = []struct {
 	{"models", "networks", listModels},
 	{"datasets", "kinds of data", listDatasets},
 	{"methods", "ways to forget", listMethods},
+	{"analyses", "ways to look at a finished run", listAnalyses},
 	{"presets", "configurations for -c preset:NAME", listPresets},
 }
 
@@ -37,7 +39,7 @@ func (p *program) ls() *cli.Command {
 	type options struct {
 		JSON bool `flag:"json" config:"no" help:"JSON on stdout"`
 	}
-	cmd := &cli.Command{Name: "ls", Usage: "what is built in: models, datasets, methods, presets"}
+	cmd := &cli.Command{Name: "ls", Usage: "what is built in: models, datasets, methods, analyses, presets"}
 	for _, l := range lists {
 		flags, read := simple(options{})
 		cmd.Subcommands = append(cmd.Subcommands, &cli.Command{
@@ -98,6 +100,13 @@ func listDatasets() (items []item, err error) {
 func listMethods() (items []item, err error) {
 	for _, m := range unlearn.Methods() {
 		items = append(items, item{Name: m.Name, Summary: m.Summary + " (" + m.Source + ")"})
+	}
+	return items, nil
+}
+
+func listAnalyses() (items []item, err error) {
+	for _, a := range analysis.All() {
+		items = append(items, item{Name: a.Name, Summary: a.Summary + "; reads " + a.Reads})
 	}
 	return items, nil
 }

@@ -81,7 +81,10 @@ func Flatten() *FunctionalModule {
 func pair(n int64) []int64 { return []int64{n, n} }
 
 // SequentialModule is a chain of modules, made by Sequential.
-type SequentialModule struct{ Base }
+type SequentialModule struct {
+	Base
+	watch func(child string, m Module, x torch.Tensor) torch.Tensor
+}
 
 // Sequential makes the chain of the given modules; their keys are their positions, "0", "1", …. An empty chain is the
 // identity.
@@ -96,7 +99,29 @@ func Sequential(modules ...Module) *SequentialModule {
 // Forward applies the modules one after the other.
 func (m *SequentialModule) Forward(x torch.Tensor) torch.Tensor {
 	for _, c := range m.children {
-		x = c.module.Forward(x)
+		if m.watch != nil {
+			x = m.watch(c.name, c.module, x)
+		} else {
+			x = c.module.Forward(x)
+		}
 	}
 	return x
+}
+
+// Watcher stands in for the Forward of a module in a chain, which it calls. name is the module's key prefix in the whole network.
+// Modules may write over their inputs and over what others returned: whoever keeps values copies them at once.
+type Watcher func(name string, m Module, x torch.Tensor) torch.Tensor
+
+// Watch lets w see every module that stands in a SequentialModule of net, which is how networks hold their blocks; nil ends that.
+func Watch(net Module, w Watcher) {
+	for prefix, m := range Modules(net) {
+		chain, ok := m.(*SequentialModule)
+		if !ok {
+			continue
+		}
+		chain.watch = nil
+		if w != nil {
+			chain.watch = func(child string, m Module, x torch.Tensor) torch.Tensor { return w(join(prefix, child), m, x) }
+		}
+	}
 }

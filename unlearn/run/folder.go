@@ -23,7 +23,7 @@ import (
 var ours = []string{
 	"config.yaml", "argv.txt", "env.json", "log.jsonl", "metrics.jsonl", "forget.json", "checkpoints", "result.json",
 	plainModel, "model.pt", "model.npz", "model-last-finite.safetensors", bestModel, "adversarial.safetensors", "importance.safetensors",
-	predictionsName, picturesName,
+	predictionsName, picturesName, analysesFolder,
 }
 
 // runMark is the first file that a run writes: a folder with it is a run folder.
@@ -437,7 +437,7 @@ func (f *Folder) takeBack() error {
 			return err
 		}
 	}
-	return nil
+	return os.RemoveAll(f.Path(analysesFolder)) // of another end
 }
 
 // Path returns the path of a file in the folder; Path() is the folder itself.
