@@ -70,8 +70,17 @@ func (j *Job) Run(ctx context.Context, progress func(done int)) ([]torch.Tensor,
 		torch.Seeded(torch.NewGenerator(seed.For(j.Seed, "fisher/samples", 0)), func() { err = j.accumulate(ctx, omega, progress) })
 		return omega, err
 	}
-	return omega, j.accumulate(ctx, omega, progress)
+	err := j.accumulate(ctx, omega, progress)
+	if j.Options.Kind == "mas-batch" {
+		count := (j.Images.Len()/j.Slice + 1) * j.Slice // more than there are, as published; it cancels in Ω̄
+		for _, o := range omega {
+			opDivScalarI.Do(o, count)
+		}
+	}
+	return omega, err
 }
+
+var opDivScalarI = torch.Define("aten::div_.Scalar(Tensor(a!) self, Scalar other) -> Tensor(a!)")
 
 // accumulate adds the share of every image to omega.
 func (j *Job) accumulate(ctx context.Context, omega []torch.Tensor, progress func(done int)) error {
@@ -196,8 +205,6 @@ func (j *Job) classWeights(logp torch.Tensor) []float64 {
 // newBatch returns the published code's estimator: the gradient of the mean norm of a slice's logits, whose absolute value
 // counts for every image of the slice. The gradient is that of all slices so far, since that code never clears it.
 func (j *Job) newBatch() func(omega []torch.Tensor, logits, y torch.Tensor) {
-	k := j.Images.Len()
-	count := float64((k/j.Slice + 1) * j.Slice)
 	sum := make([]torch.Tensor, len(j.Params))
 	for i, p := range j.Params {
 		sum[i] = p.Detach().ZerosLike()
@@ -211,7 +218,7 @@ func (j *Job) newBatch() func(omega []torch.Tensor, logits, y torch.Tensor) {
 			}
 			sum[i].AddI(g, 1)
 		}
-		kernels.AccumulateAbs(omega, sum, float64(n), count)
+		kernels.AccumulateAbs(omega, sum, float64(n), 1)
 	}
 }
 

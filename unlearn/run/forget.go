@@ -226,7 +226,7 @@ func (f *forgetting) tellPlan() error {
 		rates = fmt.Sprintf("noise of %.4g to %.4g times the root mean square of each tensor", ladder.Length(0), ladder.Length(ladder.Rungs-1))
 	} else {
 		rates = updates(f.loop.LR, f.loop.Momentum, f.loop.WeightDecay)
-		steps = fmt.Sprintf("at most %s of %s", Counted(f.loop.MaxPasses, "pass"), Counted(f.loop.StepsOfPass(f.method, driving), "step"))
+		steps = fmt.Sprintf("at most %s of %s", Counted(f.loop.Passes(), "pass"), Counted(f.loop.StepsOfPass(f.method, driving), "step"))
 	}
 	if f.loop.MaxSteps > 0 {
 		steps += ", and at most " + Counted(f.loop.MaxSteps, "step")
