@@ -73,9 +73,26 @@ func TestCompatIsThePublishedCode(t *testing.T) {
 		if err := job.Run(t.Context(), set, nil); err != nil {
 			t.Fatal(err)
 		}
-		frozen.Thaw()
 		comparePairs(t, g, set)
 		g.Equal("x_adv", set.X, 1e-5)
+		// So has an attack on the pairs that it wrote down, as --pairs reads them, without a draw of its own.
+		imported := *job
+		imported.Seed, imported.Starts = 99, g.Tensor("start")
+		for i, source := range g.Ints("source") {
+			imported.Pairs = append(imported.Pairs, attack.Pair{Source: source, Repeat: g.Ints("repeat")[i], Target: g.Ints("target")[i]})
+		}
+		again, err := imported.Plan()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer again.Free()
+		if err := imported.Run(t.Context(), again, nil); err != nil {
+			t.Fatal(err)
+		}
+		if !torch.Equal(again.X, set.X) {
+			t.Error("imported pairs give other examples")
+		}
+		frozen.Thaw()
 
 		images := &unlearn.Examples{X: x, Y: y, Part: data.PartForget}
 		omega, err := (&importance.Job{Net: net, Params: net.Parameters(), Images: images, Slice: o.ForgetBatch, Options: weighing}).Run(t.Context(), nil)
