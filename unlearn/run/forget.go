@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"l2ul/torch"
@@ -51,6 +52,7 @@ type forgetting struct {
 	attack     attack.Options
 	importance importance.Options
 	recipe     train.Options
+	omega      *ckpt.File // of --importance FILE, else nil
 	method     *unlearn.Method
 
 	set    *data.ForgetSet
@@ -176,7 +178,22 @@ func (f *forgetting) check() error {
 	if err := f.loop.Check(f.method, f.net, f.blank(), k, driving); err != nil || !f.weighs() {
 		return err
 	}
+	if path := f.importance.File(); path != "" {
+		return f.openImportance(path)
+	}
 	return f.checkImportance(&f.importance, k, f.loop.ForgetBatch)
+}
+
+// openImportance reads --importance FILE and refuses what is not of this network.
+func (f *forgetting) openImportance(path string) (err error) {
+	if f.omega, err = ckpt.Load(path); err != nil {
+		return Inputf("--importance %s: %w", path, reason(err))
+	}
+	torch.Scope(func() { _, err = f.unpackImportance(f.omega, unlearn.Trainable(f.net, f.loop.BN)) })
+	if err != nil {
+		return Inputf("--importance %s: %w", path, err)
+	}
+	return nil
 }
 
 // weighs reports whether the importance of parameters plays a part.
@@ -231,7 +248,7 @@ func (f *forgetting) tellPlan() error {
 	if f.loop.MaxSteps > 0 {
 		steps += ", and at most " + Counted(f.loop.MaxSteps, "step")
 	}
-	return f.planRun(f.o.FolderOptions, f.inputs(f.set), append(rows,
+	return f.planRun(f.o.FolderOptions, f.allInputs(), append(rows,
 		[2]string{"forget", fmt.Sprintf("%s, goal %s", Counted(k, "image"), f.loop.Goal)},
 		[2]string{"steps", steps},
 		[2]string{"update", rates},
@@ -246,7 +263,7 @@ func (f *forgetting) run(ctx context.Context) (*Result, error) {
 	}
 	defer folder.Close()
 	f.folder = folder
-	inputs := f.inputs(f.set)
+	inputs := f.allInputs()
 	if f.saver, err = f.newSaver(ctx, folder, f.o.FolderOptions, inputs, checkpoint); err != nil {
 		return nil, err
 	}
@@ -287,6 +304,15 @@ func (f *forgetting) interrupted(ctx context.Context, err error) error {
 		return err
 	}
 	return interrupted(ctx, f.saver.last, err)
+}
+
+// allInputs are the hashes that a resumed run must find again.
+func (f *forgetting) allInputs() map[string]string {
+	inputs := f.inputs(f.set)
+	if f.omega != nil {
+		inputs["importance"] = f.omega.Hash()
+	}
+	return inputs
 }
 
 // openViews puts the data on the device.
@@ -456,27 +482,54 @@ func (f *forgetting) anchor(ctx context.Context, task *unlearn.Task) error {
 func (f *forgetting) importances(ctx context.Context, trained []nn.Named) ([]torch.Tensor, error) {
 	path := f.folder.Path("importance.safetensors")
 	if f.state.Loop != nil {
-		if file, err := ckpt.Load(path); err == nil && file.Metadata["weights"] == f.weights.Hash() {
-			if stored, err := nn.Unpack(file); err == nil {
-				omega := make([]torch.Tensor, 0, len(trained))
-				for _, p := range trained {
-					if t, ok := named(stored, p.Name); ok {
-						like := p.Tensor.Detach().EmptyLike() // the memory format of the parameter
-						like.CopyI(t)
-						omega = append(omega, like)
-					}
-				}
-				if len(omega) == len(trained) {
-					return omega, nil
-				}
+		if file, err := ckpt.Load(path); err == nil {
+			if omega, err := f.unpackImportance(file, trained); err == nil {
+				return omega, nil
 			}
 		}
+	}
+	if given := f.omega; given != nil {
+		omega, err := f.unpackImportance(given, trained)
+		if err != nil {
+			return nil, Inputf("--importance %s: %w", f.importance.Kind, err)
+		}
+		return omega, saveImportance(path, trained, omega, given.Metadata["estimator"], f.weights.Hash())
 	}
 	omega, err := f.estimate(ctx, f.importance, trained, f.images, f.loop.ForgetBatch)
 	if err != nil {
 		return nil, err
 	}
 	return omega, saveImportance(path, trained, omega, f.importance.Kind, f.weights.Hash())
+}
+
+// unpackImportance returns the Ω of the trained parameters that a file holds, if it is of this network and these weights.
+func (f *forgetting) unpackImportance(file *ckpt.File, trained []nn.Named) ([]torch.Tensor, error) {
+	if schema := file.Metadata["schema"]; schema != importanceSchema {
+		return nil, fmt.Errorf("its schema is %.40q, not %q: take the importance.safetensors of `unlearn importance`", schema, importanceSchema)
+	}
+	if made := file.Metadata["weights"]; made != f.weights.Hash() {
+		return nil, fmt.Errorf("it was estimated with other weights (%.12s, these are %.12s)", made, f.weights.Hash())
+	}
+	stored, err := nn.Unpack(file)
+	if err != nil {
+		return nil, err
+	}
+	omega := make([]torch.Tensor, 0, len(trained))
+	for _, p := range trained {
+		t, ok := named(stored, p.Name)
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("it lacks %s", p.Name)
+		case t.Dtype() != torch.Float || !slices.Equal(t.Shape(), p.Tensor.Shape()):
+			return nil, fmt.Errorf("%s is %v %v, the parameter %v %v", p.Name, t.Dtype(), t.Shape(), torch.Float, p.Tensor.Shape())
+		case !(t.Min().Item() >= 0 && t.Max().Item() <= math.MaxFloat32): // not-a-number is neither
+			return nil, fmt.Errorf("%s has values that are negative or not finite", p.Name)
+		}
+		like := p.Tensor.Detach().EmptyLike() // the memory format of the parameter
+		like.CopyI(t)
+		omega = append(omega, like)
+	}
+	return omega, nil
 }
 
 // saveImportance writes Ω under the names of the parameters.
