@@ -221,7 +221,7 @@ func (l *loop) capped() string {
 		if rungs := l.method.Ladder.Rungs; l.state.Step >= rungs {
 			return fmt.Sprintf("σ = %.4g is the last of %d", l.method.Ladder.Length(rungs-1), rungs)
 		}
-	case l.state.Pass >= l.o.passes():
+	case l.state.Pass >= l.o.Passes():
 		return fmt.Sprintf("--max-passes %d", l.o.MaxPasses)
 	}
 	return ""

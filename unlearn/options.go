@@ -39,8 +39,8 @@ func (c *Compat) LooksFirst(m *Method) bool {
 // finite passes what the published code does not look at.
 func (c *Compat) finite(is bool) bool { return is || c.NaNGuard == "off" }
 
-// passes is how many passes --max-passes allows.
-func (o *Options) passes() int {
+// Passes is how many passes --max-passes allows.
+func (o *Options) Passes() int {
 	if o.PlusOne {
 		return o.MaxPasses + 1
 	}

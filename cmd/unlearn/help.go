@@ -27,8 +27,11 @@ var topicFormats string
 //go:embed topics/config.txt
 var topicConfig string
 
+//go:embed topics/compat.txt
+var topicCompat string
+
 var topics = map[string]string{
-	"exit-codes": topicExitCodes, "environment": topicEnvironment, "formats": topicFormats, "config": topicConfig,
+	"exit-codes": topicExitCodes, "environment": topicEnvironment, "formats": topicFormats, "config": topicConfig, "compat": topicCompat,
 }
 
 func (p *program) help() *cli.Command {

@@ -50,18 +50,24 @@ type holder struct{ nn.Base }
 
 func (*holder) Forward(torch.Tensor) torch.Tensor { panic("smallnet: a holder of names is no layer") }
 
+// Tiny makes the plain network with so many classes, else as New.
+func Tiny(classes int64) *Net {
+	m := &Net{}
+	c, b := conv(3, 8, 3, 1), norm(8)
+	m.Child("conv", c)
+	m.Child("bn", b)
+	m.body, m.fc = nn.Sequential(c, b), nn.Linear(8, classes, true)
+	m.Child("fc", m.fc)
+	return m
+}
+
 // New makes the named network, with weights from libtorch's default generator. The caller frees it.
 func New(name string) *Net {
 	m := &Net{}
 	block, width := &holder{}, int64(16)
 	switch name {
 	case "tiny":
-		c, b := conv(3, 8, 3, 1), norm(8)
-		m.Child("conv", c)
-		m.Child("bn", b)
-		m.body, m.fc = nn.Sequential(c, b), nn.Linear(8, Classes, true)
-		m.Child("fc", m.fc)
-		return m
+		return Tiny(Classes)
 	case "block-a":
 		conv1, bn1, conv2, bn2 := conv(8, 16, 3, 2), norm(16), conv(16, 16, 3, 1), norm(16)
 		m.body = nn.Sequential(conv1, bn1, nn.ReLU(false), conv2, bn2)
@@ -165,7 +171,17 @@ func ForEach(t *testing.T, fn func(t *testing.T, g *Golden)) {
 // Fresh returns the network as the reference began with it, in its memory format. It is freed when the test ends.
 func (g *Golden) Fresh() *Net {
 	g.Helper()
-	net := New(g.Name)
+	return g.restored(New(g.Name))
+}
+
+// FreshTiny is Fresh for a reference made with the plain network of so many classes.
+func (g *Golden) FreshTiny(classes int64) *Net {
+	g.Helper()
+	return g.restored(Tiny(classes))
+}
+
+func (g *Golden) restored(net *Net) *Net {
+	g.Helper()
 	g.Cleanup(net.Free)
 	weights := &ckpt.File{}
 	for _, t := range g.File.Tensors {

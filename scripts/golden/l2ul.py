@@ -274,9 +274,9 @@ def importance_batch(model, images, b_f, norm="plain", bn="train", accumulating=
         s = (logits.norm(dim=1) if norm == "plain" else logits.square().sum(1)).mean()
         grads = torch.autograd.grad(s, params)
         total = [t.add(g) for t, g in zip(total, grads)] if accumulating else grads
-        accumulate(omega, (g.abs() for g in total), len(logits), (k // b_f + 1) * b_f)
+        accumulate(omega, (g.abs() for g in total), len(logits), 1)
     eval_mode(model)
-    return omega
+    return [o / ((k // b_f + 1) * b_f) for o in omega]
 
 
 def anchors(omega):

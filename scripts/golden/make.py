@@ -2,7 +2,7 @@
 
     python make.py [--out DIR] [--threads N] [--format channels_last|contiguous] [names …]
 
-Names: streams recipes rawp tiny block-a block-b-basic block-b-bottleneck resnet networks. Default: all, beside this script.
+Names: streams recipes rawp compat tiny block-a block-b-basic block-b-bottleneck resnet networks. Default: all, beside this script.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+import compat
 import l2ul
 import nets
 import recipes
@@ -453,7 +454,7 @@ def main():
     }
     a.out.mkdir(parents=True, exist_ok=True)
     layout = torch.channels_last if a.format == "channels_last" else torch.contiguous_format
-    makers = {"streams": streams, "recipes": lambda _: recipes.values(nets.Tiny, layout), "resnet": resnet, "rawp": perturbed} | {n: lambda a, n=n: small(n, a) for n in SMALL}
+    makers = {"streams": streams, "recipes": lambda _: recipes.values(nets.Tiny, layout), "resnet": resnet, "rawp": perturbed, "compat": compat.values} | {n: lambda a, n=n: small(n, a) for n in SMALL}
     for name in a.names or [*makers, "networks"]:
         if name == "networks":
             path = a.out / "networks.json"

@@ -44,6 +44,7 @@ class Recipe:
     cut_mix: float = 0.0
     label_smoothing: float = 0.0
     clip_norm: float = 0.0
+    clip_value: float = 0.0
     ema: float = 0.0
     amp: bool = False
     val: int = 0
@@ -171,6 +172,8 @@ def train(model, pixels, labels, indices, r, seed, layout, at_once=64):
                 hits += (logits.argmax(1) == y[cut]).sum().item()
             if r.clip_norm:
                 nn.utils.clip_grad_norm_(params, r.clip_norm, foreach=False)
+            if r.clip_value:
+                nn.utils.clip_grad_value_(params, r.clip_value, foreach=False)
             optimiser.step()
             if average:
                 average.update_parameters(model)
@@ -199,7 +202,7 @@ CASES = {
     "adam": Recipe(optimizer="adam", lr=0.01, schedule="multistep", milestones=(1, 2), gamma=0.3),
     "adamw": Recipe(optimizer="adamw", lr=0.02, weight_decay=0.1, warmup=1, label_smoothing=0.1, clip_norm=0.5),
     "cycle": Recipe(schedule="onecycle", cycle_momentum=True),
-    "adam-cycle": Recipe(optimizer="adam", lr=0.01, schedule="onecycle", cycle_momentum=True),
+    "adam-cycle": Recipe(optimizer="adam", lr=0.01, schedule="onecycle", cycle_momentum=True, clip_value=0.02),
     "mix": Recipe(schedule="onecycle", mix_up=0.4, cut_mix=1.0, augment=False),
     "average": Recipe(schedule="constant", ema=0.9, val=5, accumulate=2),
     "amp": Recipe(amp=True),

@@ -7,6 +7,8 @@ var (
 	opNorm       = torch.Define("aten::linalg_vector_norm(Tensor self, Scalar ord=2, int[1]? dim=None, bool keepdim=False, *, ScalarType? dtype=None) -> Tensor")
 	opReciprocal = torch.Define("aten::reciprocal(Tensor self) -> Tensor")
 	opClampMax   = torch.Define("aten::clamp_max(Tensor self, Scalar max) -> Tensor")
+	opClampMinI  = torch.Define("aten::_foreach_clamp_min_.Scalar(Tensor(a!)[] self, Scalar scalar) -> ()")
+	opClampMaxI  = torch.Define("aten::_foreach_clamp_max_.Scalar(Tensor(a!)[] self, Scalar scalar) -> ()")
 	opMulByI     = torch.Define("aten::_foreach_mul_.Tensor(Tensor(a!)[] self, Tensor other) -> ()")
 )
 
@@ -17,12 +19,7 @@ func ClipGradNorm(params []torch.Tensor, limit float64) torch.Tensor {
 	if !(limit > 0) || limit-limit != 0 {
 		fail("optim.ClipGradNorm", "a norm of at most %g: it must be finite and above 0", limit)
 	}
-	var grads []torch.Tensor
-	for _, p := range params {
-		if g := p.Grad(); g.Defined() {
-			grads = append(grads, g)
-		}
-	}
+	grads := gradsOf(params)
 	if len(grads) == 0 {
 		return torch.Zeros(nil, false)
 	}
@@ -37,4 +34,27 @@ func ClipGradNorm(params []torch.Tensor, limit float64) torch.Tensor {
 		})
 	})
 	return total
+}
+
+// ClipGradValue brings every element of the gradients of parameters to [-limit, limit] (torch.nn.utils.clip_grad_value_).
+func ClipGradValue(params []torch.Tensor, limit float64) {
+	if !(limit > 0) || limit-limit != 0 {
+		fail("optim.ClipGradValue", "values of at most %g: it must be finite and above 0", limit)
+	}
+	if grads := gradsOf(params); len(grads) > 0 {
+		torch.NoGrad(func() {
+			opClampMinI.Do(grads, -limit)
+			opClampMaxI.Do(grads, limit)
+		})
+	}
+}
+
+// gradsOf lists the gradients of parameters that have one.
+func gradsOf(params []torch.Tensor) (grads []torch.Tensor) {
+	for _, p := range params {
+		if g := p.Grad(); g.Defined() {
+			grads = append(grads, g)
+		}
+	}
+	return grads
 }

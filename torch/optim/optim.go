@@ -13,7 +13,7 @@
 //	}
 //
 // Its state is plain tensors, which State and SetState carry to and from a checkpoint. Schedules are pure functions of
-// the step, so a resumed run needs none of their history. Between Backward and Step, ClipGradNorm bounds the gradients;
+// the step, so a resumed run needs none of their history. Between Backward and Step, ClipGradNorm or ClipGradValue bounds the gradients;
 // behind Step, an Average follows the weights.
 package optim
 

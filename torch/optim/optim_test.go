@@ -302,6 +302,19 @@ func TestClipGradNorm(t *testing.T) {
 	})
 }
 
+// Elements are brought to the limit one by one, from both sides.
+func TestClipGradValue(t *testing.T) {
+	run(t, func() {
+		p, idle := torch.NewTensor([]float64{0, 0, 0}).SetRequiresGrad(true), torch.NewTensor([]float64{0}).SetRequiresGrad(true)
+		ClipGradValue([]torch.Tensor{idle}, 1)
+		p.SetGrad(torch.NewTensor([]float64{0.25, -3, 7}))
+		ClipGradValue([]torch.Tensor{p, idle}, 0.5)
+		if got := torch.ToSlice[float64](p.Grad()); !slices.Equal(got, []float64{0.25, -0.5, 0.5}) {
+			t.Errorf("gradients %v", got)
+		}
+	})
+}
+
 // An average starts at the first update, follows, comes and goes by Swap, and goes on from its state; of counts it keeps the
 // last.
 func TestAverage(t *testing.T) {
@@ -482,6 +495,7 @@ func TestErrors(t *testing.T) {
 		{func() { AdamW(1, 0.9, math.NaN(), 0, 0) }, "betas 0.9 and NaN"},
 		{func() { Adam(1, 0.9, 0.9, -1, 0) }, "eps -1"},
 		{func() { ClipGradNorm(nil, 0) }, "at most 0"},
+		{func() { ClipGradValue(nil, 0) }, "at most 0"},
 		{func() { NewAverage(1, nil) }, "decay 1"},
 		{func() { LinearLR(1, 2, 3) }, "a share of 2"},
 		{func() { StepLR(1, 0, 1) }, "0 steps"},

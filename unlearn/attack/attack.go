@@ -25,7 +25,7 @@ type Options struct {
 	Norm     string  `flag:"norm" default:"l2" oneof:"l2|linf" group:"attack" help:"ball of the perturbation"`
 	Targeted bool    `flag:"targeted" default:"true" group:"attack" help:"toward a random other class; false: away from the label"`
 	Exclude  string  `flag:"target-exclude" deftext:"only the label" oneof:"|goal" group:"attack" help:"goal: aim at no image's new label of goal relabel either"`
-	Pairs    string  `flag:"pairs" arg:"FILE" group:"attack" help:"attack these pairs, in place of --num-adv random classes of each image: lines of SOURCE,TARGET, or a .safetensors file with source, target and perhaps start"`
+	Pairs    string  `flag:"pairs" arg:"FILE" group:"attack" help:"attack these pairs, in place of --num-adv random classes of each image: lines of SOURCE,TARGET or SOURCE,REPEAT,TARGET, or a .safetensors file with source, target and perhaps repeat and start"`
 	Store    string  `flag:"adv-store" default:"f32" oneof:"f32|f16" group:"attack" help:"keep the examples as they are, or rounded to half the size, which changes bits"`
 	Compat
 }

@@ -25,6 +25,13 @@ func TestOtherClass(t *testing.T) {
 	if !slices.Equal(got, []int{5, 7, 1, 1}) {
 		t.Errorf("targets %v, the specification has 5 7 1 1", got)
 	}
+	got = nil
+	for i, u := range []float32{.49625659, .76822180, .08847743, .13203049} {
+		got = append(got, halfClass(u, []int{4, 4, 0, 9}[i], 10))
+	}
+	if !slices.Equal(got, []int{5, 7, 5, 1}) {
+		t.Errorf("rule half: targets %v, the specification has 5 7 5 1", got)
+	}
 	file, err := ckpt.Load(reference.Golden(t, "streams.safetensors"))
 	if err != nil {
 		t.Fatal(err)

@@ -70,7 +70,7 @@ type Dataset struct {
 	Name    string // what the user types
 	Summary string // one line for help texts
 	Files   bool   // reads files, so Source.Dir is required
-	Sized   bool   // its images are files, which Source.Preprocess gives a size
+	Sized   bool   // its images are files, which Source.Preprocess gives a size as they are decoded
 
 	Preprocess Preprocess // that is usual for the dataset
 
@@ -130,9 +130,14 @@ func Open(ctx context.Context, name string, src Source, splits ...string) ([]*Se
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range sets {
+	for i, s := range sets {
 		if err := s.check(src.Dir); err != nil {
 			return nil, err
+		}
+		if !d.Sized && src.Preprocess != (Preprocess{}) {
+			if sets[i], err = resize(s, src); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return sets, nil

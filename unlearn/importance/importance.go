@@ -7,6 +7,8 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
+	"strings"
 
 	"l2ul/torch"
 	"l2ul/torch/cuda"
@@ -18,7 +20,7 @@ import (
 
 // Options choose the estimator.
 type Options struct {
-	Kind       string `flag:"importance" default:"mas" oneof:"mas|mas-batch|fisher-emp|fisher-true|uniform" group:"importance" help:"estimator of the importance of parameters"`
+	Kind       string `flag:"importance" default:"mas" arg:"NAME|FILE" group:"importance" help:"estimator of the importance of parameters: mas, mas-batch, fisher-emp, fisher-true or uniform; or the importance.safetensors of a run with the same weights"`
 	Norm       string `flag:"importance-norm" deftext:"squared; plain for mas-batch" oneof:"|squared|plain" group:"importance" help:"what MAS differentiates: the squared or the plain L2 norm of the logits"`
 	BN         string `flag:"importance-bn" deftext:"eval; train for mas-batch" oneof:"|eval|train" group:"importance" help:"statistics batch normalisation uses; train only with mas-batch"`
 	Accumulate bool   `flag:"importance-accumulate" default:"true" group:"importance" help:"mas-batch adds up the gradients of successive slices, as the published code does"`
@@ -27,8 +29,23 @@ type Options struct {
 	Guard      string `flag:"compat.minmax-guard" default:"on" oneof:"on|off" group:"compatibility" help:"off: a tensor whose importance is the same everywhere gets weights that are not a number, as 0/0 is, in place of ones"`
 }
 
+var estimators = []string{"mas", "mas-batch", "fisher-emp", "fisher-true", "uniform"}
+
+const fileSuffix = ".safetensors"
+
+// File is the file that importance is read from in place of an estimate, or "".
+func (o *Options) File() string {
+	if strings.HasSuffix(o.Kind, fileSuffix) {
+		return o.Kind
+	}
+	return ""
+}
+
 // Validate checks what the tags cannot say.
 func (o *Options) Validate() error {
+	if o.File() == "" && !slices.Contains(estimators, o.Kind) {
+		return fmt.Errorf("--importance %q: choose one of %s, or a file whose name ends in %s", o.Kind, strings.Join(estimators, ", "), fileSuffix)
+	}
 	if o.BN == "train" && o.Kind != "mas-batch" {
 		return fmt.Errorf("--importance-bn train: %s takes one image at a time, whose batch statistics mean nothing; use --importance mas-batch", o.Kind)
 	}
@@ -70,8 +87,17 @@ func (j *Job) Run(ctx context.Context, progress func(done int)) ([]torch.Tensor,
 		torch.Seeded(torch.NewGenerator(seed.For(j.Seed, "fisher/samples", 0)), func() { err = j.accumulate(ctx, omega, progress) })
 		return omega, err
 	}
-	return omega, j.accumulate(ctx, omega, progress)
+	err := j.accumulate(ctx, omega, progress)
+	if j.Options.Kind == "mas-batch" {
+		count := (j.Images.Len()/j.Slice + 1) * j.Slice // more than there are, as published; it cancels in Ω̄
+		for _, o := range omega {
+			opDivScalarI.Do(o, count)
+		}
+	}
+	return omega, err
 }
+
+var opDivScalarI = torch.Define("aten::div_.Scalar(Tensor(a!) self, Scalar other) -> Tensor(a!)")
 
 // accumulate adds the share of every image to omega.
 func (j *Job) accumulate(ctx context.Context, omega []torch.Tensor, progress func(done int)) error {
@@ -196,8 +222,6 @@ func (j *Job) classWeights(logp torch.Tensor) []float64 {
 // newBatch returns the published code's estimator: the gradient of the mean norm of a slice's logits, whose absolute value
 // counts for every image of the slice. The gradient is that of all slices so far, since that code never clears it.
 func (j *Job) newBatch() func(omega []torch.Tensor, logits, y torch.Tensor) {
-	k := j.Images.Len()
-	count := float64((k/j.Slice + 1) * j.Slice)
 	sum := make([]torch.Tensor, len(j.Params))
 	for i, p := range j.Params {
 		sum[i] = p.Detach().ZerosLike()
@@ -211,7 +235,7 @@ func (j *Job) newBatch() func(omega []torch.Tensor, logits, y torch.Tensor) {
 			}
 			sum[i].AddI(g, 1)
 		}
-		kernels.AccumulateAbs(omega, sum, float64(n), count)
+		kernels.AccumulateAbs(omega, sum, float64(n), 1)
 	}
 }
 

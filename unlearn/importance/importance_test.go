@@ -352,6 +352,22 @@ func TestAnchors(t *testing.T) {
 	})
 }
 
+// Without its guard a tensor that is the same everywhere has weights 0/0; others have those that they have with it.
+func TestCompatMinMaxGuard(t *testing.T) {
+	torch.Scope(func() {
+		omega := []torch.Tensor{torch.FromSlice([]float32{1, 3, 2, 5}), torch.Full([]int64{3}, 0.1, false)}
+		anchors := (&importance.Options{Guard: "off"}).Anchors(omega)
+		if got := torch.ToSlice[float32](anchors[0]); !slices.Equal(got, []float32{1, 0.5, 0.75, 0}) {
+			t.Errorf("anchors %v", got)
+		}
+		for _, v := range torch.ToSlice[float32](anchors[1]) {
+			if v == v {
+				t.Errorf("a constant tensor has weight %g", v)
+			}
+		}
+	})
+}
+
 // The value of the penalty and its gradient, at a point of the reference.
 func TestPenaltyIsTheReferences(t *testing.T) {
 	smallnet.ForEach(t, func(t *testing.T, g *smallnet.Golden) {

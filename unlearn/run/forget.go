@@ -52,6 +52,7 @@ type forgetting struct {
 	attack     attack.Options
 	importance importance.Options
 	recipe     train.Options
+	omega      *ckpt.File // of --importance FILE, else nil
 	method     *unlearn.Method
 
 	set    *data.ForgetSet
@@ -177,7 +178,23 @@ func (f *forgetting) check() error {
 	if err := f.loop.Check(f.method, f.net, f.blank(), k, driving); err != nil || !f.weighs() {
 		return err
 	}
+	if path := f.importance.File(); path != "" {
+		return f.openImportance(path)
+	}
 	return f.checkImportance(&f.importance, k, f.loop.ForgetBatch)
+}
+
+// openImportance reads --importance FILE and refuses what is not of this network.
+func (f *forgetting) openImportance(path string) (err error) {
+	if f.omega, err = ckpt.Load(path); err != nil {
+		return Inputf("--importance %s: %w", path, reason(err))
+	}
+	w := &weighing{desk: &f.desk, params: unlearn.Trainable(f.net, f.loop.BN)}
+	torch.Scope(func() { _, err = w.unpack(f.omega) })
+	if err != nil {
+		return Inputf("--importance %s: %w", path, err)
+	}
+	return nil
 }
 
 // weighs reports whether the importance of parameters plays a part.
@@ -227,12 +244,12 @@ func (f *forgetting) tellPlan() error {
 		rates = fmt.Sprintf("noise of %.4g to %.4g times the root mean square of each tensor", ladder.Length(0), ladder.Length(ladder.Rungs-1))
 	} else {
 		rates = updates(f.loop.LR, f.loop.Momentum, f.loop.WeightDecay)
-		steps = fmt.Sprintf("at most %s of %s", Counted(f.loop.MaxPasses, "pass"), Counted(f.loop.StepsOfPass(f.method, driving), "step"))
+		steps = fmt.Sprintf("at most %s of %s", Counted(f.loop.Passes(), "pass"), Counted(f.loop.StepsOfPass(f.method, driving), "step"))
 	}
 	if f.loop.MaxSteps > 0 {
 		steps += ", and at most " + Counted(f.loop.MaxSteps, "step")
 	}
-	return f.planRun(f.o.FolderOptions, f.inputs(f.set), append(rows,
+	return f.planRun(f.o.FolderOptions, f.allInputs(), append(rows,
 		[2]string{"forget", fmt.Sprintf("%s, goal %s", Counted(k, "image"), f.loop.Goal)},
 		[2]string{"steps", steps},
 		[2]string{"update", rates},
@@ -247,7 +264,7 @@ func (f *forgetting) run(ctx context.Context) (*Result, error) {
 	}
 	defer folder.Close()
 	f.folder = folder
-	inputs := f.inputs(f.set)
+	inputs := f.allInputs()
 	if f.saver, err = f.newSaver(ctx, folder, f.o.FolderOptions, inputs, checkpoint); err != nil {
 		return nil, err
 	}
@@ -291,6 +308,15 @@ func (f *forgetting) interrupted(ctx context.Context, err error) error {
 		return err
 	}
 	return interrupted(ctx, f.saver.last, err)
+}
+
+// allInputs are the hashes that a resumed run must find again.
+func (f *forgetting) allInputs() map[string]string {
+	inputs := f.inputs(f.set)
+	if f.omega != nil {
+		inputs["importance"] = f.omega.Hash()
+	}
+	return inputs
 }
 
 // openViews puts the data on the device.
@@ -464,9 +490,16 @@ func (f *forgetting) importances(ctx context.Context, trained []nn.Named) ([]tor
 		path: f.folder.Path("importance.safetensors"),
 	}
 	if f.state.Loop != nil {
-		if omega := w.read(); omega != nil {
+		if omega, err := w.read(); err == nil {
 			return omega, nil
 		}
+	}
+	if f.omega != nil {
+		omega, err := w.unpack(f.omega)
+		if err != nil {
+			return nil, Inputf("--importance %s: %w", f.importance.Kind, err)
+		}
+		return omega, w.write(omega, f.omega.Metadata["estimator"])
 	}
 	omega, err := w.run(ctx)
 	if w.cached {

@@ -2,6 +2,9 @@ package run
 
 import (
 	"context"
+	"fmt"
+	"math"
+	"slices"
 
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
@@ -44,7 +47,7 @@ func (w *weighing) run(ctx context.Context) ([]torch.Tensor, error) {
 		w.Console.Log().Warn().Err(err).Msg("the cache is of no use here")
 	}
 	if found {
-		if omega := w.read(); omega != nil {
+		if omega, err := w.read(); err == nil {
 			w.cached = true
 			w.Console.Log().Info().Msg("importance taken from the cache")
 			return omega, w.images.Meter.Read(data.PartForget, w.images.Len()) // it is made of these reads, whoever made it
@@ -81,33 +84,54 @@ func (w *weighing) make(ctx context.Context) ([]torch.Tensor, error) {
 	if err != nil {
 		return nil, err
 	}
+	return omega, w.write(omega, w.options.Kind)
+}
+
+// write writes Ω into the run folder, under the names of the parameters.
+func (w *weighing) write(omega []torch.Tensor, estimator string) error {
 	tensors := make([]nn.Named, len(omega))
 	for i, o := range omega {
 		tensors[i] = nn.Named{Name: w.params[i].Name, Tensor: o}
 	}
 	file := nn.Pack(tensors)
-	file.Metadata = map[string]string{"schema": importanceSchema, "estimator": w.options.Kind, "weights": w.weights.Hash()}
-	return omega, ckpt.Save(w.path, file)
+	file.Metadata = map[string]string{"schema": importanceSchema, "estimator": estimator, "weights": w.weights.Hash()}
+	return ckpt.Save(w.path, file)
 }
 
-// read reads Ω from the run folder; nil where it is not there, or is not that of these parameters.
-func (w *weighing) read() []torch.Tensor {
+// read reads Ω from the run folder.
+func (w *weighing) read() ([]torch.Tensor, error) {
 	file, err := ckpt.Load(w.path)
-	if err != nil || file.Metadata["weights"] != w.weights.Hash() {
-		return nil
+	if err != nil {
+		return nil, err
+	}
+	return w.unpack(file)
+}
+
+// unpack returns the Ω of the parameters that a file holds, if it is of this network and these weights.
+func (w *weighing) unpack(file *ckpt.File) ([]torch.Tensor, error) {
+	if schema := file.Metadata["schema"]; schema != importanceSchema {
+		return nil, fmt.Errorf("its schema is %.40q, not %q: take the importance.safetensors of `unlearn importance`", schema, importanceSchema)
+	}
+	if made := file.Metadata["weights"]; made != w.weights.Hash() {
+		return nil, fmt.Errorf("it was estimated with other weights (%.12s, these are %.12s)", made, w.weights.Hash())
 	}
 	stored, err := nn.Unpack(file)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	omega := make([]torch.Tensor, len(w.params))
 	for i, p := range w.params {
 		t, ok := named(stored, p.Name)
-		if !ok {
-			return nil
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("it lacks %s", p.Name)
+		case t.Dtype() != torch.Float || !slices.Equal(t.Shape(), p.Tensor.Shape()):
+			return nil, fmt.Errorf("%s is %v %v, the parameter %v %v", p.Name, t.Dtype(), t.Shape(), torch.Float, p.Tensor.Shape())
+		case !(t.Min().Item() >= 0 && t.Max().Item() <= math.MaxFloat32): // not-a-number is neither
+			return nil, fmt.Errorf("%s has values that are negative or not finite", p.Name)
 		}
 		omega[i] = p.Tensor.Detach().EmptyLike() // the memory format of the parameter
 		omega[i].CopyI(t)
 	}
-	return omega
+	return omega, nil
 }

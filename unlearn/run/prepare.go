@@ -208,6 +208,9 @@ func Importance(ctx context.Context, inv Invocation) (result *ImportanceResult, 
 	if err := inv.Config.Decode(&settings); err != nil {
 		return nil, err
 	}
+	if path := settings.File(); path != "" {
+		return nil, Usagef("--importance %s: this verb makes such a file; name an estimator", path)
+	}
 	d.model, d.source, d.compute = o.ModelOptions, o.DataOptions, o.ComputeOptions
 	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()

@@ -64,9 +64,9 @@ func (d *desk) choosePreprocess(ctx context.Context) error {
 	if i < 0 {
 		return nil // which data.Open says better
 	}
-	if !datasets[i].Sized {
-		if o := d.source; o.ImgSize != "" || o.CropPct != 0 || o.Interpolation != "" {
-			return Usagef("--img-size, --crop-pct and --interpolation are for datasets of image files, and %s has pixels of one size: leave them out", o.Dataset)
+	if o := d.source; !datasets[i].Sized && o.ImgSize == "" { // pixels of one size, which are left as they are
+		if o.CropPct != 0 || o.Interpolation != "" {
+			return Usagef("--crop-pct and --interpolation: %s has pixels of one size; to resize them give --img-size", o.Dataset)
 		}
 		return nil
 	}

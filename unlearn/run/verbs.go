@@ -35,7 +35,7 @@ type DataOptions struct {
 	DataDir string `flag:"data-dir" env:"UNLEARN_DATA" group:"model and data" arg:"DIR" result:"no" help:"folder or archive it is read from"`
 	Label   string `flag:"label" group:"model and data" arg:"COLUMN" help:"what the classes are, where a dataset has several to choose from (celeba; cifar100: fine or coarse; webdataset: a field of .json; parquet)"`
 
-	ImgSize       string  `flag:"img-size" deftext:"as the network" arg:"N|native" group:"model and data" help:"height and width that image files are given; native: as they are, all of one size"`
+	ImgSize       string  `flag:"img-size" deftext:"as the network" arg:"N|native" group:"model and data" help:"height and width that images are given; native: files as they are, all of one size"`
 	CropPct       float64 `flag:"crop-pct" min:"0.1" max:"1" deftext:"as the network" arg:"SHARE" group:"model and data" help:"share of the resized image's shorter side that the middle has which is cut out"`
 	Interpolation string  `flag:"interpolation" oneof:"bilinear|bicubic" deftext:"as the network" group:"model and data" help:"how images are resized, antialiased as by Pillow"`
 

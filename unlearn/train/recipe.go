@@ -28,6 +28,7 @@ type Options struct {
 	CutMix         float64   `flag:"cutmix" default:"0" min:"0" group:"training" help:"alpha of cutmix, 0 for none"`
 	LabelSmoothing float64   `flag:"label-smoothing" default:"0" min:"0" max:"1" group:"training" help:"share of the label that is spread over all classes"`
 	ClipNorm       float64   `flag:"clip-norm" default:"0" min:"0" group:"training" help:"largest norm of all gradients together, 0 for any"`
+	ClipValue      float64   `flag:"clip-value" default:"0" min:"0" group:"training" help:"largest magnitude of each gradient's elements, 0 for any"`
 	EMA            float64   `flag:"ema" default:"0" min:"0" max:"1" group:"training" help:"decay of an average of the weights over the steps, which is what is validated and kept; 0 for none"`
 	AMP            bool      `flag:"amp" group:"training" help:"train in mixed precision: the network computes in bfloat16 where that is safe; weights and updates stay float32"`
 	Val            int       `flag:"val" default:"0" min:"0" arg:"N" group:"training" help:"training images to hold out, and to score after each epoch; the weights that did best are kept beside the last"`

@@ -275,6 +275,9 @@ func (t *trainer) step(indices, expected []int, rec *Record) {
 	if limit := t.Options.ClipNorm; limit > 0 {
 		optim.ClipGradNorm(t.params, limit)
 	}
+	if limit := t.Options.ClipValue; limit > 0 {
+		optim.ClipGradValue(t.params, limit)
+	}
 	t.opt.Step()
 	t.opt.ZeroGrad()
 	if t.average != nil {
