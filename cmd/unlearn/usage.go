@@ -5,16 +5,13 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"l2ul/internal/nearest"
 	"l2ul/unlearn/run"
-	"l2ul/unlearn/run/config"
 )
 
 // unknown is the usage error about a name, with the nearest of the known ones.
 func unknown(kind, name string, known []string) error {
-	if near := config.Nearest(name, known); near != "" {
-		return run.Usagef("unknown %s %q; did you mean %q?", kind, name, near)
-	}
-	return run.Usagef("unknown %s %q; one of: %s", kind, name, strings.Join(known, ", "))
+	return run.Usagef("%s", nearest.Unknown(kind, name, known))
 }
 
 // usageError turns what the flag parser says into sentences of ours.
@@ -30,7 +27,7 @@ func usageError(c *cli.Context, err error, _ bool) error {
 		if c.Command.HelpName != "" && c.Command.Name != c.App.Name {
 			hint = "see " + c.Command.HelpName + " --help"
 		}
-		if near := config.Nearest(name, names); near != "" {
+		if near := nearest.To(name, names); near != "" {
 			hint = "did you mean " + dashed(near) + "?"
 		}
 		return run.Usagef("unknown flag %s; %s", dashed(name), hint)

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+
+	"l2ul/internal/nearest"
 )
 
 // Source says where a dataset comes from. Each dataset uses what it needs of it.
@@ -113,7 +115,7 @@ func unknownSplit[T any](dataset, split string, known map[string]T) error {
 func Open(ctx context.Context, name string, src Source, splits ...string) ([]*Set, error) {
 	d, ok := registry[name]
 	if !ok {
-		return nil, usagef("unknown dataset %q: choose one of %s", name, strings.Join(slices.Sorted(maps.Keys(registry)), ", "))
+		return nil, usagef("%s", nearest.Unknown("dataset", name, slices.Sorted(maps.Keys(registry))))
 	}
 	if d.Files && src.Dir == "" {
 		hint := ""

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"l2ul/internal/nearest"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/fetch"
 	"l2ul/unlearn/weights"
@@ -179,7 +180,7 @@ func FetchData(ctx context.Context, c *Console, o FetchDataOptions, name string)
 				names = append(names, d.Name)
 			}
 		}
-		return nil, Usagef("%q is no dataset that can be fetched; those are %s", name, strings.Join(names, ", "))
+		return nil, Usagef("%s", nearest.Unknown("dataset to fetch", name, names))
 	}
 	folder, err := cacheFolder(datasets)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"l2ul/torch/models"
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
@@ -29,6 +30,11 @@ type NetworkOptions struct {
 	Std        []float64 `flag:"std" group:"model and data" deftext:"as the network" arg:"R,G,B" help:"standard deviation of each channel"`
 }
 
+// Choices are the networks, and what stands for the one that the weights fit.
+func (NetworkOptions) Choices() map[string][]string {
+	return map[string][]string{"model": append(models.Names(), autoModel)}
+}
+
 // DataOptions name a dataset.
 type DataOptions struct {
 	Dataset string `flag:"dataset" group:"model and data" arg:"NAME" help:"dataset; unlearn ls datasets lists them"`
@@ -40,6 +46,15 @@ type DataOptions struct {
 	Interpolation string  `flag:"interpolation" oneof:"bilinear|bicubic" deftext:"as the network" group:"model and data" help:"how images are resized, antialiased as by Pillow"`
 
 	Workers int `flag:"workers,j" min:"1" deftext:"one a core" group:"model and data" result:"no" help:"goroutines that decode or draw images"`
+}
+
+// Choices are the datasets.
+func (DataOptions) Choices() map[string][]string {
+	var names []string
+	for _, d := range data.Datasets() {
+		names = append(names, d.Name)
+	}
+	return map[string][]string{"dataset": names}
 }
 
 // SetOptions name the samples to forget.
