@@ -31,10 +31,12 @@ var topics = map[string]string{
 	"exit-codes": topicExitCodes, "environment": topicEnvironment, "formats": topicFormats, "config": topicConfig,
 }
 
+func topicNames() []string { return slices.Sorted(maps.Keys(topics)) }
+
 func (p *program) help() *cli.Command {
 	return &cli.Command{
 		Name: "help", Aliases: []string{"h"}, Usage: "about a command or a topic", ArgsUsage: "[COMMAND|TOPIC]",
-		Description: "Topics: " + strings.Join(slices.Sorted(maps.Keys(topics)), ", ") + ".",
+		Description: "Topics: " + strings.Join(topicNames(), ", ") + ".",
 		Action: func(c *cli.Context) error {
 			words := c.Args().Slice()
 			if len(words) == 0 {
@@ -56,7 +58,7 @@ func (p *program) help() *cli.Command {
 					}
 				}
 				if found == nil {
-					return unknown("command or topic", w, append(commandNames(commands), slices.Sorted(maps.Keys(topics))...))
+					return unknown("command or topic", w, append(commandNames(commands), topicNames()...))
 				}
 				commands = found.Subcommands
 			}
@@ -81,7 +83,7 @@ func printRoot(w io.Writer, app *cli.App) {
 	}
 	columns(w, rows, width(w))
 	fmt.Fprintf(w, "\nunlearn COMMAND --help    its flags\nunlearn help TOPIC        %s\n",
-		strings.Join(slices.Sorted(maps.Keys(topics)), ", "))
+		strings.Join(topicNames(), ", "))
 }
 
 // firstScreen shows the main job by examples that can be typed.

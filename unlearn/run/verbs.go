@@ -38,7 +38,7 @@ func (NetworkOptions) Choices() map[string][]string {
 // DataOptions name a dataset.
 type DataOptions struct {
 	Dataset string `flag:"dataset" group:"model and data" arg:"NAME" help:"dataset; unlearn ls datasets lists them"`
-	DataDir string `flag:"data-dir" env:"UNLEARN_DATA" group:"model and data" arg:"DIR" result:"no" help:"folder or archive it is read from"`
+	DataDir string `flag:"data-dir" env:"UNLEARN_DATA" group:"model and data" arg:"DIR|FILE" result:"no" help:"folder or archive it is read from"`
 	Label   string `flag:"label" group:"model and data" arg:"COLUMN" help:"what the classes are, where a dataset has several to choose from (celeba; cifar100: fine or coarse; webdataset: a field of .json; parquet)"`
 
 	ImgSize       string  `flag:"img-size" deftext:"as the network" arg:"N|native" group:"model and data" help:"height and width that image files are given; native: as they are, all of one size"`
