@@ -42,15 +42,15 @@ func readFile(path string) ([]entry, error) {
 	if err != nil {
 		return nil, unreadable(path, err)
 	}
-	if len(data) > maxFile {
-		return nil, &Error{fmt.Sprintf("%s: larger than %d bytes, so not a configuration file", path, maxFile)}
-	}
 	return parseYAML(path, data, FromFile)
 }
 
 // parseYAML flattens a document of nested mappings into keys joined by dots, in file order. Values are scalars and
 // lists of scalars. JSON is a subset of YAML and read as well. Anchors, aliases, tags and merge keys are refused.
 func parseYAML(path string, data []byte, layer Layer) ([]entry, error) {
+	if len(data) > maxFile {
+		return nil, &Error{fmt.Sprintf("%s: larger than %d bytes, so not a configuration file", path, maxFile)}
+	}
 	file, err := parser.ParseBytes(data, 0)
 	if err != nil {
 		// The parser's text starts with "[line:column]" and shows the lines around it.
@@ -70,6 +70,23 @@ func parseYAML(path string, data []byte, layer Layer) ([]entry, error) {
 		}
 	}
 	return y.entries, nil
+}
+
+// Text is one key of a file with its value as it was written, the elements of a list joined by commas.
+type Text struct{ Key, Value string }
+
+// Texts reads the keys of a configuration that came from name, in its order, without asking whether any verb knows them: a
+// run folder of another version of this program may have others.
+func Texts(name string, data []byte) ([]Text, error) {
+	entries, err := parseYAML(name, data, FromFile)
+	if err != nil {
+		return nil, err
+	}
+	texts := make([]Text, len(entries))
+	for i, e := range entries {
+		texts[i] = Text{e.key, strings.Join(e.texts, ",")}
+	}
+	return texts, nil
 }
 
 type yamlReader struct {

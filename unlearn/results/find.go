@@ -1,0 +1,191 @@
+package results
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// How far Find looks, so that a wrong folder, as /, ends in a sentence.
+const (
+	maxDepth   = 6
+	maxFolders = 100_000
+	maxNames   = 100_000 // in one folder
+)
+
+// Find returns the paths of all run folders at or below dir, sorted by name on each level. It does not look into run folders,
+// hidden folders or through links.
+func Find(dir string) ([]string, error) {
+	var found []string
+	seen := 0
+	var walk func(at string, depth int) error
+	walk = func(at string, depth int) error {
+		if seen++; seen > maxFolders {
+			return fmt.Errorf("%s: more than %d folders below it; name the folder of the runs", dir, maxFolders)
+		}
+		folder, err := OpenFolder(at)
+		if err != nil {
+			return err
+		}
+		defer folder.Close()
+		if folder.isRun() {
+			found = append(found, at)
+			return nil
+		}
+		if depth == maxDepth {
+			return nil
+		}
+		self, err := folder.root.Open(".")
+		if err != nil {
+			return folder.refuse(".", bare(err))
+		}
+		defer self.Close()
+		below, err := names(self, maxNames, func(e fs.DirEntry) bool { return e.IsDir() && !strings.HasPrefix(e.Name(), ".") })
+		if err != nil {
+			return fmt.Errorf("%s: %w", at, err)
+		}
+		for _, name := range below {
+			if err := walk(filepath.Join(at, name), depth+1); err != nil && !errors.Is(err, fs.ErrPermission) && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+		return nil
+	}
+	if err := walk(dir, 0); err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
+// names returns the sorted names of a folder that are wanted; more than limit are an error.
+func names(dir *os.File, limit int, wanted func(fs.DirEntry) bool) ([]string, error) {
+	var all []string
+	for {
+		entries, err := dir.ReadDir(1024)
+		for _, e := range entries {
+			if wanted(e) {
+				all = append(all, e.Name())
+			}
+		}
+		if len(all) > limit {
+			return nil, fmt.Errorf("more than %d names in it", limit)
+		}
+		if errors.Is(err, io.EOF) {
+			slices.Sort(all)
+			return all, nil
+		}
+		if err != nil {
+			return nil, bare(err)
+		}
+	}
+}
+
+// GridSchema is the schema name of Grid.
+const GridSchema = "unlearn.grid/1"
+
+// Grid is grid.json, what a folder of a grid says of its cells. The run of a cell lies in its folder.
+type Grid struct {
+	Path    string            `json:"-"` // of the folder, as it was named
+	Schema  string            `json:"schema"`
+	Name    string            `json:"name"`
+	Title   string            `json:"title"`
+	Hash    string            `json:"hash"`
+	Axes    []Axis            `json:"axes"`
+	Rows    []string          `json:"rows"`    // keys of the axes that make the rows of its table
+	Columns []string          `json:"columns"` // and its columns
+	Cells   []Cell            `json:"cells"`
+	Checks  []json.RawMessage `json:"checks"` // what `bench check` found
+}
+
+// Axis is one key of a grid with its values.
+type Axis struct {
+	Key    string  `json:"key"`
+	Values []Label `json:"values"`
+}
+
+// Label is the text of a value, which may be a text, a number or a truth value in JSON.
+type Label string
+
+// UnmarshalJSON keeps a number as it is written.
+func (l *Label) UnmarshalJSON(data []byte) error {
+	if len(data) > 0 && data[0] == '"' {
+		return json.Unmarshal(data, (*string)(l))
+	}
+	*l = Label(data)
+	return nil
+}
+
+// Cell is one run of a grid.
+type Cell struct {
+	ID     string           `json:"id"`
+	Labels map[string]Label `json:"labels"` // its values by the keys of the axes
+	Folder string           `json:"folder"` // slash-separated, below that of the grid
+}
+
+// maxCells bounds a grid.
+const maxCells = 100_000
+
+// OpenGrid reads grid.json of a folder. A folder without one is an error that is fs.ErrNotExist.
+func OpenGrid(dir string) (*Grid, error) {
+	folder, err := OpenFolder(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	data, err := folder.Read("grid.json", maxResult)
+	if err != nil {
+		return nil, err
+	}
+	g := &Grid{Path: dir}
+	if err := json.Unmarshal(data, g); err != nil {
+		return nil, folder.refuse("grid.json", err)
+	}
+	if err := g.check(); err != nil {
+		return nil, folder.refuse("grid.json", err)
+	}
+	return g, nil
+}
+
+func (g *Grid) check() error {
+	if g.Schema != GridSchema {
+		return fmt.Errorf("schema %.60q, where %q is read", g.Schema, GridSchema)
+	}
+	if len(g.Cells) > maxCells {
+		return fmt.Errorf("%d cells, more than %d", len(g.Cells), maxCells)
+	}
+	for i, c := range g.Cells {
+		if !fs.ValidPath(c.Folder) || path.Clean(c.Folder) == "." {
+			return fmt.Errorf("cell %d: %.60q is no folder below the grid's", i, c.Folder)
+		}
+	}
+	return nil
+}
+
+// Run reads the run of a cell; nil when it has not begun.
+func (g *Grid) Run(c Cell) (*Run, error) {
+	grid, err := OpenFolder(g.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer grid.Close()
+	root, err := grid.root.OpenRoot(filepath.FromSlash(c.Folder))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, grid.refuse(c.Folder, bare(err))
+	}
+	folder := &Folder{filepath.Join(g.Path, filepath.FromSlash(c.Folder)), root}
+	defer folder.Close()
+	if !folder.isRun() {
+		return nil, nil
+	}
+	return folder.run()
+}
