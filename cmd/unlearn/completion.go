@@ -280,7 +280,7 @@ func (at place) argument(before []string) choices {
 		c := listed(listDatasets())
 		c.files = "dirs"
 		return c
-	case "DIR", "RUN", "RUN...":
+	case "DIR", "[DIR]", "RUN", "RUN...", "A", "B":
 		return choices{files: "dirs"}
 	default:
 		return choices{files: "files"}

@@ -86,7 +86,7 @@ func newApp(stdout, stderr io.Writer) (*cli.App, error) {
 		ExitErrHandler:            func(*cli.Context, error) {}, // start decides the exit code
 		Commands: []*cli.Command{
 			p.forget(), p.train(), p.attack(), p.importance(), p.eval(), p.split(), p.data(), p.inspect(), p.convert(), p.demo(),
-			p.ls(), p.configCommand(), p.doctor(), p.completion(), p.version(), p.help(), p.answerCompletion(),
+			p.runs(), p.ls(), p.configCommand(), p.doctor(), p.completion(), p.version(), p.help(), p.answerCompletion(),
 		},
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
