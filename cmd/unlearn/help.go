@@ -97,12 +97,11 @@ func firstScreen(app *cli.App) []string {
 
 Forget 16 random training images of a network of yours, then look at what is left:
 
-  unlearn forget -m resnet18 --weights resnet18.pt --dataset cifar10 --data-dir DATA -k 16 -o runs/first
-  unlearn eval -m resnet18 --weights runs/first/model.safetensors --dataset cifar10 --data-dir DATA \
-      --forget @runs/first/forget.json
+  unlearn forget -m auto --weights resnet18.pt --data-dir DATA -k 16 -o runs/first
+  unlearn eval -m auto --weights runs/first/model.safetensors --data-dir DATA --forget @runs/first/forget.json
 
 Which images: -k 16, --forget class:3, --forget ids:1,5,9, or --forget @names.txt with a file name a line.
-How: --method (unlearn ls methods). Your own images: --dataset imagefolder --data-dir DIR (train/CLASS/*.jpg).
+How: --method (unlearn ls methods). Your own images: --data-dir DIR (train/CLASS/*.jpg).
 `}
 }
 

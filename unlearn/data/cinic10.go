@@ -1,5 +1,10 @@
 package data
 
+import (
+	"context"
+	"strings"
+)
+
 // CINIC-10 (Darlow et al., "CINIC-10 is not ImageNet or CIFAR-10", 2018): 90,000 images of 32x32 in each of train, valid and
 // test.
 func init() {
@@ -9,6 +14,11 @@ func init() {
 		Summary: "CINIC-10 from its folder or archive: train/, valid/ and test/, each with ten classes",
 		Files:   true,
 		Sized:   true,
-		Open:    tree.open,
+
+		Resembles: func(_ context.Context, l look) bool {
+			return strings.Join(l.classes("valid"), " ") == "airplane automobile bird cat deer dog frog horse ship truck"
+		},
+
+		Open: tree.open,
 	})
 }

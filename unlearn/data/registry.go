@@ -76,6 +76,11 @@ type Dataset struct {
 
 	Preprocess Preprocess // that is usual for the dataset
 
+	// Resembles reports whether a folder, archive or pattern looks like the dataset, so that nobody need say so; nil where that
+	// cannot be told. General is of layouts that anybody's images may have.
+	Resembles func(ctx context.Context, l look) bool
+	General   bool
+
 	Downloads []Download // the files to put into Source.Dir, where their authors publish them with a checksum
 
 	// Open reads the splits asked for, in that order, passing over the files once. It fails with *InputError.

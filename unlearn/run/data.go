@@ -1,7 +1,6 @@
 package run
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -70,7 +69,7 @@ func (r *DataReport) Broken() (n int) {
 }
 
 // CheckData reads splits of a dataset whole, and goes on where an image is broken. what is a dataset's name, or the folder or
-// archive of --dataset, which is then imagefolder unless it is said.
+// archive of --dataset, by default the one that it looks like.
 func CheckData(ctx context.Context, c *Console, o CheckDataOptions, what string) (*DataReport, error) {
 	d := &desk{Invocation: Invocation{Console: c}, source: o.DataOptions}
 	d.source.name(what)
@@ -104,7 +103,7 @@ func (o *DataOptions) name(what string) {
 		o.Dataset = what
 		return
 	}
-	o.Dataset, o.DataDir = cmp.Or(o.Dataset, "imagefolder"), what
+	o.DataDir = what
 }
 
 // Shown is what `unlearn data show` drew.

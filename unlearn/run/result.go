@@ -101,6 +101,7 @@ type About struct {
 	Seed      int64       `json:"seed"`
 
 	Preprocess string   `json:"preprocess,omitempty"` // as in Result
+	Guessed    []string `json:"guessed,omitempty"`    // as in Result
 	Warnings   []string `json:"warnings,omitempty"`   // as in Result
 
 	Versions Versions `json:"versions"`
@@ -145,6 +146,7 @@ type Result struct {
 	Seed       int64           `json:"seed"`
 	Limited    bool            `json:"limited" jsonschema:"description=whether --limit left samples out of the scores"`
 	Preprocess string          `json:"preprocess,omitempty" jsonschema:"description=how image files became pixels: native\\, or resized and cropped as torchvision does"`
+	Guessed    []string        `json:"guessed,omitempty" jsonschema:"description=what auto stood for: the dataset that the files looked like\\, the network that the weights fit"`
 	Warnings   []string        `json:"warnings,omitempty" jsonschema:"description=what does not fit together: flags that differ from what the network was made for"`
 	Versions   Versions        `json:"versions"`
 }
@@ -175,6 +177,7 @@ type EvalResult struct {
 	Fallback   string      `json:"fallback,omitempty" jsonschema:"description=as in unlearn.result/1"`
 	Limited    bool        `json:"limited"`
 	Preprocess string      `json:"preprocess,omitempty" jsonschema:"description=as in unlearn.result/1"`
+	Guessed    []string    `json:"guessed,omitempty" jsonschema:"description=as in unlearn.result/1"`
 	Warnings   []string    `json:"warnings,omitempty" jsonschema:"description=as in unlearn.result/1"`
 	Seconds    float64     `json:"seconds" jsonschema:"minimum=0"`
 	Versions   Versions    `json:"versions"`

@@ -37,7 +37,7 @@ func (NetworkOptions) Choices() map[string][]string {
 
 // DataOptions name a dataset.
 type DataOptions struct {
-	Dataset string `flag:"dataset" group:"model and data" arg:"NAME" help:"dataset; unlearn ls datasets lists them"`
+	Dataset string `flag:"dataset" default:"auto" group:"model and data" arg:"NAME" help:"dataset; unlearn ls datasets lists them; auto: the one that --data-dir looks like"`
 	DataDir string `flag:"data-dir" env:"UNLEARN_DATA" group:"model and data" arg:"DIR|FILE" result:"no" help:"folder or archive it is read from"`
 	Label   string `flag:"label" group:"model and data" arg:"COLUMN" help:"what the classes are, where a dataset has several to choose from (celeba; cifar100: fine or coarse; webdataset: a field of .json; parquet)"`
 
@@ -48,9 +48,9 @@ type DataOptions struct {
 	Workers int `flag:"workers,j" min:"1" deftext:"one a core" group:"model and data" result:"no" help:"goroutines that decode or draw images"`
 }
 
-// Choices are the datasets.
+// Choices are the datasets, and what stands for the one that the files look like.
 func (DataOptions) Choices() map[string][]string {
-	var names []string
+	names := []string{autoDataset}
 	for _, d := range data.Datasets() {
 		names = append(names, d.Name)
 	}
