@@ -22,7 +22,7 @@ import (
 // ours are the names that a run makes in its folder; --force removes these and nothing else.
 var ours = []string{
 	"config.yaml", "argv.txt", "env.json", "log.jsonl", "metrics.jsonl", "forget.json", "checkpoints", "result.json",
-	plainModel, "model.pt", "model.npz", "model-last-finite.safetensors", bestModel, "adversarial.safetensors", "importance.safetensors",
+	plainModel, "model.pt", "model.npz", "model-last-finite.safetensors", bestModel, "adversarial.safetensors", "importance.safetensors", "tb", mlflowFile,
 }
 
 // runMark is the first file that a run writes: a folder with it is a run folder.

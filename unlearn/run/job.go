@@ -509,11 +509,17 @@ func (inv *Invocation) opening(o FolderOptions) Opening {
 
 // open makes or finds the run folder and says that the job begins.
 func (inv *Invocation) open(o FolderOptions) (*Folder, *Checkpoint, error) {
+	if err := inv.checkTracking(o.TrackOptions); err != nil {
+		return nil, nil, err
+	}
 	folder, checkpoint, err := OpenFolder(inv.opening(o))
 	if err != nil {
 		return nil, nil, err
 	}
 	if err := inv.Console.Attach(folder); err != nil {
+		return nil, nil, errors.Join(err, folder.Close())
+	}
+	if err := inv.track(folder, o); err != nil {
 		return nil, nil, errors.Join(err, folder.Close())
 	}
 	if err := WriteJSON(folder.Path("env.json"), CurrentEnvironment()); err != nil {
