@@ -1,10 +1,8 @@
 package main
 
 import (
-	_ "embed"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -14,24 +12,6 @@ import (
 
 	"l2ul/unlearn/run/config"
 )
-
-//go:embed topics/exit-codes.txt
-var topicExitCodes string
-
-//go:embed topics/environment.txt
-var topicEnvironment string
-
-//go:embed topics/formats.txt
-var topicFormats string
-
-//go:embed topics/config.txt
-var topicConfig string
-
-var topics = map[string]string{
-	"exit-codes": topicExitCodes, "environment": topicEnvironment, "formats": topicFormats, "config": topicConfig,
-}
-
-func topicNames() []string { return slices.Sorted(maps.Keys(topics)) }
 
 func (p *program) help() *cli.Command {
 	return &cli.Command{
@@ -45,7 +25,7 @@ func (p *program) help() *cli.Command {
 			}
 			// A topic of the same name as a command has more to say.
 			if text, ok := topics[words[0]]; ok && len(words) == 1 {
-				fmt.Fprint(p.stdout, text)
+				fmt.Fprint(p.stdout, text())
 				return nil
 			}
 			commands := c.App.Commands
