@@ -128,7 +128,9 @@ func (m *MLflow) tell(ctx context.Context) error {
 			}
 		}
 		for _, x := range metrics {
-			m.o.State.Logged[x.phase] = max(m.o.State.Logged[x.phase], x.Step)
+			if x.Step > 0 { // scores have no step, and a run that goes on after a cap has others
+				m.o.State.Logged[x.phase] = max(m.o.State.Logged[x.phase], x.Step)
+			}
 		}
 		m.saved()
 	}
