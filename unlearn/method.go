@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"l2ul/internal/nearest"
 	"l2ul/torch"
 	"l2ul/unlearn/data"
 )
@@ -117,7 +118,7 @@ func FindMethod(name string) (*Method, error) {
 	for _, m := range Methods() {
 		names = append(names, m.Name)
 	}
-	return nil, usagef("unknown method %q: choose one of %s", name, strings.Join(names, ", "))
+	return nil, usagef("%s", nearest.Unknown("method", name, names))
 }
 
 // UsageError is something asked for that makes no sense.

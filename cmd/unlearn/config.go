@@ -89,10 +89,8 @@ func (p *program) configValidate() *cli.Command {
 				return run.Usagef("name the files to check: unlearn config validate FILE")
 			}
 			for _, file := range c.Args().Slice() {
-				for _, spec := range p.catalog {
-					if _, err := p.catalog.Resolve(spec.Verb, config.Sources{Flags: map[string][]string{"config": {file}}}); err != nil {
-						return err
-					}
+				if err := p.validate(file); err != nil {
+					return err
 				}
 				if _, err := fmt.Fprintf(p.stdout, "%s is valid\n", file); err != nil {
 					return err
@@ -101,6 +99,25 @@ func (p *program) configValidate() *cli.Command {
 			return nil
 		},
 	}
+}
+
+// validate resolves the file for every verb and every choice that decides which sections hold.
+func (p *program) validate(file string) error {
+	for _, spec := range p.catalog {
+		flags := map[string][]string{"config": {file}}
+		_, err := p.catalog.Resolve(spec.Verb, config.Sources{Flags: flags})
+		for variant := range spec.Variants {
+			if err != nil {
+				return err
+			}
+			flags[spec.By] = []string{variant}
+			_, err = p.catalog.Resolve(spec.Verb, config.Sources{Flags: flags})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *program) configSchema() *cli.Command {

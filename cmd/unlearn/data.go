@@ -55,7 +55,7 @@ func aboutData[Options, Result any](p *program, cmd *cli.Command,
 func (p *program) dataShow() *cli.Command {
 	return aboutData(p, &cli.Command{
 		Name: "show", Usage: "draw chosen images, with index and class below each, into one PNG", ArgsUsage: "NAME|DIR",
-		Description: "NAME is a dataset (unlearn ls datasets), DIR a folder or archive of --dataset, by default imagefolder.",
+		Description: "NAME is a dataset (unlearn ls datasets), DIR a folder or archive of --dataset, by default the one that it looks like.",
 	}, run.ShowData, func(s *run.Shown) []string {
 		return []string{fmt.Sprintf("%s: %d images of %s, %s, %d x %d pixels", s.File, len(s.Indices), s.Dataset, s.Split, s.Width, s.Height)}
 	})
@@ -78,7 +78,7 @@ func (p *program) dataCheck() *cli.Command {
 	}
 	return aboutData(p, &cli.Command{
 		Name: "check", Usage: "read a dataset whole: counts, classes, hashes, broken images", ArgsUsage: "NAME|DIR",
-		Description: "NAME is a dataset (unlearn ls datasets), DIR a folder or archive of --dataset, by default imagefolder. Ends with 4 if images are broken.",
+		Description: "NAME is a dataset (unlearn ls datasets), DIR a folder or archive of --dataset, by default the one that it looks like. Ends with 4 if images are broken.",
 	}, check, checked)
 }
 

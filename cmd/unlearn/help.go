@@ -1,10 +1,8 @@
 package main
 
 import (
-	_ "embed"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -15,29 +13,10 @@ import (
 	"l2ul/unlearn/run/config"
 )
 
-//go:embed topics/exit-codes.txt
-var topicExitCodes string
-
-//go:embed topics/environment.txt
-var topicEnvironment string
-
-//go:embed topics/formats.txt
-var topicFormats string
-
-//go:embed topics/config.txt
-var topicConfig string
-
-//go:embed topics/compat.txt
-var topicCompat string
-
-var topics = map[string]string{
-	"exit-codes": topicExitCodes, "environment": topicEnvironment, "formats": topicFormats, "config": topicConfig, "compat": topicCompat,
-}
-
 func (p *program) help() *cli.Command {
 	return &cli.Command{
 		Name: "help", Aliases: []string{"h"}, Usage: "about a command or a topic", ArgsUsage: "[COMMAND|TOPIC]",
-		Description: "Topics: " + strings.Join(slices.Sorted(maps.Keys(topics)), ", ") + ".",
+		Description: "Topics: " + strings.Join(topicNames(), ", ") + ".",
 		Action: func(c *cli.Context) error {
 			words := c.Args().Slice()
 			if len(words) == 0 {
@@ -46,7 +25,7 @@ func (p *program) help() *cli.Command {
 			}
 			// A topic of the same name as a command has more to say.
 			if text, ok := topics[words[0]]; ok && len(words) == 1 {
-				fmt.Fprint(p.stdout, text)
+				fmt.Fprint(p.stdout, text())
 				return nil
 			}
 			commands := c.App.Commands
@@ -59,7 +38,7 @@ func (p *program) help() *cli.Command {
 					}
 				}
 				if found == nil {
-					return unknown("command or topic", w, append(commandNames(commands), slices.Sorted(maps.Keys(topics))...))
+					return unknown("command or topic", w, append(commandNames(commands), topicNames()...))
 				}
 				commands = found.Subcommands
 			}
@@ -84,7 +63,7 @@ func printRoot(w io.Writer, app *cli.App) {
 	}
 	columns(w, rows, width(w))
 	fmt.Fprintf(w, "\nunlearn COMMAND --help    its flags\nunlearn help TOPIC        %s\n",
-		strings.Join(slices.Sorted(maps.Keys(topics)), ", "))
+		strings.Join(topicNames(), ", "))
 }
 
 // firstScreen shows the main job by examples that can be typed.
@@ -98,12 +77,11 @@ func firstScreen(app *cli.App) []string {
 
 Forget 16 random training images of a network of yours, then look at what is left:
 
-  unlearn forget -m resnet18 --weights resnet18.pt --dataset cifar10 --data-dir DATA -k 16 -o runs/first
-  unlearn eval -m resnet18 --weights runs/first/model.safetensors --dataset cifar10 --data-dir DATA \
-      --forget @runs/first/forget.json
+  unlearn forget -m auto --weights resnet18.pt --data-dir DATA -k 16 -o runs/first
+  unlearn eval -m auto --weights runs/first/model.safetensors --data-dir DATA --forget @runs/first/forget.json
 
 Which images: -k 16, --forget class:3, --forget ids:1,5,9, or --forget @names.txt with a file name a line.
-How: --method (unlearn ls methods). Your own images: --dataset imagefolder --data-dir DIR (train/CLASS/*.jpg).
+How: --method (unlearn ls methods). Your own images: --data-dir DIR (train/CLASS/*.jpg).
 `}
 }
 

@@ -86,9 +86,9 @@ func newApp(stdout, stderr io.Writer) (*cli.App, error) {
 		ExitErrHandler:            func(*cli.Context, error) {}, // start decides the exit code
 		Commands: []*cli.Command{
 			p.forget(), p.train(), p.attack(), p.importance(), p.eval(), p.analyze(),
-			p.bench(), p.plan(), p.report(),
+			p.bench(), p.plan(), p.report(), p.runs(),
 			p.split(), p.data(), p.inspect(), p.convert(), p.demo(),
-			p.ls(), p.configCommand(), p.doctor(), p.version(), p.help(),
+			p.ls(), p.configCommand(), p.doctor(), p.completion(), p.version(), p.help(), p.answerCompletion(),
 		},
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {
@@ -139,7 +139,9 @@ func prepare(commands []*cli.Command, parent string) {
 func commandNames(commands []*cli.Command) []string {
 	var names []string
 	for _, c := range commands {
-		names = append(names, c.Name)
+		if !c.Hidden {
+			names = append(names, c.Name)
+		}
 	}
 	return names
 }

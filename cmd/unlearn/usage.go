@@ -1,20 +1,18 @@
 package main
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
+	"l2ul/internal/nearest"
 	"l2ul/unlearn/run"
-	"l2ul/unlearn/run/config"
 )
 
 // unknown is the usage error about a name, with the nearest of the known ones.
 func unknown(kind, name string, known []string) error {
-	if near := config.Nearest(name, known); near != "" {
-		return run.Usagef("unknown %s %q; did you mean %q?", kind, name, near)
-	}
-	return run.Usagef("unknown %s %q; one of: %s", kind, name, strings.Join(known, ", "))
+	return run.Usagef("%s", nearest.Unknown(kind, name, known))
 }
 
 // usageError turns what the flag parser says into sentences of ours.
@@ -30,7 +28,7 @@ func usageError(c *cli.Context, err error, _ bool) error {
 		if c.Command.HelpName != "" && c.Command.Name != c.App.Name {
 			hint = "see " + c.Command.HelpName + " --help"
 		}
-		if near := config.Nearest(name, names); near != "" {
+		if near := nearest.To(name, names); near != "" {
 			hint = "did you mean " + dashed(near) + "?"
 		}
 		return run.Usagef("unknown flag %s; %s", dashed(name), hint)
@@ -56,6 +54,45 @@ func noArguments(c *cli.Context) error {
 	return nil
 }
 
+// place is where the words that choose a command lead.
+type place struct {
+	app      *cli.App
+	words    int            // that choose it
+	command  *cli.Command   // nil for none
+	commands []*cli.Command // that may follow
+	flags    []cli.Flag     // that may follow
+}
+
+// find follows the words that choose a command.
+func find(app *cli.App, words []string) place {
+	at := place{app: app, commands: app.Commands, flags: []cli.Flag{cli.HelpFlag}}
+	for _, word := range words {
+		i := slices.IndexFunc(at.commands, func(c *cli.Command) bool { return c.HasName(word) })
+		if i < 0 {
+			break
+		}
+		at.words++
+		at.command = at.commands[i]
+		at.commands, at.flags = at.command.Subcommands, append([]cli.Flag{cli.HelpFlag}, at.command.Flags...)
+	}
+	return at
+}
+
+// flag returns the flag that a word names, or nil, and whether its value stands in the word as well.
+func (at place) flag(word string) (f cli.Flag, value bool) {
+	name, _, value := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(word, "-"), "-"), "=")
+	i := slices.IndexFunc(at.flags, func(f cli.Flag) bool { return slices.Contains(flagNames(f), name) })
+	if i < 0 || !strings.HasPrefix(word, "-") {
+		return nil, value
+	}
+	return at.flags[i], value
+}
+
+func takesValue(f cli.Flag) bool {
+	d, ok := f.(cli.DocGenerationFlag)
+	return ok && d.TakesValue()
+}
+
 // permute moves flags before positional arguments, because the flag parser stops at the first positional and would
 // silently ignore the rest. The words that choose the command stay in front; everything after -- stays as it is.
 // -vv becomes -v -v.
@@ -63,35 +100,11 @@ func permute(app *cli.App, args []string) []string {
 	if len(args) == 0 {
 		return args
 	}
-	out := args[:1:1]
-	rest := args[1:]
-	commands, flags := app.Commands, []cli.Flag{cli.HelpFlag}
-	for len(rest) > 0 {
-		var next *cli.Command
-		for _, c := range commands {
-			if c.HasName(rest[0]) {
-				next = c
-			}
-		}
-		if next == nil {
-			if len(commands) > 0 && !strings.HasPrefix(rest[0], "-") {
-				return append(out, rest[0]) // no command, which is all there is to say
-			}
-			break
-		}
-		out, rest = append(out, rest[0]), rest[1:]
-		commands, flags = next.Subcommands, append([]cli.Flag{cli.HelpFlag}, next.Flags...)
-	}
-	takesValue := func(name string) bool {
-		for _, f := range flags {
-			for _, n := range flagNames(f) {
-				if n == name {
-					d, ok := f.(cli.DocGenerationFlag)
-					return ok && d.TakesValue()
-				}
-			}
-		}
-		return false
+	at := find(app, args[1:])
+	out := args[: 1+at.words : 1+at.words]
+	rest := args[1+at.words:]
+	if len(rest) > 0 && len(at.commands) > 0 && !strings.HasPrefix(rest[0], "-") {
+		return append(out, rest[0]) // no command, which is all there is to say
 	}
 	var positional []string
 	for len(rest) > 0 {
@@ -109,7 +122,7 @@ func permute(app *cli.App, args []string) []string {
 			}
 		default:
 			out = append(out, word)
-			if !strings.Contains(name, "=") && takesValue(name) && len(rest) > 0 {
+			if flag, value := at.flag(word); flag != nil && !value && takesValue(flag) && len(rest) > 0 {
 				out, rest = append(out, rest[0]), rest[1:]
 			}
 		}

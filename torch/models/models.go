@@ -7,13 +7,12 @@
 package models
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 
-	"github.com/xrash/smetrics"
-
+	"l2ul/internal/nearest"
 	"l2ul/torch"
 	"l2ul/torch/nn"
 	"l2ul/torch/nn/initializer"
@@ -148,13 +147,8 @@ func lookup(name string) (architecture, error) {
 	if a, ok := registry[name]; ok {
 		return a, nil
 	}
-	names := Names()
-	nearest := slices.MinFunc(names, func(a, b string) int { return distance(name, a) - distance(name, b) })
-	return architecture{}, fmt.Errorf("there is no network %q; did you mean %s? (known: %s)", name, nearest, strings.Join(names, ", "))
+	return architecture{}, errors.New(nearest.Unknown("network", name, Names()))
 }
-
-// distance is the number of edits between two names.
-func distance(a, b string) int { return smetrics.WagnerFischer(a, b, 1, 1, 1) }
 
 // normalised is the layer (x - mean)/std.
 type normalised struct {

@@ -233,8 +233,8 @@ func TestErrors(t *testing.T) {
 		options Options
 		want    string
 	}{
-		{"resnet-18", Options{}, `there is no network "resnet-18"; did you mean resnet18?`},
-		{"cifar-resnet5", Options{}, "did you mean cifar-resnet50?"},
+		{"resnet-18", Options{}, `unknown network "resnet-18"; did you mean "resnet18"?`},
+		{"cifar-resnet5", Options{}, `did you mean "cifar-resnet50"?`},
 		{"resnet20", Options{Classes: -1}, "network resnet20 with -1 classes: use 1 or more"},
 		{"resnet20", Options{Mean: []float64{0.5}}, "give three numbers each"},
 		{"resnet20", Options{Std: []float64{0.5, 0, 0.5}}, "std above 0"},

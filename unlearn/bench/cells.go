@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"l2ul/internal/nearest"
 	"l2ul/unlearn/run"
 	"l2ul/unlearn/run/config"
 )
@@ -86,11 +87,7 @@ func keyOf(spec *config.Spec, name string) (string, error) {
 		}
 		names = append(names, f.Name)
 	}
-	hint := "`unlearn config show forget` lists them"
-	if near := config.Nearest(name, names); near != "" {
-		hint = fmt.Sprintf("did you mean %q?", near)
-	}
-	return "", run.Usagef("%s has no key %q; %s", verb, name, hint)
+	return "", run.Usagef("%s has no key %q; %s`unlearn config show forget` lists all", verb, name, nearest.Hint(name, names))
 }
 
 // resolve decides every option of a cell, and leaves out what its method has no use for.

@@ -19,8 +19,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 
+	"l2ul/internal/nearest"
 	"l2ul/unlearn/run"
-	"l2ul/unlearn/run/config"
 )
 
 // Grid is a grid file.
@@ -109,11 +109,7 @@ func Load(name string) (*Grid, error) {
 	if built {
 		text, err := presets.ReadFile("presets/" + preset + suffix)
 		if err != nil {
-			hint := "one of: " + strings.Join(Presets(), ", ")
-			if near := config.Nearest(preset, Presets()); near != "" {
-				hint = fmt.Sprintf("did you mean %q?", near)
-			}
-			return nil, run.Usagef("unknown grid %q; %s", name, hint)
+			return nil, run.Usagef("%s", nearest.Unknown("grid", preset, Presets()))
 		}
 		return Parse(name, text)
 	}

@@ -19,7 +19,10 @@ func init() {
 		Summary: "CelebA from its folder: " + celebaImages + "/, " + celebaAttributes + " and " + celebaSplits + "; --label names the attribute",
 		Files:   true,
 		Sized:   true,
-		Open:    openCelebA,
+
+		Resembles: func(_ context.Context, l look) bool { return l.file == "" && l.has(celebaAttributes) },
+
+		Open: openCelebA,
 	})
 }
 

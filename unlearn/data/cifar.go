@@ -21,6 +21,7 @@ func init() {
 		Summary:   "CIFAR-10 from its official archive, binary or python version, packed or unpacked",
 		Files:     true,
 		Downloads: []Download{{"https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"}},
+		Resembles: cifar10.resembles,
 		Open:      cifar10.open,
 	})
 	Register(Dataset{
@@ -28,6 +29,7 @@ func init() {
 		Summary:   "CIFAR-100 from its official archive, binary or python version, packed or unpacked; --label coarse for its 20 superclasses",
 		Files:     true,
 		Downloads: []Download{{"https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"}},
+		Resembles: cifar100.resembles,
 		Open:      openCIFAR100,
 	})
 }
@@ -106,6 +108,13 @@ func cifar100By(kind string, classes, at int) cifar {
 			},
 		},
 	}
+}
+
+func (c cifar) resembles(_ context.Context, l look) bool {
+	return slices.ContainsFunc(c.versions, func(v cifarVersion) bool {
+		first := v.files["train"][0]
+		return l.has(v.archive, path.Join(v.folder, first)) || l.has(first) && l.has(v.meta)
+	})
 }
 
 func openCIFAR100(ctx context.Context, src Source, splits []string) ([]*Set, error) {

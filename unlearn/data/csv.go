@@ -8,7 +8,11 @@ func init() {
 		Summary: "images named in train.csv, test.csv and val.csv of a folder, with the columns path and label",
 		Files:   true,
 		Sized:   true,
-		Open:    openCSV,
+
+		Resembles: func(_ context.Context, l look) bool { return l.file == "" && l.has("train.csv") },
+		General:   true,
+
+		Open: openCSV,
 	})
 }
 

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -29,6 +31,7 @@ func init() {
 			Summary:   d.summary + ", from its official files (train-images-idx3-ubyte and so on), packed or not",
 			Files:     true,
 			Downloads: d.downloads(),
+			Resembles: d.resembles,
 			Open:      d.open,
 		})
 	}
@@ -51,6 +54,26 @@ func (d idx) downloads() (files []Download) {
 		files = append(files, Download{d.address + "/" + name, d.sums[i]})
 	}
 	return files
+}
+
+// idxFolders are the names that folders of these datasets have, whose files all have the same.
+var idxFolders = []string{"mnist", "fashion-mnist", "fashionmnist", "kmnist"}
+
+func (d idx) resembles(_ context.Context, l look) bool {
+	if l.has(d.folder+"/raw/train-images-idx3-ubyte", d.folder+"/raw/train-images-idx3-ubyte.gz") {
+		return true
+	}
+	here := []string{"train-images-idx3-ubyte", "train-images.idx3-ubyte", "train-images-idx3-ubyte.gz"}
+	if !l.has(here...) && !l.has("raw/"+here[0], "raw/"+here[1], "raw/"+here[2]) {
+		return false
+	}
+	var named []string
+	for part := range strings.SplitSeq(strings.ToLower(filepath.ToSlash(l.dir)), "/") {
+		if slices.Contains(idxFolders, part) {
+			named = append(named, part)
+		}
+	}
+	return named == nil || slices.Contains(named, d.name) || slices.Contains(named, strings.ToLower(d.folder))
 }
 
 func (d idx) open(_ context.Context, src Source, splits []string) ([]*Set, error) {

@@ -1,5 +1,7 @@
 package data
 
+import "context"
+
 func init() {
 	tree := classTree{name: "imagefolder", splits: map[string][]string{
 		"train": {"train"}, "test": {"test", "val"}, "val": {"val"}, // ImageNet has no labelled test split
@@ -9,6 +11,10 @@ func init() {
 		Summary: "JPEG and PNG files in train/<class>/ and test/<class>/ (or val/), in a folder or a tar, tar.gz or tar.zst archive",
 		Files:   true,
 		Sized:   true,
-		Open:    tree.open,
+
+		Resembles: func(ctx context.Context, l look) bool { return len(l.classes("train")) > 0 || l.tree(ctx, "train") },
+		General:   true,
+
+		Open: tree.open,
 	})
 }

@@ -18,6 +18,11 @@ func init() {
 		Summary: "ImageNet (2012) from its folder: train/<wnid>/ and val/, sorted or with the development kit's or Kaggle's labels",
 		Files:   true,
 		Sized:   true,
+
+		Resembles: func(_ context.Context, l look) bool {
+			return l.wnids("train") == 1000 || len(l.classes(path.Join(kaggleImages, "train"))) > 0
+		},
+
 		Open: func(ctx context.Context, src Source, splits []string) ([]*Set, error) {
 			return openImageNet(ctx, tree, src, splits)
 		},

@@ -1,5 +1,7 @@
 package data
 
+import "context"
+
 // ImageNet-A (Hendrycks et al., "Natural adversarial examples", 2021): 7,500 images in 200 folders, which are ImageNet's names
 // of the classes. A label is the place among those 200.
 func init() {
@@ -9,6 +11,9 @@ func init() {
 		Summary: "ImageNet-A from its folder: 200 classes, <wnid>/*.jpg; all images are both training and test images",
 		Files:   true,
 		Sized:   true,
-		Open:    tree.open,
+
+		Resembles: func(_ context.Context, l look) bool { return l.wnids(".") == tree.classes },
+
+		Open: tree.open,
 	})
 }

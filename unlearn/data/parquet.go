@@ -22,7 +22,11 @@ func init() {
 			"named by a pattern; train, test or validation in their names tells the split",
 		Files: true,
 		Sized: true,
-		Open:  openParquet,
+
+		Resembles: func(_ context.Context, l look) bool { return l.shards(".parquet") },
+		General:   true,
+
+		Open: openParquet,
 	})
 }
 

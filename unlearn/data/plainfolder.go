@@ -1,5 +1,10 @@
 package data
 
+import (
+	"context"
+	"slices"
+)
+
 // undivided is of datasets whose images are not divided into splits: all of them can be forgotten, and are scored.
 var undivided = map[string][]string{"train": {"."}, "test": {"."}}
 
@@ -10,6 +15,13 @@ func init() {
 		Summary: "JPEG and PNG files in <class>/ of a folder, without splits: all images are both training and test images",
 		Files:   true,
 		Sized:   true,
-		Open:    tree.open,
+
+		Resembles: func(_ context.Context, l look) bool {
+			names := l.classes(".")
+			return len(names) > 0 && !slices.Contains(names, "train")
+		},
+		General: true,
+
+		Open: tree.open,
 	})
 }

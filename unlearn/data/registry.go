@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+
+	"l2ul/internal/nearest"
 )
 
 // Source says where a dataset comes from. Each dataset uses what it needs of it.
@@ -74,6 +76,11 @@ type Dataset struct {
 
 	Preprocess Preprocess // that is usual for the dataset
 
+	// Resembles reports whether a folder, archive or pattern looks like the dataset, so that nobody need say so; nil where that
+	// cannot be told. General is of layouts that anybody's images may have.
+	Resembles func(ctx context.Context, l look) bool
+	General   bool
+
 	Downloads []Download // the files to put into Source.Dir, where their authors publish them with a checksum
 
 	// Open reads the splits asked for, in that order, passing over the files once. It fails with *InputError.
@@ -114,7 +121,7 @@ func unknownSplit[T any](dataset, split string, known map[string]T) error {
 func Open(ctx context.Context, name string, src Source, splits ...string) ([]*Set, error) {
 	d, ok := registry[name]
 	if !ok {
-		return nil, usagef("unknown dataset %q: choose one of %s", name, strings.Join(slices.Sorted(maps.Keys(registry)), ", "))
+		return nil, usagef("%s", nearest.Unknown("dataset", name, slices.Sorted(maps.Keys(registry))))
 	}
 	if d.Files && src.Dir == "" {
 		hint := ""

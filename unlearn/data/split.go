@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"l2ul/internal/nearest"
 )
 
 // Spec says which training samples are to be forgotten (the flag --forget):
@@ -74,7 +76,8 @@ func ParseSpec(text string) (Spec, error) {
 		}
 		return s, nil
 	}
-	return Spec{}, usagef("forget set %q: write random:K, class:C, class:C:K, ids:1,5,9, @forget.json or @names.txt", text)
+	return Spec{}, usagef("forget set %q: %swrite random:K, class:C, class:C:K, ids:1,5,9, @forget.json or @names.txt",
+		text, nearest.Hint(kind, []string{string(specRandom), string(specClass), string(specIDs)}))
 }
 
 func parseK(spec, text string) (int, error) {
@@ -112,8 +115,8 @@ func (s Spec) Resolve(set *Set, seed int64) (*ForgetSet, error) {
 		if class < 0 {
 			c, err := strconv.Atoi(s.arg)
 			if err != nil || c < 0 || c >= len(set.Classes) {
-				return nil, usagef("forget set %q: no class %q; the classes are 0 to %d: %s",
-					s.text, s.arg, len(set.Classes)-1, listClasses(set.Classes))
+				return nil, usagef("forget set %q: no class %q; %sthe classes are 0 to %d: %s",
+					s.text, s.arg, nearest.Hint(s.arg, set.Classes), len(set.Classes)-1, listClasses(set.Classes))
 			}
 			class = c
 		}

@@ -13,7 +13,10 @@ func init() {
 		Summary:   "STL-10, its labelled images, from stl10_binary.tar.gz or the folder that it unpacks to",
 		Files:     true,
 		Downloads: []Download{{"http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz", "91f7769df0f17e558f3565bffb0c7dfb"}},
-		Open:      openSTL10,
+		Resembles: func(_ context.Context, l look) bool {
+			return l.has("stl10_binary.tar.gz", stlFiles["train"][0], "stl10_binary/"+stlFiles["train"][0])
+		},
+		Open: openSTL10,
 	})
 }
 

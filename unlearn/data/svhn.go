@@ -16,7 +16,8 @@ func init() {
 			{"http://ufldl.stanford.edu/housenumbers/train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"},
 			{"http://ufldl.stanford.edu/housenumbers/test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"},
 		},
-		Open: openSVHN,
+		Resembles: func(_ context.Context, l look) bool { return l.has("train_32x32.mat") },
+		Open:      openSVHN,
 	})
 }
 

@@ -15,7 +15,10 @@ func init() {
 		Summary: "Tiny ImageNet from its folder: train/<wnid>/images/, val/images/ and val/val_annotations.txt",
 		Files:   true,
 		Sized:   true,
-		Open:    openTinyImageNet,
+
+		Resembles: func(_ context.Context, l look) bool { return l.has("val/val_annotations.txt") },
+
+		Open: openTinyImageNet,
 	})
 }
 

@@ -3,6 +3,8 @@ package data
 import (
 	"context"
 	"fmt"
+	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,11 +36,25 @@ func init() {
 
 			Preprocess: Preprocess{Resize: 128, Crop: 120, Filter: resample.Bilinear},
 
+			Resembles: func(_ context.Context, l look) bool { return g.suffix == "" && l.faces() },
+
 			Open: func(ctx context.Context, src Source, splits []string) ([]*Set, error) {
 				return openUTKFace(ctx, name, g.edges, src, splits)
 			},
 		})
 	}
+}
+
+// utkName is the name of an image: age, gender, race.
+var utkName = regexp.MustCompile(`^[0-9]+_[01]_[0-4]_`)
+
+// faces reports whether the first images of a folder have UTKFace's names.
+func (l look) faces() bool {
+	if l.file != "" {
+		return false
+	}
+	entries, err := l.list(".")
+	return err == nil && len(entries) > 0 && !slices.ContainsFunc(entries[:min(10, len(entries))], func(e os.DirEntry) bool { return !utkName.MatchString(e.Name()) })
 }
 
 func openUTKFace(ctx context.Context, dataset string, edges []int, src Source, splits []string) ([]*Set, error) {

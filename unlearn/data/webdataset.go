@@ -19,7 +19,11 @@ func init() {
 			"dir/train-{000..127}.tar; train, test or val in their names tells the split",
 		Files: true,
 		Sized: true,
-		Open:  openWebDataset,
+
+		Resembles: func(ctx context.Context, l look) bool { return l.shards(".tar") && !l.tree(ctx, "train") },
+		General:   true,
+
+		Open: openWebDataset,
 	})
 }
 

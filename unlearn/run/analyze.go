@@ -13,11 +13,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/gofrs/flock"
 
+	"l2ul/internal/nearest"
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
 	"l2ul/torch/nn"
@@ -49,10 +49,7 @@ func (o *AnalyzeOptions) Validate() error {
 			for _, a := range analysis.All() {
 				known = append(known, a.Name)
 			}
-			if near := config.Nearest(name, known); near != "" {
-				return fmt.Errorf("--only %s: there is no such analysis; did you mean %s?", name, near)
-			}
-			return fmt.Errorf("--only %s: there is no such analysis; one of %s", name, strings.Join(known, ", "))
+			return fmt.Errorf("--only: %s", nearest.Unknown("analysis", name, known))
 		}
 	}
 	return (&EvalOptions{BatchSize: o.BatchSize}).check()

@@ -10,6 +10,8 @@ import (
 	"github.com/rs/zerolog"
 	"github.com/vbauerster/mpb/v8"
 	"golang.org/x/term"
+
+	"l2ul/unlearn/track"
 )
 
 // Console is where a job speaks: log lines and progress on stderr, JSON events on stdout when asked for, and copies of
@@ -30,7 +32,9 @@ type Console struct {
 	showing int           // and how many do
 	logFile *os.File
 	metrics *os.File
-	failed  error // first error of a file of the run folder
+	sinks   []track.Sink // of the run at work, beside those files
+	ended   bool         // that run has a result
+	failed  error        // first error of a file of the run folder
 	now     func() time.Time
 }
 
@@ -93,7 +97,8 @@ func (c *Console) Warn(message string) {
 
 // Emit writes the event on stdout when --json was given, and metrics into metrics.jsonl.
 func (c *Console) Emit(e Event) {
-	line, err := encode(e, c.now())
+	now := c.now()
+	line, err := encode(e, now)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {
@@ -108,6 +113,47 @@ func (c *Console) Emit(e Event) {
 	if _, metric := e.(Metric); metric && c.metrics != nil {
 		if _, err := c.metrics.Write(line); err != nil {
 			c.fail(err)
+		}
+	}
+	if len(c.sinks) > 0 {
+		c.tell(e, now)
+	}
+	if _, summary := e.(Summary); summary {
+		c.ended = true
+	}
+}
+
+// tell hands the numbers of an event on; c.mu is held.
+func (c *Console) tell(e Event, now time.Time) {
+	p, ok := trackedOf(e, now)
+	if !ok {
+		return
+	}
+	for _, s := range c.sinks {
+		if err := s.Add(p); err != nil {
+			c.fail(err)
+		}
+	}
+}
+
+// track hands the numbers of the run to a further sink.
+func (c *Console) track(s track.Sink) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sinks = append(c.sinks, s)
+}
+
+// release closes the sinks of the run that was. They may have warnings to give meanwhile, so c.mu is not held.
+func (c *Console) release() {
+	c.mu.Lock()
+	sinks, ended := c.sinks, c.ended
+	c.sinks, c.ended = nil, false
+	c.mu.Unlock()
+	for _, s := range sinks {
+		if err := s.Close(ended); err != nil {
+			c.mu.Lock()
+			c.fail(err)
+			c.mu.Unlock()
 		}
 	}
 }
@@ -153,6 +199,7 @@ func (c *Console) Attach(f *Folder) error {
 		log.Close()
 		return err
 	}
+	c.release()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.detach()
@@ -205,6 +252,7 @@ func (c *Console) settle() {
 // Close ends the bars and closes the files. It returns the first error of any write, so that a full disk is not
 // taken for success.
 func (c *Console) Close() error {
+	c.release()
 	c.mu.Lock()
 	bars := c.bars
 	c.bars = nil

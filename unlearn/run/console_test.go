@@ -18,6 +18,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"l2ul/internal/pty"
+
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
 	"l2ul/torch/nn"
@@ -39,23 +41,7 @@ func lines(t *testing.T, text string) []map[string]any {
 
 // A terminal without a size gets lines, for people.
 func TestTerminalWithoutSize(t *testing.T) {
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
-	if err != nil {
-		t.Skip("no pseudo terminals here: ", err)
-	}
-	defer master.Close()
-	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	terminal, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skip("no pseudo terminals here: ", err)
-	}
-	defer terminal.Close()
+	_, terminal := pty.Open(t)
 	for _, c := range []struct {
 		size unix.Winsize
 		mode string

@@ -1,7 +1,6 @@
 package run
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -10,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"l2ul/internal/nearest"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/fetch"
 	"l2ul/unlearn/weights"
@@ -69,7 +69,7 @@ func (r *DataReport) Broken() (n int) {
 }
 
 // CheckData reads splits of a dataset whole, and goes on where an image is broken. what is a dataset's name, or the folder or
-// archive of --dataset, which is then imagefolder unless it is said.
+// archive of --dataset, by default the one that it looks like.
 func CheckData(ctx context.Context, c *Console, o CheckDataOptions, what string) (*DataReport, error) {
 	d := &desk{Invocation: Invocation{Console: c}, source: o.DataOptions}
 	d.source.name(what)
@@ -103,7 +103,7 @@ func (o *DataOptions) name(what string) {
 		o.Dataset = what
 		return
 	}
-	o.Dataset, o.DataDir = cmp.Or(o.Dataset, "imagefolder"), what
+	o.DataDir = what
 }
 
 // Shown is what `unlearn data show` drew.
@@ -179,7 +179,7 @@ func FetchData(ctx context.Context, c *Console, o FetchDataOptions, name string)
 				names = append(names, d.Name)
 			}
 		}
-		return nil, Usagef("%q is no dataset that can be fetched; those are %s", name, strings.Join(names, ", "))
+		return nil, Usagef("%s", nearest.Unknown("dataset to fetch", name, names))
 	}
 	folder, err := cacheFolder(datasets)
 	if err != nil {

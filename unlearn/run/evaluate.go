@@ -90,7 +90,7 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) ([]*EvalResult, 
 		results[i] = &EvalResult{
 			Schema: EvalSchema, Model: one.model.Model, Dataset: d.train.Dataset, Device: d.device.String(), Precision: d.precision(), Mode: d.mode, Limited: o.Limit != "",
 			Hashes: Hashes{Weights: one.weights.Hash(), Data: d.train.Fingerprint(), Config: d.Config.Hash()},
-			Origin: one.origin, Preprocess: one.prepared(), Warnings: one.warnings, Versions: CurrentVersions(),
+			Origin: one.origin, Preprocess: one.prepared(), Guessed: one.guessed, Warnings: one.warnings, Versions: CurrentVersions(),
 		}
 		if len(desks) > 1 {
 			results[i].Weights = one.model.Weights

@@ -23,7 +23,7 @@ import (
 var ours = []string{
 	"config.yaml", "argv.txt", "env.json", "log.jsonl", "metrics.jsonl", "forget.json", "checkpoints", "result.json",
 	plainModel, "model.pt", "model.npz", "model-last-finite.safetensors", bestModel, "adversarial.safetensors", "importance.safetensors",
-	predictionsName, picturesName, analysesFolder,
+	predictionsName, picturesName, analysesFolder, "tb", mlflowFile,
 }
 
 // runMark is the first file that a run writes: a folder with it is a run folder.

@@ -745,7 +745,7 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 		DataAccess: DataAccess{Reads: reads},
 		Anchors:    f.state.Anchors, Oracle: f.state.Oracle, Cached: f.state.Cached,
 		Penalty: &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: f.device.String(), Precision: f.precision(), Mode: f.mode, Fallback: f.noteFallback(),
-		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Compat: f.compat(), Preprocess: f.prepared(), Warnings: f.warnings, Versions: CurrentVersions(),
+		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Compat: f.compat(), Preprocess: f.prepared(), Guessed: f.guessed, Warnings: f.warnings, Versions: CurrentVersions(),
 	}
 	hits := f.goalHits(after, res)
 	r.GoalHits = &hits

@@ -47,6 +47,7 @@ type desk struct {
 	preprocess  data.Preprocess // of image files
 	sized       bool            // the dataset has such
 	warnings    []string        // that the result tells
+	guessed     []string        // what auto stood for, likewise
 	cache       *cache.Cache
 	train, test *data.Set
 	device      torch.Device
@@ -160,14 +161,19 @@ func (d *desk) openData(ctx context.Context, splits ...string) error {
 
 // dataSource says where the dataset is and how it is to be read.
 func (d *desk) dataSource(ctx context.Context) (source data.Source, err error) {
-	if d.source.Dataset == "" {
-		return source, Usagef("name the data with --dataset, and where it is with --data-dir")
-	}
 	dir := d.source.DataDir
+	if dir == "" && d.source.Dataset == autoDataset {
+		return source, Usagef("say where the data is with --data-dir, or name it with --dataset (unlearn ls datasets)")
+	}
 	if dir == "" {
 		dir = fetched(d.source.Dataset)
 	} else if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) && !strings.Contains(dir, "{") { // a pattern, which webdataset and parquet know
 		return source, Inputf("--data-dir %s: no such file or directory", dir)
+	}
+	if d.source.Dataset == autoDataset {
+		if err := d.guessDataset(ctx); err != nil {
+			return source, err
+		}
 	}
 	if d.cache, err = openCache(); err != nil {
 		return source, err
@@ -181,6 +187,30 @@ func (d *desk) dataSource(ctx context.Context) (source data.Source, err error) {
 	}
 	source.Label, source.Preprocess = d.source.Label, d.preprocess
 	return source, nil
+}
+
+// autoDataset in place of a dataset's name is the one that --data-dir looks like.
+const autoDataset = "auto"
+
+// guessDataset finds out which dataset that is. Where several could be meant, the user is asked.
+func (d *desk) guessDataset(ctx context.Context) error {
+	dir := d.source.DataDir
+	switch names := data.Guess(ctx, dir); len(names) {
+	case 0:
+		return Usagef("%s looks like no dataset that is known; name it with --dataset (unlearn help formats tells what lies where)", dir)
+	case 1:
+		d.source.Dataset = names[0]
+	default:
+		return Usagef("%s could be %s: which is it? Say so with --dataset", dir, strings.Join(names, " or "))
+	}
+	d.guess("dataset", d.source.Dataset)
+	return nil
+}
+
+// guess notes what auto stood for, which the result tells too.
+func (d *desk) guess(what, name string) {
+	d.guessed = append(d.guessed, what+": "+name)
+	d.Console.Log().Info().Msgf("--%s auto: taken for %s", what, name)
 }
 
 // watchDecoding shows how many images of a split are decoded.
@@ -502,11 +532,17 @@ func (inv *Invocation) opening(o FolderOptions) Opening {
 
 // open makes or finds the run folder and says that the job begins.
 func (inv *Invocation) open(o FolderOptions) (*Folder, *Checkpoint, error) {
+	if err := inv.checkTracking(o.TrackOptions); err != nil {
+		return nil, nil, err
+	}
 	folder, checkpoint, err := OpenFolder(inv.opening(o))
 	if err != nil {
 		return nil, nil, err
 	}
 	if err := inv.Console.Attach(folder); err != nil {
+		return nil, nil, errors.Join(err, folder.Close())
+	}
+	if err := inv.track(folder, o); err != nil {
 		return nil, nil, errors.Join(err, folder.Close())
 	}
 	if err := WriteJSON(folder.Path("env.json"), CurrentEnvironment()); err != nil {
@@ -621,7 +657,7 @@ func (d *desk) about(schema, outcome string, o FolderOptions, f *Folder, weights
 		Schema: schema, Name: o.Name, Tags: o.Tags, Model: d.model.Model, Origin: d.origin, Dataset: d.train.Dataset, Outcome: outcome,
 		Hashes: Hashes{Weights: weights, Data: d.train.Fingerprint(), Config: f.ConfigHash()},
 		Device: d.device.String(), Precision: d.precision(), Mode: d.mode, Fallback: d.noteFallback(), Threads: d.compute.Threads, Seed: d.compute.Seed,
-		Compat: d.compat(), Preprocess: d.prepared(), Warnings: d.warnings, Versions: CurrentVersions(),
+		Compat: d.compat(), Preprocess: d.prepared(), Guessed: d.guessed, Warnings: d.warnings, Versions: CurrentVersions(),
 	}
 }
 

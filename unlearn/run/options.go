@@ -23,6 +23,7 @@ type ConfigOptions struct {
 
 // FolderOptions say where a job writes and how it goes on after an interruption.
 type FolderOptions struct {
+	TrackOptions
 	Output    string        `flag:"output,o" config:"no" arg:"DIR" deftext:"runs/DATE-VERB-ID" help:"run folder"`
 	Name      string        `flag:"name" config:"no" env:"-" arg:"TEXT" help:"name of the run, stored in the result"`
 	Tags      []string      `flag:"tag" config:"no" env:"-" arg:"KEY=VALUE" help:"label stored in the result; repeatable"`
@@ -36,7 +37,10 @@ type FolderOptions struct {
 
 // Validate checks what tags cannot say.
 func (o *FolderOptions) Validate() error {
-	_, err := ParseCadence(o.SaveEvery)
+	if _, err := ParseCadence(o.SaveEvery); err != nil {
+		return err
+	}
+	_, err := o.mlflowAddress()
 	return err
 }
 

@@ -103,6 +103,7 @@ type About struct {
 
 	Compat     Compat   `json:"compat,omitempty"`     // as in Result
 	Preprocess string   `json:"preprocess,omitempty"` // as in Result
+	Guessed    []string `json:"guessed,omitempty"`    // as in Result
 	Warnings   []string `json:"warnings,omitempty"`   // as in Result
 
 	Versions Versions `json:"versions"`
@@ -166,6 +167,7 @@ type Result struct {
 	Limited    bool            `json:"limited" jsonschema:"description=whether --limit left samples out of the scores"`
 	Compat     Compat          `json:"compat,omitempty" jsonschema:"description=where the published code's behaviour was taken over: the compat.… settings that are not at their default"`
 	Preprocess string          `json:"preprocess,omitempty" jsonschema:"description=how image files became pixels: native\\, or resized and cropped as torchvision does"`
+	Guessed    []string        `json:"guessed,omitempty" jsonschema:"description=what auto stood for: the dataset that the files looked like\\, the network that the weights fit"`
 	Warnings   []string        `json:"warnings,omitempty" jsonschema:"description=what does not fit together: flags that differ from what the network was made for"`
 	Versions   Versions        `json:"versions"`
 }
@@ -196,6 +198,7 @@ type EvalResult struct {
 	Fallback   string      `json:"fallback,omitempty" jsonschema:"description=as in unlearn.result/1"`
 	Limited    bool        `json:"limited"`
 	Preprocess string      `json:"preprocess,omitempty" jsonschema:"description=as in unlearn.result/1"`
+	Guessed    []string    `json:"guessed,omitempty" jsonschema:"description=as in unlearn.result/1"`
 	Warnings   []string    `json:"warnings,omitempty" jsonschema:"description=as in unlearn.result/1"`
 	Seconds    float64     `json:"seconds" jsonschema:"minimum=0"`
 	Versions   Versions    `json:"versions"`

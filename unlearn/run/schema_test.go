@@ -3,16 +3,21 @@ package run
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
 	"math"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/goccy/go-yaml"
 	reflector "github.com/invopop/jsonschema"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"l2ul/unlearn"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/run/config"
 )
 
 var update = flag.Bool("update", false, "write the published schemas anew")
@@ -132,6 +137,111 @@ func TestResultsFitTheirSchemas(t *testing.T) {
 		with := map[string]string{"percent": `"accuracy":100`, "outcome": `"outcome":"won"`, "no hash": `"x":1`, "negative": `"steps":-1`}[name]
 		if validate(result, bytes.Replace([]byte(promised), []byte(bad), []byte(with), 1)) == nil {
 			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// What editors are told about configuration files, and what the program says about them, is the same: every preset is
+// valid, and a file with a mistake is not.
+func TestConfigurationFitsItsSchema(t *testing.T) {
+	catalog, err := Catalog()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := catalog.Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	schema := compile(t, text)
+	validate := func(file []byte) error {
+		var doc any
+		if err := yaml.UnmarshalWithOptions(file, &doc, yaml.UseJSONUnmarshaler()); err != nil {
+			t.Fatal(err)
+		}
+		asJSON, err := json.Marshal(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		value, err := jsonschema.UnmarshalJSON(bytes.NewReader(asJSON))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return schema.Validate(value)
+	}
+	presets := config.Presets()
+	if len(presets) == 0 {
+		t.Fatal("there are no presets")
+	}
+	for _, name := range presets {
+		file, err := config.Preset(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := validate(file); err != nil {
+			t.Errorf("preset %s: %v", name, err)
+		}
+		for what, mistake := range map[string]string{"an unknown key": "lamda: 1\n", "a text for a number": "seed: ten\n"} {
+			if validate(append([]byte(mistake), file...)) == nil {
+				t.Errorf("preset %s with %s is valid", name, what)
+			}
+		}
+	}
+	for file, want := range map[string]bool{
+		"model: auto\ndataset: imagefolder\nmethod: adv-imp\n": true,
+		"model: resnet19\n":                   false,
+		"dataset: cifar11\n":                  false,
+		"method: adv-im\n":                    false,
+		"forget: {dataset: cifar11}\n":        false,
+		"retrain: {epochs: 3}\n":              true,
+		"retrain: {epochs: three}\n":          false,
+		"retrain: {epochs: 3, num-adv: 20}\n": false,
+		"eps: [1]\n":                          false,
+		"mean: [0.1, 0.2, 0.3]\n":             true,
+		"mean: [0.1, red, 0.3]\n":             false,
+		"num-adv: 20\n":                       true,
+		"num-adv: [20]\n":                     false,
+		"grace: 1m30s\n":                      true,
+		"grace: soon\n":                       false,
+	} {
+		if err := validate([]byte(file)); (err == nil) != want {
+			t.Errorf("%s: the schema says %v", file, err)
+		}
+		path := filepath.Join(t.TempDir(), "f.yaml")
+		if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var wrong error
+		for _, method := range []string{"adv-imp", "retrain"} {
+			flags := map[string][]string{"config": {path}}
+			if !strings.Contains(file, "method") {
+				flags["method"] = []string{method}
+			}
+			_, err := catalog.Resolve("forget", config.Sources{Flags: flags})
+			wrong = errors.Join(wrong, err)
+		}
+		if (wrong == nil) != want {
+			t.Errorf("%s: the program says %v", file, wrong)
+		}
+	}
+	// Every key is described under its verb.
+	type node struct {
+		Description string
+		Properties  map[string]node
+		AnyOf       []node
+	}
+	var root node
+	if err := json.Unmarshal(text, &root); err != nil {
+		t.Fatal(err)
+	}
+	for _, spec := range catalog {
+		section := root.Properties[spec.Verb]
+		if n := len(section.AnyOf); n > 0 {
+			section = section.AnyOf[n-1]
+		}
+		for _, f := range spec.Fields() {
+			if p, described := section.Properties[f.Name]; described != f.Key || f.Key && p.Description != f.Help {
+				t.Errorf("%s of %s is a key: %v; the schema says %q", f.Name, spec.Verb, f.Key, p.Description)
+			}
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"l2ul/torch/models"
 	"l2ul/unlearn"
 	"l2ul/unlearn/attack"
 	"l2ul/unlearn/data"
@@ -29,10 +30,15 @@ type NetworkOptions struct {
 	Std        []float64 `flag:"std" group:"model and data" deftext:"as the network" arg:"R,G,B" help:"standard deviation of each channel"`
 }
 
+// Choices are the networks, and what stands for the one that the weights fit.
+func (NetworkOptions) Choices() map[string][]string {
+	return map[string][]string{"model": append(models.Names(), autoModel)}
+}
+
 // DataOptions name a dataset.
 type DataOptions struct {
-	Dataset string `flag:"dataset" group:"model and data" arg:"NAME" help:"dataset; unlearn ls datasets lists them"`
-	DataDir string `flag:"data-dir" env:"UNLEARN_DATA" group:"model and data" arg:"DIR" result:"no" help:"folder or archive it is read from"`
+	Dataset string `flag:"dataset" default:"auto" group:"model and data" arg:"NAME" help:"dataset; unlearn ls datasets lists them; auto: the one that --data-dir looks like"`
+	DataDir string `flag:"data-dir" env:"UNLEARN_DATA" group:"model and data" arg:"DIR|FILE" result:"no" help:"folder or archive it is read from"`
 	Label   string `flag:"label" group:"model and data" arg:"COLUMN" help:"what the classes are, where a dataset has several to choose from (celeba; cifar100: fine or coarse; webdataset: a field of .json; parquet)"`
 
 	ImgSize       string  `flag:"img-size" deftext:"as the network" arg:"N|native" group:"model and data" help:"height and width that images are given; native: files as they are, all of one size"`
@@ -40,6 +46,15 @@ type DataOptions struct {
 	Interpolation string  `flag:"interpolation" oneof:"bilinear|bicubic" deftext:"as the network" group:"model and data" help:"how images are resized, antialiased as by Pillow"`
 
 	Workers int `flag:"workers,j" min:"1" deftext:"one a core" group:"model and data" result:"no" help:"goroutines that decode or draw images"`
+}
+
+// Choices are the datasets, and what stands for the one that the files look like.
+func (DataOptions) Choices() map[string][]string {
+	names := []string{autoDataset}
+	for _, d := range data.Datasets() {
+		names = append(names, d.Name)
+	}
+	return map[string][]string{"dataset": names}
 }
 
 // SetOptions name the samples to forget.

@@ -118,7 +118,7 @@ func (d *desk) openWeights(ctx context.Context) error {
 		d.Console.Log().Info().Str("style", string(style)).Msg("the checkpoint's keys are named as another project does; they were converted to ours")
 	}
 	if d.model.Model == autoModel {
-		names, classes := networksOf(file)
+		names, _ := networksOf(file)
 		switch len(names) {
 		case 0:
 			return Inputf("--model auto: %s holds the weights of none of the networks that `unlearn ls models` lists; `unlearn inspect` shows its tensors", d.model.Weights)
@@ -127,9 +127,8 @@ func (d *desk) openWeights(ctx context.Context) error {
 			return Usagef("--model auto: %s holds weights that fit %s, which want images prepared differently: name one of them",
 				d.model.Weights, strings.Join(names, " and "))
 		}
-		name := names[0]
-		d.Console.Log().Info().Str("model", name).Int("classes", classes).Msg("--model auto: the network that the weights fit")
-		d.model.Model = name
+		d.model.Model = names[0]
+		d.guess("model", names[0])
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"l2ul/internal/nearest"
 	"l2ul/unlearn/fetch"
 )
 
@@ -84,8 +85,9 @@ func parseTorchvision(text string) (Source, error) {
 	for _, p := range files {
 		networks = append(networks, p.network)
 	}
-	return nil, fmt.Errorf("torchvision:%s: there are weights of torchvision's %s; write torchvision:resnet50.IMAGENET1K_V2", text,
-		strings.Join(slices.Compact(networks), ", "))
+	networks = slices.Compact(networks)
+	return nil, fmt.Errorf("torchvision:%s: %sthere are weights of torchvision's %s; write torchvision:resnet50.IMAGENET1K_V2", text,
+		nearest.Hint(network, networks), strings.Join(networks, ", "))
 }
 
 // download is where torchvision's files are; tests have another place.

@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml"
+
+	"l2ul/internal/nearest"
 )
 
 // Layer is a source of values; a higher one wins.
@@ -387,7 +389,7 @@ func (r *resolver) place(e *entry) error {
 	if known && slices.Contains(all, e.key) {
 		return nil
 	}
-	hint := didYouMean(e.key, all)
+	hint := nearest.Hint(e.key, all)
 	if main := r.catalog.aliasOf(e.key); main != "" {
 		hint = fmt.Sprintf("did you mean %q? ", main)
 	}
@@ -406,7 +408,7 @@ func (r *resolver) set(text string) error {
 				own = append(own, f.Name)
 			}
 		}
-		return &Error{fmt.Sprintf("--set %s: %s has no key %q%s", text, r.spec.Verb, key, question(key, own))}
+		return &Error{fmt.Sprintf("--set %s: %s has no key %q; %s`unlearn config show %s` lists all", text, r.spec.Verb, key, nearest.Hint(key, own), r.spec.Verb)}
 	}
 	e := entry{key: key, texts: []string{value}, origin: Origin{Layer: FromSet}}
 	if strings.HasPrefix(value, "[") {
@@ -447,8 +449,7 @@ func (r *resolver) finish() (*Config, error) {
 	fields, ok := r.spec.Variants[cfg.Variant]
 	if !ok {
 		names := slices.Sorted(maps.Keys(r.spec.Variants))
-		return nil, &Error{fmt.Sprintf("unknown %s %q; %sone of: %s",
-			r.spec.By, cfg.Variant, didYouMean(cfg.Variant, names), strings.Join(names, ", "))}
+		return nil, &Error{nearest.Unknown(r.spec.By, cfg.Variant, names)}
 	}
 	for _, f := range fields {
 		if err := add(f); err != nil {

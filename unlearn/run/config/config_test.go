@@ -403,18 +403,6 @@ func TestSchema(t *testing.T) {
 	}
 }
 
-func TestNearest(t *testing.T) {
-	names := []string{"reg-lambda", "eps", "num-adv", "norm", "method", "weight-decay", "weights"}
-	for name, want := range map[string]string{
-		"reg-lamda": "reg-lambda", "esp": "eps", "metod": "method", "weight": "weights", "numadv": "num-adv",
-		"xyzzy": "", "mo": "", "reg": "reg-lambda", "": "",
-	} {
-		if got := Nearest(name, names); got != want {
-			t.Errorf("Nearest(%q) = %q, want %q", name, got, want)
-		}
-	}
-}
-
 func FuzzParseYAML(f *testing.F) {
 	for _, s := range []string{"a: 1\n", "a: {b: [1, x]}\n", "{\"a\": 1}", "a: &x 1\nb: *x\n", "? [a]\n: b\n", "a: |\n  t\n", "--- \n...\n", "<<: {a: 1}", "\x00", "a:\n- b\n -c"} {
 		f.Add([]byte(s))

@@ -25,6 +25,8 @@
 //	means        "forget=random:%s": a flag that only stands for another one with this value; its field stays zero
 //	group        heading in help; on a struct field it holds for all fields inside
 //
+// Values that only a registry knows come from a method of the struct, Choices() map[string][]string, by the option's main name.
+//
 // Field kinds are string, bool, int, int64, float64, []string, []float64 and time.Duration. Structs inside are walked.
 //
 // Layers, strongest first: flag, --set, environment, files (-c, later wins), presets (-c preset:NAME, later wins),

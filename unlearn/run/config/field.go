@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"l2ul/internal/nearest"
 )
 
 // Kind is the type of an option's value.
@@ -230,7 +232,7 @@ func (f *Field) checkOneOf(text string) error {
 		return nil
 	}
 	names := slices.DeleteFunc(slices.Clone(f.OneOf), func(s string) bool { return s == "" })
-	return fmt.Errorf("%q is unknown; %sone of: %s", text, didYouMean(text, names), strings.Join(names, ", "))
+	return fmt.Errorf("%q is unknown; %sone of: %s", text, nearest.Hint(text, names), strings.Join(names, ", "))
 }
 
 // Fields lists the options of structs (values or pointers) in their order. A struct whose tags contradict
@@ -262,6 +264,7 @@ func Fields(structs ...any) ([]*Field, error) {
 }
 
 func walk(t reflect.Type, group string, fields *[]*Field) error {
+	chooses, _ := reflect.Zero(t).Interface().(interface{ Choices() map[string][]string })
 	for sf := range structFields(t) {
 		g := group
 		if own := sf.Tag.Get("group"); own != "" {
@@ -276,6 +279,9 @@ func walk(t reflect.Type, group string, fields *[]*Field) error {
 		f, err := newField(sf, g)
 		if err != nil {
 			return fmt.Errorf("config: %s.%s: %w", t, sf.Name, err)
+		}
+		if chooses != nil && len(f.OneOf) == 0 {
+			f.OneOf = chooses.Choices()[f.Name]
 		}
 		*fields = append(*fields, f)
 	}

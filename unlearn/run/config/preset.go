@@ -2,10 +2,11 @@ package config
 
 import (
 	"embed"
-	"fmt"
 	"io/fs"
 	"slices"
 	"strings"
+
+	"l2ul/internal/nearest"
 )
 
 //go:embed presets
@@ -29,8 +30,7 @@ func Presets() []string {
 func Preset(name string) ([]byte, error) {
 	data, err := presetFiles.ReadFile("presets/" + name + ".yaml")
 	if err != nil {
-		return nil, &Error{fmt.Sprintf("unknown preset %q; %sone of: %s",
-			name, didYouMean(name, Presets()), strings.Join(Presets(), ", "))}
+		return nil, &Error{nearest.Unknown("preset", name, Presets())}
 	}
 	return data, nil
 }
@@ -47,13 +47,6 @@ func readPreset(name string) ([]entry, error) {
 func presetHint(name string) string {
 	if slices.Contains(Presets(), name) {
 		return "; did you mean preset:" + name + "?"
-	}
-	return ""
-}
-
-func question(name string, candidates []string) string {
-	if near := Nearest(name, candidates); near != "" {
-		return fmt.Sprintf("; did you mean %q?", near)
 	}
 	return ""
 }

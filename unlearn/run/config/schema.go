@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"maps"
+	"reflect"
 	"slices"
 )
 
@@ -11,7 +12,7 @@ type schemaNode struct {
 	Schema      string                 `json:"$schema,omitempty"`
 	ID          string                 `json:"$id,omitempty"`
 	Title       string                 `json:"title,omitempty"`
-	Type        string                 `json:"type,omitempty"`
+	Type        any                    `json:"type,omitempty"`
 	Description string                 `json:"description,omitempty"`
 	Default     any                    `json:"default,omitempty"`
 	Enum        []string               `json:"enum,omitempty"`
@@ -31,6 +32,7 @@ func (c Catalog) Schema() ([]byte, error) {
 	root := object("Configuration of unlearn")
 	root.Schema, root.ID = "https://json-schema.org/draft/2020-12/schema", "unlearn.config/1"
 	sections := map[string]*schemaNode{}
+	allowed := map[string][]*schemaNode{} // what a key may be outside sections: what one of the verbs takes
 	enter := func(name, title string, s *Spec, fields []*Field) {
 		if sections[name] == nil {
 			sections[name] = object(title)
@@ -44,8 +46,8 @@ func (c Catalog) Schema() ([]byte, error) {
 				node.Enum = slices.Sorted(maps.Keys(s.Variants))
 			}
 			sections[name].Properties[f.Name] = node
-			if root.Properties[f.Name] == nil {
-				root.Properties[f.Name] = node
+			if !slices.ContainsFunc(allowed[f.Name], node.sameValues) {
+				allowed[f.Name] = append(allowed[f.Name], node)
 			}
 		}
 	}
@@ -55,13 +57,22 @@ func (c Catalog) Schema() ([]byte, error) {
 			enter(name, "Keys for the "+s.By+" "+name+" only", s, s.Variants[name])
 		}
 	}
-	for name, section := range sections {
-		if key := root.Properties[name]; key != nil { // a key and a verb of one name, such as forget
-			section = &schemaNode{AnyOf: []*schemaNode{key, section}}
+	for name, section := range sections { // some are keys as well, such as forget
+		allowed[name] = append(allowed[name], section)
+	}
+	for name, nodes := range allowed {
+		if root.Properties[name] = nodes[0]; len(nodes) > 1 {
+			root.Properties[name] = &schemaNode{AnyOf: nodes}
 		}
-		root.Properties[name] = section
 	}
 	return json.MarshalIndent(root, "", "  ")
+}
+
+// sameValues reports whether both take the same values, whatever they say about them.
+func (n *schemaNode) sameValues(o *schemaNode) bool {
+	a, b := *n, *o
+	a.Description, b.Description, a.Default, b.Default = "", "", nil, nil
+	return reflect.DeepEqual(a, b)
 }
 
 func object(title string) *schemaNode {
@@ -91,7 +102,10 @@ func (f *Field) schema() *schemaNode {
 	case Float, Floats:
 		scalar.Type = "number"
 	default:
-		scalar.Type, scalar.Enum = "string", f.OneOf
+		scalar.Enum = f.OneOf
+		if scalar.Type = "string"; len(f.OneOf) == 0 { // any scalar is a text as it was written: num-adv is 20 or auto
+			scalar.Type = []string{"string", "number"}
+		}
 	}
 	scalar.Minimum, scalar.Maximum = f.Min, f.Max
 	if f.Above {

@@ -1,11 +1,28 @@
-package config
+// Package nearest finds the name that was probably meant by one that nobody knows, for the errors of all rooms.
+package nearest
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
-// Nearest returns the candidate most like name, or "" when none is near enough to be a slip of the fingers: at most
+// Unknown is the sentence about a name that is none of known: with the nearest, and with all of them.
+func Unknown(kind, name string, known []string) string {
+	return fmt.Sprintf("unknown %s %q; %sone of: %s", kind, name, Hint(name, known), strings.Join(known, ", "))
+}
+
+// Hint is `did you mean "eps"? `, or nothing where no candidate is near.
+func Hint(name string, candidates []string) string {
+	if near := To(name, candidates); near != "" {
+		return fmt.Sprintf("did you mean %q? ", near)
+	}
+	return ""
+}
+
+// To returns the candidate most like name, or "" when none is near enough to be a slip of the fingers: at most
 // two edits (insert, delete, replace, swap neighbours), one for names of up to four letters; or name is the start of
 // exactly one candidate.
-func Nearest(name string, candidates []string) string {
+func To(name string, candidates []string) string {
 	limit := 2
 	if len(name) <= 4 {
 		limit = 1
@@ -23,13 +40,6 @@ func Nearest(name string, candidates []string) string {
 		return start
 	}
 	return best
-}
-
-func didYouMean(name string, candidates []string) string {
-	if near := Nearest(name, candidates); near != "" {
-		return fmt.Sprintf("did you mean %q? ", near)
-	}
-	return ""
 }
 
 // distance is the optimal string alignment distance (Damerau–Levenshtein without repeated edits of a substring).
