@@ -85,7 +85,7 @@ func newApp(stdout, stderr io.Writer) (*cli.App, error) {
 		DisableSliceFlagSeparator: true,
 		ExitErrHandler:            func(*cli.Context, error) {}, // start decides the exit code
 		Commands: []*cli.Command{
-			p.forget(), p.train(), p.attack(), p.importance(), p.eval(), p.split(), p.data(), p.inspect(), p.convert(), p.demo(),
+			p.forget(), p.continual(), p.train(), p.attack(), p.importance(), p.eval(), p.split(), p.data(), p.inspect(), p.convert(), p.verify(), p.demo(),
 			p.ls(), p.configCommand(), p.doctor(), p.version(), p.help(),
 		},
 		Action: func(c *cli.Context) error {

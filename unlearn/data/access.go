@@ -24,12 +24,14 @@ const (
 // Part is the role samples play in a run.
 type Part string
 
-// The forget set, the rest of the training set, and the held-out splits.
+// The forget set, the rest of the training set, and the held-out splits; and in a stream of requests what earlier ones were
+// about, which counts appear only where it was read.
 const (
-	PartForget Part = "forget"
-	PartRetain Part = "retain"
-	PartVal    Part = "val"
-	PartTest   Part = "test"
+	PartForget  Part = "forget"
+	PartRetain  Part = "retain"
+	PartVal     Part = "val"
+	PartTest    Part = "test"
+	PartEarlier Part = "earlier"
 )
 
 // Regime is what a method may read between the phases before and after.

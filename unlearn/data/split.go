@@ -173,6 +173,17 @@ func (s Spec) resolveFile(set *Set) (*ForgetSet, error) {
 	return f, nil
 }
 
+// FindNames returns the indices of the samples with these file names, in any form that a file of names allows. file is where
+// they stand, for errors, in which a line is a place in the list.
+func FindNames(file string, names []string, set *Set) ([]int, error) {
+	for i, name := range names {
+		if clean, ok := listedName(name); !ok || strings.ContainsAny(clean, "\r\n") {
+			return nil, inputf(file, "name %d, %q, is no file name", i+1, name)
+		}
+	}
+	return findNames(file, strings.Join(names, "\n"), set)
+}
+
 // findNames looks up one file name a line: as the set has it ("train/cat/0007.jpg"), without leading folders, or the
 // bare name where only one sample has it.
 func findNames(file, content string, set *Set) ([]int, error) {

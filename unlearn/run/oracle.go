@@ -30,7 +30,7 @@ type oracleNote struct {
 // the network that forgets them.
 func (f *forgetting) oracleKey() string {
 	return f.key(map[string]any{
-		"schema": oracleSchema, "data": f.train.Fingerprint(), "forget": slices.Sorted(slices.Values(f.set.Indices)),
+		"schema": oracleSchema, "data": f.train.Fingerprint(), "forget": slices.Sorted(slices.Values(f.gone)),
 		"recipe": f.recipe, "seed": f.compute.Seed,
 	})
 }

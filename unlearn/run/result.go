@@ -128,6 +128,7 @@ type Result struct {
 	Before     *Scores         `json:"before"`
 	After      *Scores         `json:"after" jsonschema:"description=null when the run did not come that far"`
 	Forget     ForgetSet       `json:"forget"`
+	Request    *RequestResult  `json:"request,omitempty" jsonschema:"description=of a run in a stream of requests; retain is then without the images of earlier ones"`
 	Hashes     Hashes          `json:"hashes"`
 	DataAccess DataAccess      `json:"data_access"`
 	Attack     *AttackSummary  `json:"attack,omitempty"`
@@ -151,7 +152,29 @@ type Result struct {
 
 // Progress says how near the goal is, as "3 of 16 images keep their label".
 func (r *Result) Progress() string {
-	return unlearn.Goal(r.Goal).Progress(*r.GoalHits, int64(len(r.Forget.Indices)))
+	n := int64(len(r.Forget.Indices))
+	if r.Request != nil && r.Request.StopScope == scopeAll {
+		for _, e := range r.Request.Earlier {
+			n += e.N
+		}
+	}
+	return unlearn.Goal(r.Goal).Progress(*r.GoalHits, n)
+}
+
+// RequestResult is what a run is in a stream of requests (spec/l2ul.md section 2.5).
+type RequestResult struct {
+	ID        string           `json:"id"`
+	Position  int              `json:"position" jsonschema:"minimum=1"`
+	StopScope string           `json:"stop_scope" jsonschema:"enum=request,enum=all,description=whether the goal was tested on this request alone or on all so far"`
+	Anchor    string           `json:"anchor,omitempty" jsonschema:"description=hash of the weights that attack\\, importance and penalty refer to\\, where those are not the ones that the run began with"`
+	Earlier   []EarlierRequest `json:"earlier,omitempty" jsonschema:"description=how the network does afterwards on the images of each earlier request"`
+}
+
+// EarlierRequest is the score, after a request, on the images of an earlier one.
+type EarlierRequest struct {
+	ID string `json:"id"`
+	Score
+	Regained int64 `json:"regained" jsonschema:"minimum=0,description=how many more have their label than when that request ended"`
 }
 
 // EvalSchema is the schema name of EvalResult.
