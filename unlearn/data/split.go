@@ -88,6 +88,9 @@ func parseK(spec, text string) (int, error) {
 	return k, nil
 }
 
+// Random returns K of random:K; ok is false for other specs.
+func (s Spec) Random() (k int, ok bool) { return s.k, s.kind == specRandom }
+
 // String returns the spec as it was written.
 func (s Spec) String() string { return s.text }
 

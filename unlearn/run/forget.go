@@ -28,6 +28,7 @@ type forgetState struct {
 	Seconds Seconds         `json:"seconds"`
 	Reads   data.Reads      `json:"reads"`
 	Before  *Scores         `json:"before,omitempty"`
+	Pool    *PoolResult     `json:"pool,omitempty"`
 	Cached  []string        `json:"cached,omitempty"`  // as in Result
 	Crafted float64         `json:"crafted,omitempty"` // seconds that making the adversarial examples took, whoever did it
 	Anchors *AnchorSummary  `json:"anchors,omitempty"`
@@ -52,15 +53,17 @@ type forgetting struct {
 	recipe     train.Options
 	method     *unlearn.Method
 
-	set    *data.ForgetSet
-	gone   []int // D_f, behind what earlier requests of a stream forgot
-	rest   []int // D_r, all others, in ascending order
-	meter  *data.Meter
-	images *unlearn.Examples // D_f with its true labels
-	wanted *unlearn.Examples // D_f with the labels that the goal is about
-	retain *data.View        // for scoring; nil when nothing is retained
-	test   *data.View
+	set      *data.ForgetSet
+	gone     []int // D_f, behind what earlier requests of a stream forgot
+	rest     []int // D_r, all others, in ascending order
+	meter    *data.Meter
+	images   *unlearn.Examples // D_f with its true labels
+	wanted   *unlearn.Examples // D_f with the labels that the goal is about
+	training *data.Loader
+	retain   *data.View // for scoring; nil when nothing is retained
+	test     *data.View
 
+	pool   *pool             // that the images are from, of a correction; else nil
 	turn   *turn             // in a stream of requests; nil for a run by itself
 	before *unlearn.Examples // what the earlier requests of the stream are about, where the goal is about that as well
 
@@ -168,13 +171,22 @@ func (f *forgetting) read(ctx context.Context) (err error) {
 	if err := f.openData(ctx, "train", "test"); err != nil {
 		return err
 	}
-	if f.turn != nil {
+	switch {
+	case f.turn != nil:
 		f.set = f.turn.set
 		for _, e := range f.turn.earlier {
 			f.gone = append(f.gone, e.set.Indices...)
 		}
-	} else if f.set, err = f.forgetSet(f.o.Forget); err != nil {
-		return err
+	case f.o.Pool != "":
+		f.rest = count(f.train.Len())
+		if err := f.load(ctx); err != nil {
+			return err
+		}
+		return f.openPool(ctx)
+	default:
+		if f.set, err = f.forgetSet(f.o.Forget); err != nil {
+			return err
+		}
 	}
 	f.gone = append(f.gone, f.set.Indices...)
 	f.rest = data.Complement(f.train.Len(), f.gone)
@@ -307,8 +319,13 @@ func (f *forgetting) interrupted(ctx context.Context, err error) error {
 // openViews puts the data on the device.
 func (f *forgetting) openViews() {
 	f.meter = data.NewMeter(f.turn.regime(f.method.Regime), f.state.Reads)
-	training := f.loader(f.train)
-	x, y := training.Gather(f.set.Indices)
+	f.training = f.loader(f.train)
+	source := f.training
+	if f.pool != nil {
+		source = f.pool.loader
+	}
+	x, _ := source.Gather(f.set.Indices)
+	y := f.labels(f.set.Labels)
 	f.images = &unlearn.Examples{X: x, Y: y, Part: data.PartForget, Meter: f.meter}
 	f.wanted = f.images
 	if f.loop.Goal == unlearn.Relabel {
@@ -316,7 +333,7 @@ func (f *forgetting) openViews() {
 	}
 	f.openEarlier()
 	if len(f.rest) > 0 {
-		f.retain = training.View(data.PartRetain, f.limited(f.rest), f.meter)
+		f.retain = f.training.View(data.PartRetain, f.limited(f.rest), f.meter)
 	}
 	f.test = f.loader(f.desk.test).View(data.PartTest, f.limited(count(f.desk.test.Len())), f.meter)
 }
@@ -342,6 +359,9 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 	if f.state.Before == nil {
 		before, err := f.scores(ctx, "before", f.cachedScore)
 		if err != nil {
+			return nil, err
+		}
+		if f.state.Pool, err = f.poolBefore(ctx); err != nil {
 			return nil, err
 		}
 		f.state.Before, f.state.Reads = before, f.meter.Reads()
@@ -403,7 +423,7 @@ func (f *forgetting) goalHolds(ctx context.Context) (bool, error) {
 func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.Named) error {
 	switch f.method.Driver {
 	case unlearn.ByRetain:
-		task.Driver = f.loaders[0].View(data.PartRetain, f.rest, f.meter)
+		task.Driver = f.training.View(data.PartRetain, f.rest, f.meter)
 	case unlearn.ByAdversarial:
 		f.enter(data.PhaseAttack)
 		began := earlier(time.Now(), f.state.Seconds.Attack)
@@ -576,7 +596,11 @@ func (f *forgetting) scores(ctx context.Context, phase string, measure func(ctx 
 	began := time.Now()
 	s := &Scores{}
 	var err error
-	if s.Forget, err = measure(ctx, phase, part{data.PartForget, "D_f", f.train, f.set.Indices, f.images}); err != nil {
+	first := measure
+	if f.pool != nil { // whose labels are predictions, and not those of the files that the cache knows
+		first = f.measured
+	}
+	if s.Forget, err = first(ctx, phase, part{data.PartForget, "D_f", f.train, f.set.Indices, f.images}); err != nil {
 		return nil, err
 	}
 	if f.retain != nil {
@@ -702,6 +726,9 @@ func (f *forgetting) afterwards(ctx context.Context, res *unlearn.Result) (after
 			return nil, err
 		}
 	}
+	if err := f.poolAfter(ctx); err != nil {
+		return nil, err
+	}
 	return after, f.scoreEarlier(ctx)
 }
 
@@ -746,6 +773,7 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 	if f.turn != nil {
 		r.Request = &f.turn.result
 	}
+	r.Pool = f.state.Pool
 	hits := f.goalHits(after, res)
 	r.GoalHits = &hits
 	for phase, parts := range reads {

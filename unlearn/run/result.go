@@ -129,6 +129,7 @@ type Result struct {
 	After      *Scores         `json:"after" jsonschema:"description=null when the run did not come that far"`
 	Forget     ForgetSet       `json:"forget"`
 	Request    *RequestResult  `json:"request,omitempty" jsonschema:"description=of a run in a stream of requests; retain is then without the images of earlier ones"`
+	Pool       *PoolResult     `json:"pool,omitempty" jsonschema:"description=of a correction\\, whose images to forget are from there; forget has then what the network predicted for them as labels"`
 	Hashes     Hashes          `json:"hashes"`
 	DataAccess DataAccess      `json:"data_access"`
 	Attack     *AttackSummary  `json:"attack,omitempty"`
@@ -168,6 +169,20 @@ type RequestResult struct {
 	StopScope string           `json:"stop_scope" jsonschema:"enum=request,enum=all,description=whether the goal was tested on this request alone or on all so far"`
 	Anchor    string           `json:"anchor,omitempty" jsonschema:"description=hash of the weights that attack\\, importance and penalty refer to\\, where those are not the ones that the run began with"`
 	Earlier   []EarlierRequest `json:"earlier,omitempty" jsonschema:"description=how the network does afterwards on the images of each earlier request"`
+}
+
+// PoolResult is what a correction did to the pool that its images are from; scores are by true labels.
+type PoolResult struct {
+	Images int64      `json:"images" jsonschema:"minimum=0,description=in the pool"`
+	Hash   string     `json:"hash" jsonschema:"description=over pixels and labels"`
+	Right  PoolScores `json:"right" jsonschema:"description=images that the network had right\\, which were left out of the choice"`
+	Rest   PoolScores `json:"rest" jsonschema:"description=images that it had wrong and that were not chosen"`
+}
+
+// PoolScores are the scores of a part of a pool; nil (null) where there are no such images.
+type PoolScores struct {
+	Before *Score `json:"before,omitempty"`
+	After  *Score `json:"after,omitempty"`
 }
 
 // EarlierRequest is the score, after a request, on the images of an earlier one.

@@ -79,7 +79,7 @@ func (f *forgetting) openEarlier() {
 	for _, e := range f.turn.earlier {
 		indices, targets = append(indices, e.set.Indices...), append(targets, e.set.Targets...)
 	}
-	x, y := f.loaders[0].Gather(indices)
+	x, y := f.training.Gather(indices)
 	if f.loop.Goal == unlearn.Relabel {
 		y = f.labels(targets)
 	}
@@ -144,7 +144,7 @@ func (f *forgetting) scoreEarlier(ctx context.Context) error {
 	began := time.Now()
 	f.turn.result.Earlier = nil
 	for _, e := range f.turn.earlier {
-		s, err := f.score(ctx, "after: "+e.id, f.loaders[0].View(data.PartEarlier, e.set.Indices, f.meter))
+		s, err := f.score(ctx, "after: "+e.id, f.training.View(data.PartEarlier, e.set.Indices, f.meter))
 		if err != nil {
 			return err
 		}

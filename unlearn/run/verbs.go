@@ -118,6 +118,7 @@ type ForgetOptions struct {
 	CraftOptions
 	EvalOptions
 	Method     string `flag:"method" default:"adv-imp" group:"unlearning" arg:"NAME" help:"how to forget; unlearn ls methods lists them"`
+	Pool       string `flag:"pool" group:"unlearning" arg:"DIR" help:"correct the network on images from outside, DIR/CLASS/*.jpg with classes named as the dataset's: -k N of those that it has wrong get their true label (--goal relabel)"`
 	SaveFormat string `flag:"save-format" default:"safetensors" oneof:"safetensors|same" result:"no" help:"container of the unlearned weights; same: as they came"`
 }
 
