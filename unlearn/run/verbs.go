@@ -45,7 +45,7 @@ type DataOptions struct {
 
 // SetOptions name the samples to forget.
 type SetOptions struct {
-	Forget string `flag:"forget" group:"model and data" arg:"SPEC" help:"what to forget: random:16, class:3[:K], ids:1,5,9, @forget.json or @names.txt"`
+	Forget string `flag:"forget" group:"model and data" arg:"SPEC" help:"what to forget: random:16, class:3[:K], ids:1,5,9, several of these joined by +, @forget.json, @names.txt or, with new labels, @labels.csv"`
 	K      int    `flag:"k" min:"1" config:"no" env:"-" means:"forget=random:%s" group:"model and data" arg:"N" help:"short for --forget random:N"`
 }
 
