@@ -9,11 +9,11 @@ import (
 	"l2ul/unlearn/metrics"
 )
 
-// The stop test counts hits over all of D_f, or all that the task says the goal is about, in evaluation mode (spec/l2ul.md section 5). Until the goal is near, one image
-// tells as much: while it is clearly against the goal, still right (misclassify) or still wrong (relabel), the goal does not
-// hold. In units of a forward of one image, a step costs 3·(b_a + b_f) and the count k: with slices of 256 and 32 images 864
-// and k, so that of a step and its test the count is 2 % at k = 16, 7 % at 64 and 23 % at 256; with 128 and 16 it is 37 % at
-// 256. The witness costs 1.
+// The stop test counts hits over all of D_f, or over what else the task says that the goal is about, in evaluation mode
+// (spec/l2ul.md section 5). Until the goal is near, one image tells as much: while it is clearly against the goal, still right
+// (misclassify) or still wrong (relabel), the goal does not hold. In units of a forward of one image, a step costs 3·(b_a + b_f)
+// and the count k: with slices of 256 and 32 images 864 and k, so that of a step and its test the count is 2 % at k = 16, 7 % at
+// 64 and 23 % at 256; with 128 and 16 it is 37 % at 256. The witness costs 1.
 
 // clearLead is the lead, over the largest magnitude among an image's logits, from which on rounding has no say in its class.
 // Alone, an image may be convolved by other loops than in its batch; the logits of ResNets then differ by about 1e-6.

@@ -312,6 +312,7 @@ func TestRequestsThatCannotBeServed(t *testing.T) {
 		{`{"id": "a", "forget": "ids:1,2"}` + "\n" + `{"id": "b", "indices": [7, 2]}`, `line 2: request "b" asks for sample 2 (train/class0/02.png), which request "a" asks for already`, ExitInput},
 		{`{"id": "a", "forget": "ids:1"}` + "\n" + `{"id": "a", "forget": "ids:2"}`, `line 2: the id "a" is that of line 1 already`, ExitInput},
 		{`{"id": "a"}`, `say what to forget by one of forget, indices and names; it has 0 of them`, ExitInput},
+		{`{"id": "a", "indices": []}`, `it has 0 of them`, ExitInput},
 		{`{"id": "a", "forget": "ids:1", "names": ["x"]}`, `it has 2 of them`, ExitInput},
 		{`{"forget": "ids:1"}`, `it has no id`, ExitInput},
 		{`{"id": "a", "forget": "ids:1", "lr": 0.1}`, `unknown field "lr"`, ExitInput},

@@ -213,3 +213,40 @@ func TestRecordIsMended(t *testing.T) {
 		t.Errorf("torn, without the run's line: %v", err)
 	}
 }
+
+// A run that ended when the process did, before its line was put down, is not done again.
+func TestRecordOfAFinishedRun(t *testing.T) {
+	material, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := streamOf(t, `{"id": "a", "forget": "ids:1"}
+{"id": "b", "forget": "ids:2", "goal": "relabel"}`, "method", "neggrad", "max-steps", "2", "stop-scope", "request")
+	before := serve(t, material, j)
+	path := filepath.Join(j.dir, recordName)
+	record, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, record[:bytes.IndexByte(record, '\n')+1], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	run := filepath.Join(j.dir, before[1].Folder)
+	if err := os.Remove(filepath.Join(run, entryName)); err != nil {
+		t.Fatal(err)
+	}
+	argv, err := os.ReadFile(filepath.Join(run, runMark)) // a line for each start
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := serve(t, material, j)
+	if len(after) != 2 || after[1].WeightsAfter != before[1].WeightsAfter || after[1].Files["result.json"] != before[1].Files["result.json"] {
+		t.Errorf("recorded anew: %+v", after)
+	}
+	if now, _ := os.ReadFile(filepath.Join(run, runMark)); !bytes.Equal(now, argv) {
+		t.Error("the run was started again")
+	}
+	if _, err := verifyIn(j.dir, ""); err != nil {
+		t.Error(err)
+	}
+}

@@ -101,7 +101,7 @@ func (r *Request) parse(line []byte) error {
 		return fmt.Errorf("more than one JSON value (at byte %d); write one a line", dec.InputOffset())
 	}
 	given := 0
-	for _, is := range []bool{r.Forget != "", r.Indices != nil, r.Names != nil} {
+	for _, is := range []bool{r.Forget != "", len(r.Indices) > 0, len(r.Names) > 0} {
 		if is {
 			given++
 		}
@@ -124,7 +124,7 @@ func (r *Request) spec(train *data.Set) (string, error) {
 	switch {
 	case r.Forget != "":
 		return r.Forget, nil
-	case r.Indices != nil:
+	case len(r.Indices) > 0:
 		return idsOf(r.Indices), nil
 	}
 	indices, err := data.FindNames(r.where, r.Names, train)

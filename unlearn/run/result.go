@@ -137,7 +137,7 @@ type Result struct {
 	Oracle     *OracleSummary  `json:"oracle,omitempty" jsonschema:"description=the network that was retrained"`
 	Cached     []string        `json:"cached,omitempty" jsonschema:"description=what was taken from the cache and not computed: attack\\, oracle\\, before.forget\\, before.retain\\, before.test"`
 	Penalty    *Number         `json:"penalty,omitempty" jsonschema:"oneof_type=number;null,description=final value of lambda times R"`
-	Distance   *Number         `json:"distance,omitempty" jsonschema:"oneof_type=number;null,description=Euclidean distance of the parameters from where they began"`
+	Distance   *Number         `json:"distance,omitempty" jsonschema:"oneof_type=number;null,description=Euclidean distance of the parameters from where they began\\, or from the anchor of a request that has one"`
 	PeakMemory int64           `json:"peak_memory_bytes,omitempty" jsonschema:"minimum=0,description=largest resident size of the process"`
 	Device     string          `json:"device"`
 	Precision  string          `json:"precision" jsonschema:"enum=fp32,enum=tf32,enum=bf16,enum=bf16+tf32,description=of what convolutions and matrix products multiply: bf16 in the attack alone\\, or in training with --amp\\, tf32 everywhere\\, bf16+tf32 in the attack and elsewhere; all else\\, and what decides the class of an image\\, is fp32"`
