@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// served is what the stream of a test asks for: samples, names and a class, an option of its own and another goal.
+// servedRequests are what the stream of a test asks for: samples, names and a class, an option of its own and another goal.
 const servedRequests = `{"id": "alice", "indices": [1, 13, 25]}
 
 {"id": "bob/2", "names": ["class1/05.png", "train/class0/07.png"], "options": {"lr": 0.002}}
