@@ -38,6 +38,12 @@ type Task struct {
 	Seed    int64          // of what dropout draws
 	Resume  *State         // where an interrupted run of this very task stopped, or nil
 
+	// Judged are the images that the goal is about, where those are more than D_f; nil where they are not. Labels are as those of
+	// Forget.
+	Judged metrics.Images
+	// Reference is what the penalty holds the parameters of Trainable to, where that is not θ⁰; nil where it is.
+	Reference []torch.Tensor
+
 	EvalBatch *chunk.Size // images at once in the stop test
 	// Witness lets one image of D_f stand for all in a stop test that it settles, where D_f is larger than a forget slice.
 	// Runs end at the same step, with the same weights; hits are then counted at fewer steps.
@@ -51,6 +57,14 @@ type Task struct {
 	// Save is offered the state after every step, and must take it when force is set: at an interruption and at a cap. An
 	// error ends the run. It may be nil. The tensors are views, valid during the call.
 	Save func(s *State, force bool) error
+}
+
+// judged are the images that the goal is about.
+func (t *Task) judged() metrics.Images {
+	if t.Judged != nil {
+		return t.Judged
+	}
+	return t.Forget
 }
 
 // Record is one step in the log.
@@ -89,10 +103,10 @@ type Result struct {
 	Reason   string // of Diverged; of Capped, the cap: "--max-steps 100"
 	Steps    int
 	Passes   int     // begun
-	Hits     int64   // on D_f when last counted: at the end, unless the run was interrupted
+	Hits     int64   // of the images that the goal is about when last counted: at the end, unless the run was interrupted
 	Seconds  float64 // in the loop
 	Penalty  float64 // λR at the end; 0 without one
-	Distance float64 // ‖θ - θ⁰‖ over the trained parameters
+	Distance float64 // ‖θ - θ⁰‖ over the trained parameters, with Reference in place of θ⁰ where the task has one
 	NoGraph  string  // why CUDA graphs that the task asked for were not made; else empty
 }
 
@@ -122,7 +136,7 @@ type loop struct {
 
 	names     []nn.Named     // trained parameters with their names
 	params    []torch.Tensor // the same without
-	reference []torch.Tensor // θ⁰ of the same
+	reference []torch.Tensor // θ⁰ of the same, or what the task has in place of it
 	momenta   []torch.Tensor
 	live      []torch.Tensor // all parameters and buffers,
 	good      []torch.Tensor // and what they were when last known to be good
@@ -145,9 +159,12 @@ func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
 		return nil, err
 	}
 	l := &loop{method: m, task: task, o: o, names: Trainable(task.Net, o.BN), steps: map[sizes]*cuda.Loop{}}
+	l.reference = task.Reference
 	for _, p := range l.names {
 		l.params = append(l.params, p.Tensor)
-		l.reference = append(l.reference, p.Tensor.Detach().Clone())
+		if task.Reference == nil {
+			l.reference = append(l.reference, p.Tensor.Detach().Clone())
+		}
 		if m.Ladder == nil {
 			l.momenta = append(l.momenta, p.Tensor.Detach().ZerosLike())
 		}
@@ -304,7 +321,7 @@ func (l *loop) anchorReference() []torch.Tensor {
 	return l.reference
 }
 
-func (l *loop) goalMet(hits int64) bool { return l.o.Goal.Met(hits, int64(l.task.Forget.Len())) }
+func (l *loop) goalMet(hits int64) bool { return l.o.Goal.Met(hits, int64(l.task.judged().Len())) }
 
 // collapsed reports whether the network does worse than guessing on the images that drive it.
 func (l *loop) collapsed() bool {
@@ -405,8 +422,8 @@ func (l *loop) restore(s *State) error {
 			return err
 		}
 	}
-	if k := l.task.Forget.Len(); s.Witness < 0 || s.Witness >= k {
-		return fmt.Errorf("the checkpoint's witness is image %d of the %d to forget", s.Witness, k)
+	if k := l.task.judged().Len(); s.Witness < 0 || s.Witness >= k {
+		return fmt.Errorf("the checkpoint's witness is image %d of the %d that the goal is about", s.Witness, k)
 	}
 	copyAll(dst, src)
 	l.state = *s

@@ -9,11 +9,11 @@ import (
 	"l2ul/unlearn/metrics"
 )
 
-// The stop test counts hits over all of D_f in evaluation mode (spec/l2ul.md section 5). Until the goal is near, one image
-// tells as much: while it is clearly against the goal, still right (misclassify) or still wrong (relabel), the goal does not
-// hold. In units of a forward of one image, a step costs 3·(b_a + b_f) and the count k: with slices of 256 and 32 images 864
-// and k, so that of a step and its test the count is 2 % at k = 16, 7 % at 64 and 23 % at 256; with 128 and 16 it is 37 % at
-// 256. The witness costs 1.
+// The stop test counts hits over all of D_f, or over what else the task says that the goal is about, in evaluation mode
+// (spec/l2ul.md section 5). Until the goal is near, one image tells as much: while it is clearly against the goal, still right
+// (misclassify) or still wrong (relabel), the goal does not hold. In units of a forward of one image, a step costs 3·(b_a + b_f)
+// and the count k: with slices of 256 and 32 images 864 and k, so that of a step and its test the count is 2 % at k = 16, 7 % at
+// 64 and 23 % at 256; with 128 and 16 it is 37 % at 256. The witness costs 1.
 
 // clearLead is the lead, over the largest magnitude among an image's logits, from which on rounding has no say in its class.
 // Alone, an image may be convolved by other loops than in its batch; the logits of ResNets then differ by about 1e-6.
@@ -22,7 +22,7 @@ const clearLead = 1e-3
 // test does the stop test after a step, and notes in rec what it found. Where that costs little beside the step, all of D_f is
 // counted.
 func (l *loop) test(rec *Record) error {
-	if l.task.Witness && l.task.Forget.Len() > l.o.ForgetBatch {
+	if l.task.Witness && l.task.judged().Len() > l.o.ForgetBatch {
 		_, against, err := l.look(l.state.Witness, l.state.Witness+1)
 		if err != nil {
 			return err
@@ -41,10 +41,10 @@ func (l *loop) test(rec *Record) error {
 func (l *loop) count() error {
 	l.state.Hits, l.state.Witness, l.state.Counted, l.blind = 0, 0, l.state.Step, false
 	most := float32(math.Inf(-1))
-	for from := 0; from < l.task.Forget.Len(); {
+	for from := 0; from < l.task.judged().Len(); {
 		var hits int64
 		var against []float32
-		done, err := l.task.EvalBatch.Do(l.task.Forget.Len()-from, func(n int) (err error) {
+		done, err := l.task.EvalBatch.Do(l.task.judged().Len()-from, func(n int) (err error) {
 			hits, against, err = l.look(from, from+n)
 			return err
 		})
@@ -72,7 +72,7 @@ func (l *loop) look(from, to int) (hits int64, against []float32, err error) {
 	l.task.Net.Root().Eval()
 	torch.Scope(func() {
 		var x, y torch.Tensor
-		if x, y, err = l.task.Forget.Batch(from, to); err != nil {
+		if x, y, err = l.task.judged().Batch(from, to); err != nil {
 			return
 		}
 		torch.NoGrad(func() {

@@ -17,14 +17,19 @@ import (
 	"l2ul/unlearn/run"
 )
 
-// work is a verb that runs a job. do prints for people unless the console speaks JSON.
+// work is a verb that runs a job. do prints for people unless the console speaks JSON. A verb takes the arguments that its
+// ArgsUsage says, at most one.
 func (p *program) work(verb, usage, description string, do func(context.Context, run.Invocation) error) *cli.Command {
 	spec := p.catalog.Find(verb)
 	return &cli.Command{
 		Name: verb, Usage: usage, Description: description, Flags: optionFlags(spec.Fields()),
 		Action: func(c *cli.Context) error {
-			if err := noArguments(c); err != nil {
-				return err
+			if c.Command.ArgsUsage == "" {
+				if err := noArguments(c); err != nil {
+					return err
+				}
+			} else if c.Args().Len() > 1 {
+				return run.Usagef("%s takes one argument, %s, not %d", c.Command.HelpName, c.Command.ArgsUsage, c.Args().Len())
 			}
 			cfg, err := p.resolve(c, verb)
 			if err != nil {
@@ -40,7 +45,13 @@ func (p *program) work(verb, usage, description string, do func(context.Context,
 			if err := cfg.Decode(&bound); err != nil {
 				return err
 			}
-			again := func(checkpoint string) string { return run.ResumeLine(os.Args, checkpoint) }
+			_, _, resumes := cfg.Get("resume")
+			again := func(checkpoint string) string {
+				if !resumes { // it finds its folder by itself
+					checkpoint = ""
+				}
+				return run.ResumeLine(os.Args, checkpoint)
+			}
 			ctx, release := run.Signals(c.Context, bound.Grace, again, p.abort(terminal.JSON))
 			defer release()
 			console := run.NewConsole(terminal, p.stdout, p.stderr)
@@ -48,7 +59,7 @@ func (p *program) work(verb, usage, description string, do func(context.Context,
 			for _, name := range cfg.Unused {
 				console.Warn(fmt.Sprintf("--%s has no effect here", name))
 			}
-			err = do(ctx, run.Invocation{Catalog: p.catalog, Config: cfg, Argv: os.Args, Console: console})
+			err = do(ctx, run.Invocation{Catalog: p.catalog, Config: cfg, Argv: os.Args, Args: c.Args().Slice(), Console: console})
 			return errors.Join(err, console.Close())
 		},
 	}

@@ -85,8 +85,8 @@ func newApp(stdout, stderr io.Writer) (*cli.App, error) {
 		DisableSliceFlagSeparator: true,
 		ExitErrHandler:            func(*cli.Context, error) {}, // start decides the exit code
 		Commands: []*cli.Command{
-			p.forget(), p.train(), p.attack(), p.importance(), p.eval(), p.analyze(),
-			p.bench(), p.plan(), p.report(), p.runs(),
+			p.forget(), p.continual(), p.train(), p.attack(), p.importance(), p.eval(), p.analyze(),
+			p.bench(), p.plan(), p.report(), p.runs(), p.verify(),
 			p.split(), p.data(), p.inspect(), p.convert(), p.demo(),
 			p.ls(), p.configCommand(), p.doctor(), p.completion(), p.version(), p.help(), p.answerCompletion(),
 		},

@@ -24,12 +24,15 @@ const (
 // Part is the role samples play in a run.
 type Part string
 
-// The forget set, the rest of the training set, and the held-out splits.
+// The forget set, the rest of the training set, and the held-out splits. Counts of the last two appear only where they were
+// read: in a stream of requests what earlier ones were about, and in a correction the pool that its images are from.
 const (
-	PartForget Part = "forget"
-	PartRetain Part = "retain"
-	PartVal    Part = "val"
-	PartTest   Part = "test"
+	PartForget  Part = "forget"
+	PartRetain  Part = "retain"
+	PartVal     Part = "val"
+	PartTest    Part = "test"
+	PartEarlier Part = "earlier"
+	PartPool    Part = "pool"
 )
 
 // Regime is what a method may read between the phases before and after.

@@ -54,6 +54,11 @@ func TestResolve(t *testing.T) {
 	}{
 		{"random:12", randperm(12, 12, 5)},
 		{"random:3", randperm(12, 12, 5)[:3]},
+		{"class:bee:2+class:0:3", []int{1, 4, 0, 3, 6}},
+		{"class:bee:2+class:bee:1", []int{1, 4, 7}},
+		{"ids:9,5+class:0", []int{9, 5, 0, 3, 6}},
+		{"random:5+random:3", randperm(12, 8, 5)},
+		{"random:4+ids:" + fmt.Sprint(randperm(12, 12, 5)[11]), append(randperm(12, 4, 5), randperm(12, 12, 5)[11])},
 		{"class:1", []int{1, 4, 7, 10}},
 		{"class:bee", []int{1, 4, 7, 10}},
 		{"class:bee:2", []int{1, 4}},
@@ -234,13 +239,13 @@ func TestComplement(t *testing.T) {
 }
 
 func FuzzSpec(f *testing.F) {
-	for _, spec := range []string{"random:3", "class:1:2", "class:c:d", "ids:1,5,9", "ids:-1", "random:99999999999999999999", "class:"} {
+	for _, spec := range []string{"random:3", "class:1:2", "class:c:d", "ids:1,5,9", "ids:-1", "random:99999999999999999999", "class:", "random:3+class:1:2", "class:a+b+ids:1"} {
 		f.Add(spec, int64(1))
 	}
 	set := smallSet()
 	f.Fuzz(func(t *testing.T, text string, seed int64) {
 		spec, err := ParseSpec(text)
-		if err != nil || spec.kind == specFile {
+		if err != nil || spec.file != "" {
 			return
 		}
 		forget, err := spec.Resolve(set, seed)
@@ -249,6 +254,79 @@ func FuzzSpec(f *testing.F) {
 		}
 		if len(forget.Indices) == 0 || len(Complement(set.Len(), forget.Indices)) != set.Len()-len(forget.Indices) {
 			t.Errorf("%q: indices %v", text, forget.Indices)
+		}
+	})
+}
+
+// Samples and the labels that they are to get, as people keep them.
+func TestResolveTable(t *testing.T) {
+	set := smallSet()
+	resolveCSV := func(content string) (*ForgetSet, error) {
+		path := filepath.Join(t.TempDir(), "labels.csv")
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return resolve(t, "@"+path, set, 0)
+	}
+	for content, want := range map[string][2][]int{
+		"index,label\n7,2\n2,ant\n":                                   {{7, 2}, {2, 0}},
+		"\ufeffname,label\r\ntrain/bee/0.png,c:d\r\nant/3.png, 1\r\n": {{1, 9}, {2, 1}},
+	} {
+		f, err := resolveCSV(content)
+		if err != nil || !slices.Equal(f.Indices, want[0]) || !slices.Equal(f.Targets, want[1]) {
+			t.Errorf("%q: %+v, %v", content, f, err)
+		}
+	}
+	for content, want := range map[string]string{
+		"7,2\n":                     `its first line must be "index,label" or "name,label"`,
+		"index,label\n":             "no samples in it",
+		"index,label\n7\n":          "wrong number of fields",
+		"index,label\nseven,2\n":    `row 1: "seven" is no sample index`,
+		"index,label\n7,wasp\n":     `row 1: no class "wasp"; the classes are 0 to 2: ant, bee, c:d`,
+		"index,label\n7,2\n7,0\n":   "index 7 stands in it twice",
+		"index,label\n99,2\n":       "index 99 is outside the train split",
+		"index,label\n7,bee\n":      "target 1 of sample 7 is its true label",
+		"name,label\nbee/9.png,0\n": `no sample of the train split is named "bee/9.png"`,
+		"name,label\n\"a\nb\",0\n":  "is no file name",
+		"":                          "its first line must be",
+	} {
+		var bad *InputError
+		if _, err := resolveCSV(content); !errors.As(err, &bad) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", content, err)
+		}
+	}
+}
+
+func TestMixedSpecsThatCannotBe(t *testing.T) {
+	for spec, want := range map[string]string{
+		"random:3+class:":       "name a class",
+		"random:10+random:3":    "has only 12 samples",
+		"class:0:3+class:0:2":   `class "0" has only 1 samples that the parts before it leave`,
+		"ids:1+ids:1":           "index 1 stands in it twice",
+		"random:3+@names.txt":   `"3+@names.txt" is no number of samples`,
+		"random:2+class:wasp:1": `no class "wasp"`,
+		"class:0+class:0:1":     `class "0" has only 0 samples`,
+	} {
+		var bad *UsageError
+		if _, err := resolve(t, spec, smallSet(), 5); !errors.As(err, &bad) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", spec, err)
+		}
+	}
+}
+
+func FuzzTable(f *testing.F) {
+	set := smallSet()
+	f.Add([]byte("index,label\n7,2\n2,ant\n"))
+	f.Add([]byte("name,label\ntrain/bee/0.png,0\n"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		forget, err := Spec{file: "fuzz.csv"}.resolveTable(content, set)
+		if err != nil {
+			return
+		}
+		for i, n := range forget.Indices {
+			if forget.Targets[i] == set.Labels[n] {
+				t.Errorf("sample %d is to get its own label", n)
+			}
 		}
 	})
 }

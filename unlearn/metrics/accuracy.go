@@ -100,3 +100,37 @@ func CrossEntropy(logits, y torch.Tensor) torch.Tensor { return SmoothedCrossEnt
 func SmoothedCrossEntropy(logits, y torch.Tensor, share float64) torch.Tensor {
 	return logits.SmoothedCrossEntropy(y, torch.Tensor{}, torch.ReduceMean, ignoreNone, share)
 }
+
+// Predict returns the class of each image: the largest of its logits, of equal ones the first.
+func Predict(ctx context.Context, classifier Classifier, images Images, atOnce *chunk.Size, progress func(done int)) ([]int, error) {
+	var classes []int
+	for from := 0; from < images.Len(); {
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		var batch []int
+		done, err := atOnce.Do(images.Len()-from, func(n int) (err error) {
+			batch = batch[:0] // memory may have run out before
+			torch.Scope(func() {
+				var x torch.Tensor
+				if x, _, err = images.Batch(from, from+n); err != nil {
+					return
+				}
+				torch.NoGrad(func() {
+					for _, class := range torch.ToSlice[int64](classifier(x).ArgMax(1, false)) {
+						batch = append(batch, int(class))
+					}
+				})
+			})
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		classes = append(classes, batch...)
+		if from += done; progress != nil {
+			progress(from)
+		}
+	}
+	return classes, nil
+}

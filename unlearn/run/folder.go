@@ -23,7 +23,7 @@ import (
 var ours = []string{
 	"config.yaml", "argv.txt", "env.json", "log.jsonl", "metrics.jsonl", "forget.json", "checkpoints", "result.json",
 	plainModel, "model.pt", "model.npz", "model-last-finite.safetensors", bestModel, "adversarial.safetensors", "importance.safetensors",
-	predictionsName, picturesName, analysesFolder, "tb", mlflowFile,
+	predictionsName, picturesName, analysesFolder, "tb", mlflowFile, entryName,
 }
 
 // runMark is the first file that a run writes: a folder with it is a run folder.
@@ -59,6 +59,12 @@ type Opening struct {
 // unfinished one without --resume, and a run of another configuration, naming the keys that differ. Caps may differ, so
 // that a run which met one can go on. When it fails it leaves nothing behind.
 func OpenFolder(o Opening) (*Folder, *Checkpoint, error) {
+	return o.open("checkpoints", (*Folder).examine)
+}
+
+// open makes or finds a folder, locks it, and writes what is known before the work begins; inner is the folder in it that the
+// work is kept in. examine is told to find out what is there, as [Folder.examine].
+func (o Opening) open(inner string, examine func(*Folder, Opening) (*Checkpoint, bool, error)) (*Folder, *Checkpoint, error) {
 	path, err := o.place()
 	if err != nil {
 		return nil, nil, err
@@ -85,14 +91,14 @@ func OpenFolder(o Opening) (*Folder, *Checkpoint, error) {
 		created = false // whoever holds it owns it
 		return undo(f.busy())
 	}
-	checkpoint, stale, err := f.examine(o)
+	checkpoint, stale, err := examine(f, o)
 	if err == nil && stale {
 		err = f.clear()
 	}
 	if err != nil {
 		return undo(err)
 	}
-	if err := f.begin(o, checkpoint); err != nil {
+	if err := f.begin(o, inner, checkpoint); err != nil {
 		return undo(fmt.Errorf("cannot write into the run folder: %w", err))
 	}
 	return f, checkpoint, nil
@@ -312,20 +318,27 @@ func (f *Folder) again() string {
 
 // otherConfiguration names the keys in which the run in the folder differs.
 func (f *Folder) otherConfiguration(o Opening) error {
-	path := f.Path("config.yaml")
-	was, err := o.Catalog.Resolve(f.verb, config.Sources{Flags: map[string][]string{"config": {path}}})
+	keys, err := f.differences(o)
 	if err != nil {
 		return Usagef("%s was run with another configuration, and %w", f.path, err)
-	}
-	var keys []string
-	for _, d := range o.Config.Differences(was) {
-		keys = append(keys, d.String())
 	}
 	if len(keys) == 0 {
 		return Usagef("%s was run with another verb or version of the program; choose another --output", f.path)
 	}
 	return Usagef("%s was run with another configuration: %s; go on as it was with `%s`, or choose another --output",
 		f.path, strings.Join(keys, ", "), f.again())
+}
+
+// differences names the keys in which the configuration in the folder differs, with both values.
+func (f *Folder) differences(o Opening) (keys []string, err error) {
+	was, err := o.Catalog.Resolve(f.verb, config.Sources{Flags: map[string][]string{"config": {f.Path("config.yaml")}}})
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range o.Config.Differences(was) {
+		keys = append(keys, d.String())
+	}
+	return keys, nil
 }
 
 // end is what result.json says about how a run ended.
@@ -373,7 +386,7 @@ func (f *Folder) clear() error {
 }
 
 // begin writes what is known before the job starts.
-func (f *Folder) begin(o Opening, resumed *Checkpoint) error {
+func (f *Folder) begin(o Opening, inner string, resumed *Checkpoint) error {
 	text, err := o.Config.YAML()
 	if err != nil {
 		return err
@@ -393,7 +406,7 @@ func (f *Folder) begin(o Opening, resumed *Checkpoint) error {
 			return err
 		}
 	}
-	return os.MkdirAll(f.Path("checkpoints"), 0o755)
+	return os.MkdirAll(f.Path(inner), 0o755)
 }
 
 // Quote writes a command line that a shell reads back.

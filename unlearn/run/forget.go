@@ -28,7 +28,8 @@ type forgetState struct {
 	Seconds Seconds         `json:"seconds"`
 	Reads   data.Reads      `json:"reads"`
 	Before  *Scores         `json:"before,omitempty"`
-	Said    []Prediction    `json:"said,omitempty"`    // of the images to forget, before
+	Said    []Prediction    `json:"said,omitempty"` // of the images to forget, before
+	Pool    *PoolResult     `json:"pool,omitempty"`
 	Cached  []string        `json:"cached,omitempty"`  // as in Result
 	Crafted float64         `json:"crafted,omitempty"` // seconds that making the adversarial examples took, whoever did it
 	Anchors *AnchorSummary  `json:"anchors,omitempty"`
@@ -55,13 +56,19 @@ type forgetting struct {
 	omega      *ckpt.File // of --importance FILE, else nil
 	method     *unlearn.Method
 
-	set    *data.ForgetSet
-	rest   []int // D_r in ascending order
-	meter  *data.Meter
-	images *unlearn.Examples // D_f with its true labels
-	wanted *unlearn.Examples // D_f with the labels that the goal is about
-	retain *data.View        // for scoring; nil when nothing is retained
-	test   *data.View
+	set      *data.ForgetSet
+	gone     []int // D_f, behind what earlier requests of a stream forgot
+	rest     []int // D_r, all others, in ascending order
+	meter    *data.Meter
+	images   *unlearn.Examples // D_f with its true labels
+	wanted   *unlearn.Examples // D_f with the labels that the goal is about
+	training *data.Loader
+	retain   *data.View // for scoring; nil when nothing is retained
+	test     *data.View
+
+	pool   *pool             // that the images are from, of a correction; else nil
+	turn   *turn             // in a stream of requests; nil for a run by itself
+	before *unlearn.Examples // what the earlier requests of the stream are about, where the goal is about that as well
 
 	folder  *Folder
 	saver   *saver
@@ -77,6 +84,11 @@ func Forget(ctx context.Context, inv Invocation) (result *Result, err error) {
 	if err := f.decode(); err != nil {
 		return nil, err
 	}
+	return f.job(ctx)
+}
+
+// job does all that comes after the options.
+func (f *forgetting) job(ctx context.Context) (result *Result, err error) {
 	err = f.onDevice(f.o.ComputeOptions, func() error {
 		defer f.close()
 		if err := f.prepare(ctx); err != nil || f.o.DryRun {
@@ -126,11 +138,9 @@ func (f *forgetting) decode() (err error) {
 
 // prepare reads and checks every input, and says what is odd about the settings.
 func (f *forgetting) prepare(ctx context.Context) error {
-	var err error
-	if f.set, err = f.loadForgetSet(ctx, f.o.Forget, "train", "test"); err != nil {
+	if err := f.read(ctx); err != nil {
 		return err
 	}
-	f.rest = data.Complement(f.train.Len(), f.set.Indices)
 	if len(f.rest) == 0 {
 		f.Console.Warn("every training image is to be forgotten: nothing is retained, and there are no numbers for it")
 		if f.method.Driver == unlearn.ByRetain {
@@ -160,6 +170,33 @@ func (f *forgetting) prepare(ctx context.Context) error {
 		return f.tellPlan()
 	}
 	return nil
+}
+
+// read reads data and weights, and says what is to be forgotten and what is retained.
+func (f *forgetting) read(ctx context.Context) (err error) {
+	if err := f.openData(ctx, "train", "test"); err != nil {
+		return err
+	}
+	switch {
+	case f.turn != nil:
+		f.set = f.turn.set
+		for _, e := range f.turn.earlier {
+			f.gone = append(f.gone, e.set.Indices...)
+		}
+	case f.o.Pool != "":
+		f.rest = count(f.train.Len())
+		if err := f.load(ctx); err != nil {
+			return err
+		}
+		return f.openPool(ctx)
+	default:
+		if f.set, err = f.forgetSet(f.o.Forget); err != nil {
+			return err
+		}
+	}
+	f.gone = append(f.gone, f.set.Indices...)
+	f.rest = data.Complement(f.train.Len(), f.gone)
+	return f.load(ctx)
 }
 
 // check refuses settings of the loop, or of training, that cannot work on these images.
@@ -321,22 +358,33 @@ func (f *forgetting) allInputs() map[string]string {
 
 // openViews puts the data on the device.
 func (f *forgetting) openViews() {
-	f.meter = data.NewMeter(f.method.Regime, f.state.Reads)
-	training := f.loader(f.train)
-	x, y := training.Gather(f.set.Indices)
+	f.meter = data.NewMeter(f.turn.regime(f.method.Regime), f.state.Reads)
+	f.training = f.loader(f.train)
+	source := f.training
+	if f.pool != nil {
+		source = f.pool.loader
+	}
+	x, _ := source.Gather(f.set.Indices)
+	y := f.labels(f.set.Labels)
 	f.images = &unlearn.Examples{X: x, Y: y, Part: data.PartForget, Meter: f.meter}
 	f.wanted = f.images
 	if f.loop.Goal == unlearn.Relabel {
-		targets := make([]int64, len(f.set.Targets))
-		for i, t := range f.set.Targets {
-			targets[i] = int64(t)
-		}
-		f.wanted = &unlearn.Examples{X: x, Y: torch.FromSlice(targets).To(f.device, torch.Long), Part: data.PartForget, Meter: f.meter}
+		f.wanted = &unlearn.Examples{X: x, Y: f.labels(f.set.Targets), Part: data.PartForget, Meter: f.meter}
 	}
+	f.openEarlier()
 	if len(f.rest) > 0 {
-		f.retain = training.View(data.PartRetain, f.limited(f.rest), f.meter)
+		f.retain = f.training.View(data.PartRetain, f.limited(f.rest), f.meter)
 	}
 	f.test = f.loader(f.desk.test).View(data.PartTest, f.limited(count(f.desk.test.Len())), f.meter)
+}
+
+// labels puts labels on the device.
+func (f *forgetting) labels(of []int) torch.Tensor {
+	values := make([]int64, len(of))
+	for i, y := range of {
+		values[i] = int64(y)
+	}
+	return torch.FromSlice(values).To(f.device, torch.Long)
 }
 
 // enter begins a phase of the run, in which reads are counted.
@@ -353,6 +401,9 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 		if err != nil {
 			return nil, err
 		}
+		if f.state.Pool, err = f.poolBefore(ctx); err != nil {
+			return nil, err
+		}
 		f.state.Before, f.state.Said, f.state.Reads = before, said, f.meter.Reads()
 		if f.state.Cached != nil {
 			f.Console.Log().Info().Strs("scores", f.state.Cached).Msg("scores before taken from the cache")
@@ -366,7 +417,7 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 	}
 	task := &unlearn.Task{
 		Net: f.net, Classes: len(f.train.Classes), Forget: f.wanted, Meter: f.meter, EvalBatch: f.batch(),
-		Seed: f.compute.Seed, Resume: f.state.Loop,
+		Seed: f.compute.Seed, Resume: f.state.Loop, Judged: f.judged(),
 	}
 	if f.mode != engine.Reference { // which goes operator by operator, and whose log is compared step by step
 		task.Witness, task.Graphs = true, cuda.NewRecorder(f.device)
@@ -384,11 +435,14 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 		}
 		f.state.Tested, f.state.Reads = true, f.meter.Reads()
 	}
-	if err := f.drive(ctx, task, saved); err != nil {
-		return nil, err
-	}
-	f.thaw()
-	if err := f.anchor(ctx, task); err != nil {
+	err := f.atAnchor(task, func() error {
+		if err := f.drive(ctx, task, saved); err != nil {
+			return err
+		}
+		f.thaw()
+		return f.anchor(ctx, task)
+	})
+	if err != nil {
 		return nil, err
 	}
 	return f.unlearn(ctx, task)
@@ -396,12 +450,12 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 
 // goalHolds tests the goal before anything is done. That of misclassifying is told by the scores before.
 func (f *forgetting) goalHolds(ctx context.Context) (bool, error) {
-	if s := f.state.Before.Forget; f.loop.Goal == unlearn.Misclassify {
+	if s := f.state.Before.Forget; f.loop.Goal == unlearn.Misclassify && !f.turn.judgesAll() {
 		return f.loop.Goal.Met(s.Hits, s.N), nil
 	}
 	left := f.meter.Enter(data.PhaseStopCheck)
 	defer f.meter.Enter(left)
-	s, err := metrics.Evaluate(ctx, f.frozen().Logits, f.wanted, f.batch(), nil)
+	s, err := metrics.Evaluate(ctx, f.frozen().Logits, f.judged(), f.batch(), nil)
 	return f.loop.Goal.Met(s.Hits, s.N), err
 }
 
@@ -409,7 +463,7 @@ func (f *forgetting) goalHolds(ctx context.Context) (bool, error) {
 func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.Named) error {
 	switch f.method.Driver {
 	case unlearn.ByRetain:
-		task.Driver = f.loaders[0].View(data.PartRetain, f.rest, f.meter)
+		task.Driver = f.training.View(data.PartRetain, f.rest, f.meter)
 	case unlearn.ByAdversarial:
 		f.enter(data.PhaseAttack)
 		began := earlier(time.Now(), f.state.Seconds.Attack)
@@ -522,7 +576,7 @@ func (f *forgetting) unlearn(ctx context.Context, task *unlearn.Task) (*unlearn.
 			values = map[string]Number{"sigma": Number(r.Sigma)}
 		}
 		if r.Hits >= 0 {
-			now := ", " + f.loop.Goal.Progress(r.Hits, int64(f.images.Len()))
+			now := ", " + f.loop.Goal.Progress(r.Hits, int64(f.judged().Len()))
 			note += now
 			counted = fmt.Sprintf("%s after step %d", now, r.Step)
 		} else {
@@ -572,7 +626,11 @@ func (f *forgetting) put(saved []nn.Named) error {
 // scores measures the network on D_f, D_r and D_test.
 func (f *forgetting) scores(ctx context.Context, phase string, measure func(ctx context.Context, phase string, p part) (scored, error)) (*Scores, []Prediction, error) {
 	began := time.Now()
-	forget, err := measure(ctx, phase, part{data.PartForget, "D_f", f.train, f.set.Indices, f.images})
+	first := measure
+	if f.pool != nil { // whose labels are predictions, and not those of the files that the cache knows
+		first = f.measured
+	}
+	forget, err := first(ctx, phase, part{data.PartForget, "D_f", f.train, f.set.Indices, f.images})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -650,20 +708,17 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 	if res.Outcome != unlearn.Capped { // which another cap may move: that run goes on from the loop's own checkpoint
 		f.state.Ended = res
 	}
-	after, said := f.state.Before, f.state.Said
-	if res.Outcome != unlearn.Already {
-		var err error
-		if after, said, err = f.scores(ctx, "after", f.measured); err != nil {
-			if StopCause(ctx, "") != nil { // nothing but this was left to do
-				if f.state.Ended != nil {
-					if err := f.saver.save(int64(res.Steps), true, f.net.Root().StateDict(), &f.state); err != nil {
-						return nil, err
-					}
+	after, said, err := f.afterwards(ctx, res)
+	if err != nil {
+		if StopCause(ctx, "") != nil { // nothing but this was left to do
+			if f.state.Ended != nil {
+				if err := f.saver.save(int64(res.Steps), true, f.net.Root().StateDict(), &f.state); err != nil {
+					return nil, err
 				}
-				return nil, StopCause(ctx, f.saver.last)
 			}
-			return nil, err
+			return nil, StopCause(ctx, f.saver.last)
 		}
+		return nil, err
 	}
 	name, file := plainModel, nn.Snapshot(f.net)
 	if res.Outcome == unlearn.Diverged {
@@ -704,6 +759,20 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 	default:
 		return result, nil
 	}
+}
+
+// afterwards scores the network that the run ends with.
+func (f *forgetting) afterwards(ctx context.Context, res *unlearn.Result) (after *Scores, said []Prediction, err error) {
+	after, said = f.state.Before, f.state.Said
+	if res.Outcome != unlearn.Already {
+		if after, said, err = f.scores(ctx, "after", f.measured); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := f.poolAfter(ctx); err != nil {
+		return nil, nil, err
+	}
+	return after, said, f.scoreEarlier(ctx)
 }
 
 // warnOfCollapse says that the network forgot what it was to keep: more than half of its lead over guessing is gone. That is
@@ -747,6 +816,10 @@ func (f *forgetting) result(res *unlearn.Result, after *Scores) *Result {
 		Penalty: &penalty, Distance: &distance, PeakMemory: peakMemory(), Device: f.device.String(), Precision: f.precision(), Mode: f.mode, Fallback: f.noteFallback(),
 		Threads: f.compute.Threads, Seed: f.compute.Seed, Limited: f.eval.Limit != "", Compat: f.compat(), Preprocess: f.prepared(), Guessed: f.guessed, Warnings: f.warnings, Versions: CurrentVersions(),
 	}
+	if f.turn != nil {
+		r.Request = &f.turn.result
+	}
+	r.Pool = f.state.Pool
 	hits := f.goalHits(after, res)
 	r.GoalHits = &hits
 	for phase, parts := range reads {
@@ -768,7 +841,7 @@ func (f *forgetting) goalHits(after *Scores, res *unlearn.Result) int64 {
 	case f.loop.Goal == unlearn.Misclassify && (f.method.Scratch || res.Outcome == unlearn.Already):
 		return after.Forget.Hits
 	case res.Outcome == unlearn.Already:
-		return int64(f.images.Len())
+		return int64(f.judged().Len())
 	default:
 		return res.Hits
 	}

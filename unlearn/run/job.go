@@ -33,6 +33,7 @@ type Invocation struct {
 	Catalog config.Catalog
 	Config  *config.Config
 	Argv    []string
+	Args    []string // positional arguments, of verbs that have them
 	Console *Console
 }
 
@@ -141,19 +142,21 @@ func (d *desk) format() torch.MemoryFormat {
 	return torch.Contiguous
 }
 
-// openData reads splits, the first of which is "train" and a second "test".
+// openData reads splits, the first of which is "train" and a second "test", unless they have been read before.
 func (d *desk) openData(ctx context.Context, splits ...string) error {
 	source, err := d.dataSource(ctx)
 	if err != nil {
 		return err
 	}
-	sets, err := data.Open(ctx, d.source.Dataset, source, splits...)
-	if err != nil {
-		return err
-	}
-	d.train = sets[0]
-	if len(sets) > 1 {
-		d.test = sets[1]
+	if d.train == nil {
+		sets, err := data.Open(ctx, d.source.Dataset, source, splits...)
+		if err != nil {
+			return err
+		}
+		d.train = sets[0]
+		if len(sets) > 1 {
+			d.test = sets[1]
+		}
 	}
 	d.memory = d.unused()
 	return nil

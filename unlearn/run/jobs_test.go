@@ -62,6 +62,7 @@ type job struct {
 	verb  string
 	dir   string // run folder
 	flags map[string][]string
+	args  []string
 }
 
 // outcome is what a job did.
@@ -106,8 +107,10 @@ func (j job) run(ctx context.Context, material string, on func(i int, event map[
 	})
 	console := NewConsole(TerminalOptions{JSON: true, Quiet: true}, lines, &bytes.Buffer{})
 	console.now = func() time.Time { return time.Unix(0, 0) } // progress is told at the end of each phase only
-	inv := Invocation{Catalog: catalog, Config: cfg, Argv: []string{"unlearn", j.verb}, Console: console}
+	inv := Invocation{Catalog: catalog, Config: cfg, Argv: []string{"unlearn", j.verb}, Args: j.args, Console: console}
 	switch j.verb {
+	case "continual":
+		_, err = Continual(ctx, inv)
 	case "train":
 		_, err = Train(ctx, inv)
 	case "forget":

@@ -30,7 +30,7 @@ type oracleNote struct {
 // the network that forgets them.
 func (f *forgetting) oracleKey() string {
 	return f.key(map[string]any{
-		"schema": oracleSchema, "data": f.train.Fingerprint(), "forget": slices.Sorted(slices.Values(f.set.Indices)),
+		"schema": oracleSchema, "data": f.train.Fingerprint(), "forget": slices.Sorted(slices.Values(f.gone)),
 		"recipe": f.recipe, "seed": f.compute.Seed,
 	})
 }
@@ -94,7 +94,7 @@ func (f *forgetting) fetchOracle(key string) (bool, error) {
 
 // trainOracle trains the network, from where an earlier process stopped if one did, and hands it to the cache.
 func (f *forgetting) trainOracle(ctx context.Context, key string, job *train.Job, saved []nn.Named) error {
-	job.Images = f.loaders[0]
+	job.Images = f.training
 	if f.state.Train != nil {
 		f.state.Train.Tensors = saved
 		job.Resume = f.state.Train

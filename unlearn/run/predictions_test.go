@@ -18,7 +18,7 @@ func TestPredictions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j := job{"forget", filepath.Join(t.TempDir(), "run"), flags("forget", "random:4", "num-adv", "2", "iters", "4", "lr", "0.01")}
+	j := job{verb: "forget", dir: filepath.Join(t.TempDir(), "run"), flags: flags("forget", "random:4", "num-adv", "2", "iters", "4", "lr", "0.01")}
 	if out := j.run(t.Context(), material, nil); ExitCode(out.err) != ExitOK && ExitCode(out.err) != ExitNotReached {
 		t.Fatal(out.err)
 	}

@@ -149,6 +149,8 @@ type Result struct {
 	Before     *Scores         `json:"before"`
 	After      *Scores         `json:"after" jsonschema:"description=null when the run did not come that far"`
 	Forget     ForgetSet       `json:"forget"`
+	Request    *RequestResult  `json:"request,omitempty" jsonschema:"description=of a run in a stream of requests; retain is then without the images of earlier ones"`
+	Pool       *PoolResult     `json:"pool,omitempty" jsonschema:"description=of a correction\\, whose images to forget are from there; forget has then what the network predicted for them as labels"`
 	Hashes     Hashes          `json:"hashes"`
 	DataAccess DataAccess      `json:"data_access"`
 	Attack     *AttackSummary  `json:"attack,omitempty"`
@@ -156,7 +158,7 @@ type Result struct {
 	Oracle     *OracleSummary  `json:"oracle,omitempty" jsonschema:"description=the network that was retrained"`
 	Cached     []string        `json:"cached,omitempty" jsonschema:"description=what was taken from the cache and not computed: attack\\, importance\\, oracle\\, before.forget\\, before.retain\\, before.test"`
 	Penalty    *Number         `json:"penalty,omitempty" jsonschema:"oneof_type=number;null,description=final value of lambda times R"`
-	Distance   *Number         `json:"distance,omitempty" jsonschema:"oneof_type=number;null,description=Euclidean distance of the parameters from where they began"`
+	Distance   *Number         `json:"distance,omitempty" jsonschema:"oneof_type=number;null,description=Euclidean distance of the parameters from where they began\\, or from the anchor of a request that has one"`
 	PeakMemory int64           `json:"peak_memory_bytes,omitempty" jsonschema:"minimum=0,description=largest resident size of the process"`
 	Device     string          `json:"device"`
 	Precision  string          `json:"precision" jsonschema:"enum=fp32,enum=tf32,enum=bf16,enum=bf16+tf32,description=of what convolutions and matrix products multiply: bf16 in the attack alone\\, or in training with --amp\\, tf32 everywhere\\, bf16+tf32 in the attack and elsewhere; all else\\, and what decides the class of an image\\, is fp32"`
@@ -174,7 +176,43 @@ type Result struct {
 
 // Progress says how near the goal is, as "3 of 16 images keep their label".
 func (r *Result) Progress() string {
-	return unlearn.Goal(r.Goal).Progress(*r.GoalHits, int64(len(r.Forget.Indices)))
+	n := int64(len(r.Forget.Indices))
+	if r.Request != nil && r.Request.StopScope == scopeAll {
+		for _, e := range r.Request.Earlier {
+			n += e.N
+		}
+	}
+	return unlearn.Goal(r.Goal).Progress(*r.GoalHits, n)
+}
+
+// RequestResult is what a run is in a stream of requests (spec/l2ul.md section 2.5).
+type RequestResult struct {
+	ID        string           `json:"id"`
+	Position  int              `json:"position" jsonschema:"minimum=1"`
+	StopScope string           `json:"stop_scope" jsonschema:"enum=request,enum=all,description=whether the goal was tested on this request alone or on all so far"`
+	Anchor    string           `json:"anchor,omitempty" jsonschema:"description=hash of the weights that attack\\, importance and penalty refer to\\, where those are not the ones that the run began with"`
+	Earlier   []EarlierRequest `json:"earlier,omitempty" jsonschema:"description=how the network does afterwards on the images of each earlier request"`
+}
+
+// PoolResult is what a correction did to the pool that its images are from; scores are by true labels.
+type PoolResult struct {
+	Images int64      `json:"images" jsonschema:"minimum=0,description=in the pool"`
+	Hash   string     `json:"hash" jsonschema:"description=over pixels and labels"`
+	Right  PoolScores `json:"right" jsonschema:"description=images that the network had right\\, which were left out of the choice"`
+	Rest   PoolScores `json:"rest" jsonschema:"description=images that it had wrong and that were not chosen"`
+}
+
+// PoolScores are the scores of a part of a pool; nil (null) where there are no such images.
+type PoolScores struct {
+	Before *Score `json:"before,omitempty"`
+	After  *Score `json:"after,omitempty"`
+}
+
+// EarlierRequest is the score, after a request, on the images of an earlier one.
+type EarlierRequest struct {
+	ID string `json:"id"`
+	Score
+	Regained int64 `json:"regained" jsonschema:"minimum=0,description=how many more have their label than when that request ended"`
 }
 
 // EvalSchema is the schema name of EvalResult.

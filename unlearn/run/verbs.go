@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"l2ul/torch/models"
 	"l2ul/unlearn"
@@ -59,7 +60,7 @@ func (DataOptions) Choices() map[string][]string {
 
 // SetOptions name the samples to forget.
 type SetOptions struct {
-	Forget string `flag:"forget" group:"model and data" arg:"SPEC" help:"what to forget: random:16, class:3[:K], ids:1,5,9, @forget.json or @names.txt"`
+	Forget string `flag:"forget" group:"model and data" arg:"SPEC" help:"what to forget: random:16, class:3[:K], ids:1,5,9, several of these joined by +, @forget.json, @names.txt or, with new labels, @labels.csv"`
 	K      int    `flag:"k" min:"1" config:"no" env:"-" means:"forget=random:%s" group:"model and data" arg:"N" help:"short for --forget random:N"`
 }
 
@@ -139,6 +140,7 @@ type ForgetOptions struct {
 	CraftOptions
 	EvalOptions
 	Method     string `flag:"method" default:"adv-imp" group:"unlearning" arg:"NAME" help:"how to forget; unlearn ls methods lists them"`
+	Pool       string `flag:"pool" group:"unlearning" arg:"DIR" help:"correct the network on images from outside, DIR/CLASS/*.jpg with classes named as the dataset's: -k N of those that it has wrong get their true label (--goal relabel)"`
 	SaveFormat string `flag:"save-format" default:"safetensors" oneof:"safetensors|same" result:"no" help:"container of the unlearned weights; same: as they came"`
 }
 
@@ -151,6 +153,39 @@ func (o *ForgetOptions) Validate() error {
 		return err
 	}
 	if err := o.SetOptions.check(); err != nil {
+		return err
+	}
+	return o.EvalOptions.check()
+}
+
+// ContinualOptions are those of `unlearn continual` beside the loop's and the method's own. They hold for every request whose line
+// says nothing else.
+type ContinualOptions struct {
+	TerminalOptions
+	ConfigOptions
+	ModelOptions
+	DataOptions
+	ComputeOptions
+	CraftOptions
+	EvalOptions
+	Method    string        `flag:"method" default:"adv-imp" group:"unlearning" arg:"NAME" help:"how to forget; unlearn ls methods lists them"`
+	Anchor    string        `flag:"anchor" default:"previous" oneof:"previous|first" group:"unlearning" help:"the weights that attack, importance and penalty of a request refer to: those that it begins with, or those that the first one began with"`
+	StopScope string        `flag:"stop-scope" default:"request" oneof:"request|all" group:"unlearning" help:"test the goal on the request's images, or on those of all requests so far"`
+	Requests  int           `flag:"requests,T" default:"8" min:"1" config:"no" env:"-" group:"model and data" arg:"T" help:"without a file: this many requests"`
+	K         int           `flag:"k" default:"16" min:"1" config:"no" env:"-" group:"model and data" arg:"N" help:"without a file: images in each; request t has places (t-1)N to tN-1 of the permutation of --forget random"`
+	Output    string        `flag:"output,o" config:"no" env:"-" arg:"DIR" help:"folder of the stream; name it again to go on, or to serve what has been added to the file"`
+	DryRun    bool          `flag:"dry-run,n" config:"no" env:"-" help:"resolve everything, check the files, print the plan, stop"`
+	SaveEvery string        `flag:"save-every" default:"60s" result:"no" arg:"N|TIME" help:"checkpoint every N steps or every such time; 0 for none before the end"`
+	Keep      int           `flag:"keep" default:"2" min:"1" result:"no" arg:"N" help:"checkpoints to keep"`
+	Grace     time.Duration `flag:"grace" default:"20s" min:"0" result:"no" help:"time to save after a signal; 0 for no bound"`
+}
+
+// Validate checks what tags cannot say.
+func (o *ContinualOptions) Validate() error {
+	if _, err := ParseCadence(o.SaveEvery); err != nil {
+		return err
+	}
+	if err := o.DataOptions.checkImages(); err != nil {
 		return err
 	}
 	return o.EvalOptions.check()
@@ -337,6 +372,7 @@ func Catalog() (config.Catalog, error) {
 		variants map[string][]any
 	}{
 		{"forget", []any{ForgetOptions{}}, "method", variants},
+		{"continual", []any{ContinualOptions{}}, "method", variants},
 		{"train", []any{TrainOptions{}, train.Options{}}, "", nil},
 		{"attack", []any{AttackOptions{}, attack.Options{}}, "", nil},
 		{"importance", []any{ImportanceOptions{}, importance.Options{}}, "", nil},
@@ -348,7 +384,7 @@ func Catalog() (config.Catalog, error) {
 			return nil, err
 		}
 		if verb.by != "" {
-			spec.Borrows = borrows
+			spec.Borrows, spec.Like = borrows, "forget"
 			for _, m := range unlearn.Methods() {
 				spec.Variants[m.Name] = slices.DeleteFunc(spec.Variants[m.Name], func(f *config.Field) bool { return slices.Contains(idle(m), f.Name) })
 			}

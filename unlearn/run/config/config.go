@@ -59,6 +59,7 @@ type Spec struct {
 	By       string              // key whose value chooses the variant, "" for none
 	Variants map[string][]*Field // by value of the key By
 	Borrows  map[string]string   // variant to the verb whose sections in files hold for it, too
+	Like     string              // verb whose sections in files hold for all of it, too; "" for none
 }
 
 // NewSpec makes the Spec of a verb from structs of options. Variants may share options among themselves, of the same
@@ -181,8 +182,9 @@ type Config struct {
 	Variant string   // chosen value of Spec.By
 	Unused  []string // flags given by hand that the chosen variant does not have
 
-	order  []*Field
-	values map[string]setting
+	order   []*Field
+	values  map[string]setting
+	sources Sources
 }
 
 type setting struct {
@@ -239,7 +241,34 @@ func (c Catalog) Resolve(verb string, src Sources) (*Config, error) {
 			return nil, err
 		}
 	}
-	return r.finish()
+	cfg, err := r.finish()
+	if err == nil {
+		cfg.sources = src
+	}
+	return cfg, err
+}
+
+// Derive resolves the options of another verb from where c has its own: the same files and environment, and of the flags those
+// that are keys of that verb. flags, by main name, are added and win.
+func (c Catalog) Derive(from *Config, verb string, flags map[string][]string) (*Config, error) {
+	keys := map[string]bool{}
+	for _, f := range c.Find(verb).Fields() {
+		keys[f.Name] = f.Key || f.Name == "config"
+	}
+	src := from.sources
+	src.Flags = map[string][]string{}
+	for name, texts := range from.sources.Flags {
+		if keys[name] {
+			src.Flags[name] = texts
+		}
+	}
+	for _, text := range from.sources.Flags["set"] {
+		if key, _, _ := strings.Cut(text, "="); keys[key] {
+			src.Flags["set"] = append(src.Flags["set"], text)
+		}
+	}
+	maps.Copy(src.Flags, flags)
+	return c.Resolve(verb, src)
 }
 
 // implied are the entries of presets that options name by their values. They are weaker than those of any file.
@@ -270,12 +299,12 @@ func (r *resolver) implied() (entries []entry, err error) {
 }
 
 // collect gathers the raw values of all layers. Within one file the section of the variant beats that of the verb,
-// which beats keys outside sections.
+// which beats that of the verb it is like, which beats keys outside sections.
 func (r *resolver) collect(src Sources, files [][]entry, variant string) error {
 	r.raw = map[string]entry{}
-	sections := []string{"", r.spec.Verb, r.spec.Borrows[variant], variant}
-	if variant == "" {
-		sections = sections[:2]
+	sections := []string{"", r.spec.Like, r.spec.Verb}
+	if variant != "" {
+		sections = append(sections, r.spec.Borrows[variant], variant)
 	}
 	for _, entries := range files {
 		for i, section := range sections {
@@ -544,15 +573,24 @@ func (c *Config) ResumeHash() string { return c.hash((*Field).changesSteps) }
 
 func (f *Field) changesSteps() bool { return f.Result && !f.Cap }
 
-func (c *Config) hash(counts func(*Field) bool) string {
+// Settings are the values of the keys that can change a result, as they go into Hash.
+func (c *Config) Settings() map[string]any {
+	return c.settings(func(f *Field) bool { return f.Result })
+}
+
+func (c *Config) settings(counts func(*Field) bool) map[string]any {
 	keys := map[string]any{}
 	for _, f := range c.order {
 		if counts(f) {
 			keys[f.Name] = c.values[f.Name].value.Plain()
 		}
 	}
+	return keys
+}
+
+func (c *Config) hash(counts func(*Field) bool) string {
 	// Maps marshal with sorted keys; every value is finite, so this cannot fail.
-	data, err := json.Marshal(map[string]any{"verb": c.Spec.Verb, "config": keys})
+	data, err := json.Marshal(map[string]any{"verb": c.Spec.Verb, "config": c.settings(counts)})
 	if err != nil {
 		panic(err)
 	}

@@ -157,6 +157,52 @@ func TestSections(t *testing.T) {
 	}
 }
 
+// A verb that is like another has that one's sections, under its own; what is derived has the sources, and of the flags those that
+// are keys of the verb.
+func TestDerive(t *testing.T) {
+	all := catalog(t)
+	stream, err := NewSpec("stream", []any{common{}, struct {
+		Anchor string `flag:"anchor" default:"previous" help:"anchor"`
+	}{}}, "method", map[string][]any{"adv": {&advOptions{}}, "neggrad": {negOptions{}}, "plain": nil})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream.Like = "forget"
+	all = append(all, stream)
+	file := write(t, "a.yaml", "seed: 1\nforget:\n  seed: 2\n  lr: 0.5\n  eps: 3\nstream:\n  lr: 0.25\n")
+	from, err := all.Resolve("stream", Sources{Flags: map[string][]string{
+		"config": {file}, "anchor": {"first"}, "k": {"3"}, "set": {"workers=2", "anchor=previous"}, "mean": {"1", "2"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	once, err := all.Derive(from, "forget", map[string][]string{"forget": {"ids:1"}, "method": {"neggrad"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	twice, err := all.Derive(once, "forget", map[string][]string{"eps": {"9"}, "method": {"adv"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		cfg  *Config
+		want map[string]string
+	}{
+		{from, map[string]string{"seed": "2", "lr": "0.25", "eps": "3", "anchor": "first", "forget": "random:3"}},
+		{once, map[string]string{"seed": "2", "lr": "0.5", "workers": "2", "mean": "1,2", "forget": "ids:1", "method": "neggrad"}},
+		{twice, map[string]string{"seed": "2", "lr": "0.5", "workers": "2", "mean": "1,2", "forget": "ids:1", "method": "adv", "eps": "9"}},
+	} {
+		for name, want := range c.want {
+			if v, _, ok := c.cfg.Get(name); !ok || v.String() != want {
+				t.Errorf("%s: %s is %q, want %q", c.cfg.Spec.Verb, name, v, want)
+			}
+		}
+	}
+	if _, _, ok := once.Get("anchor"); ok {
+		t.Error("forget has an anchor")
+	}
+}
+
 func TestUsageErrors(t *testing.T) {
 	for _, c := range []struct {
 		name  string

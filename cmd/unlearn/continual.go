@@ -1,0 +1,45 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/urfave/cli/v2"
+
+	"l2ul/unlearn/run"
+)
+
+func (p *program) continual() *cli.Command {
+	cmd := p.work("continual", "serve a stream of deletion requests, one after the other",
+		"Each line of the file is a request (unlearn help formats): an id, what to forget, and, if it likes, options of its own. Each\n"+
+			"run begins with the weights that the one before ended with, has a run folder of its own, and gets a line in the deletion\n"+
+			"record, record.jsonl, which unlearn verify checks. Interrupt it whenever you like; the same command goes on. Add lines to\n"+
+			"the file and start it again, and those are served as well. Without a file it draws -T requests of -k images.\n\n"+
+			"  unlearn continual requests.jsonl -c preset:l2ul/cifar10-resnet18 --weights r18.pt --data-dir DATA -o runs/stream\n"+
+			"  unlearn verify runs/stream",
+		func(ctx context.Context, inv run.Invocation) error {
+			result, err := run.Continual(ctx, inv)
+			if result == nil || inv.Console.JSON() {
+				return err
+			}
+			t := newTable("", "request", "method", "outcome", "steps", "to forget", "regained", "retained", "test")
+			for _, e := range result.Requests {
+				var regained, earlier int64
+				for _, before := range e.Earlier {
+					regained, earlier = regained+before.Regained, earlier+before.N
+				}
+				t.AppendRow([]any{
+					e.Position, printable(e.ID), e.Method(), e.Outcome, e.Steps, percent(&e.After.Forget),
+					fmt.Sprintf("%d of %d", regained, earlier), percent(e.After.Retain), percent(e.After.Test),
+				})
+			}
+			if printErr := printLines(p.stdout, t.Render(), "",
+				"to forget: right after the run. regained: images of earlier requests that have their label again",
+				"head "+result.Record.Head); printErr != nil {
+				return printErr
+			}
+			return err
+		})
+	cmd.ArgsUsage = "[REQUESTS.jsonl]"
+	return cmd
+}
