@@ -199,7 +199,9 @@ func flagChoices(at place, f cli.Flag, current string) choices {
 			return choices{files: "files"}.behind("@")
 		}
 		return choices{values: [][2]string{
-			{"random:", "K samples drawn at random"}, {"class:", "those of a class"}, {"ids:", "those of these indices"},
+			{"random:", "K samples drawn at random"},
+			{"class:", "those of a class"},
+			{"ids:", "those of these indices"},
 			{"@", "forget.json, or file names one a line"},
 		}}
 	case "set":

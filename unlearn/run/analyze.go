@@ -297,6 +297,9 @@ func (a *analyzing) configure() error {
 	if err := a.decode(); err != nil {
 		return Inputf("its configuration: %w", err)
 	}
+	if pool := a.forgetting.o.Pool; pool != "" {
+		return Inputf("the run corrected images of %s (--pool), and analyses look at training images", pool)
+	}
 	if a.mode != engine.Reference { // an attack of an analysis is that of mode exact
 		a.mode = engine.Exact
 	}

@@ -225,6 +225,7 @@ func TestAnalyzeRefuses(t *testing.T) {
 		{name: "no result", touched: "result.json", change: remove("result.json"), says: "no result.json", code: ExitInput},
 		{name: "damaged result", touched: "result.json", change: func() { edit("result.json", "{", "[") }, says: "damaged", code: ExitInput},
 		{name: "diverged", touched: "result.json", change: func() { edit("result.json", `"outcome": "`, `"outcome": "diverged", "was": "`) }, says: "diverged", code: ExitInput},
+		{name: "a pool", touched: "config.yaml", change: func() { edit("config.yaml", "model: ", "pool: pictures\nmodel: ") }, says: "corrected images of pictures", code: ExitInput},
 		{name: "another verb's", run: filepath.Join(material, "trained"), says: "only runs of `unlearn forget`", code: ExitInput},
 		{name: "other weights", o: AnalyzeOptions{Weights: other}, says: "the right file with --weights", code: ExitInput},
 		{name: "no weights", o: AnalyzeOptions{Weights: "gone.pt"}, says: "--weights", code: ExitInput},
