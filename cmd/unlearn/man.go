@@ -36,7 +36,7 @@ type option struct {
 
 // printManual writes the page of man(7): commands with the names of their flags, then each flag once, by group, then the topics.
 func printManual(w io.Writer, app *cli.App) {
-	fmt.Fprintf(w, ".\\\" Made by `unlearn man`.\n.TH UNLEARN 1 \"\" \"unlearn %s\"\n", roff(run.CurrentVersions().Unlearn))
+	fmt.Fprintf(w, ".\\\" Made by `unlearn man`.\n.TH UNLEARN 1 \"\" \"unlearn %s\"\n.nh\n.ad l\n", roff(run.CurrentVersions().Unlearn))
 	fmt.Fprintf(w, ".SH NAME\nunlearn \\- %s\n", roff(app.Usage))
 	fmt.Fprint(w, ".SH SYNOPSIS\n.B unlearn\n.I COMMAND\n[\\fIFLAGS\\fR] [\\fIARGUMENT\\fR...]\n.SH DESCRIPTION\n")
 	for _, text := range firstScreen(app) {
