@@ -68,7 +68,7 @@ fmt: ## format Go, C and C++
 	scripts/tool.sh golangci-lint fmt
 	scripts/tool.sh clang-format -i $(c_files)
 
-dist: build ## build/unlearn-VERSION.tar.gz: the program, its libraries and all licences; runs where it is unpacked
+dist: build ## build/unlearn-VERSION.tar.gz: the program, its libraries, manual page and all licences; runs where it is unpacked
 	scripts/dist.sh $(version)
 
 clean: ## remove what was built; downloads stay in the cache

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# dist.sh VERSION packs what `make build` made, with the licences of everything in it, and writes the archive's sha256.
+# dist.sh VERSION packs what `make build` made, with manual page, completion and the licences of everything in it, and writes
+# the archive's sha256.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 name=unlearn-${1:?usage: dist.sh VERSION}
@@ -10,6 +11,11 @@ mkdir -p "$work/bin" "$work/licenses"
 cp bin/unlearn "$work/bin/"
 cp -Rl lib "$work/lib" 2>/dev/null || cp -R lib "$work/"
 cp LICENSE README.md "$work/"
+mkdir -p "$work/share/man/man1" "$work/share/bash-completion/completions" "$work/share/zsh/site-functions" "$work/share/fish/vendor_completions.d"
+bin/unlearn man >"$work/share/man/man1/unlearn.1"
+bin/unlearn completion bash >"$work/share/bash-completion/completions/unlearn"
+bin/unlearn completion zsh >"$work/share/zsh/site-functions/_unlearn"
+bin/unlearn completion fish >"$work/share/fish/vendor_completions.d/unlearn.fish"
 cp third_party/README.md "$work/licenses/"
 go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Dir}}{{end}}{{end}}' ./cmd/unlearn | sort -u |
   while read -r module dir; do

@@ -53,7 +53,7 @@ func analyzed(done []*run.Analyzed) (lines []string) {
 			if a.Kept {
 				note = " (kept)"
 			}
-			lines = append(lines, fmt.Sprintf("%s%s: %s", a.File, note, a.Alt))
+			lines = append(lines, fmt.Sprintf("%s%s: %s", printable(a.File), note, printable(a.Alt)))
 		}
 	}
 	return lines

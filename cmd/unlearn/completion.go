@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"l2ul/unlearn/bench"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/run/config"
 )
@@ -52,7 +53,7 @@ func (p *program) completion() *cli.Command {
 // answerCompletion is the command that the scripts ask.
 func (p *program) answerCompletion() *cli.Command {
 	return &cli.Command{
-		Name: "__complete", Usage: "answer a shell's script of completion", Hidden: true, ArgsUsage: "-- WORD...",
+		Name: "__complete", Usage: "answer a shell's script of completion", Hidden: true, ArgsUsage: "-- WORD…",
 		Action: func(c *cli.Context) error {
 			w := bufio.NewWriter(p.stdout)
 			for _, line := range complete(c.App, c.Args().Slice()) {
@@ -191,12 +192,16 @@ func flagChoices(at place, f cli.Flag, current string) choices {
 		return c
 	case "dataset":
 		return listed(listDatasets())
+	case "only":
+		return listed(listAnalyses()).behind(current[:strings.LastIndex(current, ",")+1])
 	case "forget":
 		if strings.HasPrefix(current, "@") {
 			return choices{files: "files"}.behind("@")
 		}
 		return choices{values: [][2]string{
-			{"random:", "K samples drawn at random"}, {"class:", "those of a class"}, {"ids:", "those of these indices"},
+			{"random:", "K samples drawn at random"},
+			{"class:", "those of a class"},
+			{"ids:", "those of these indices"},
 			{"@", "forget.json, or file names one a line"},
 		}}
 	case "set":
@@ -254,7 +259,7 @@ func (at place) argument(before []string) choices {
 		return choices{}
 	}
 	forms := strings.Fields(at.command.ArgsUsage)
-	if len(forms) == 0 || len(before) >= len(forms) && !strings.HasSuffix(forms[len(forms)-1], "...") {
+	if len(forms) == 0 || len(before) >= len(forms) && !strings.HasSuffix(forms[len(forms)-1], "…") {
 		return choices{}
 	}
 	switch strings.TrimPrefix(at.command.HelpName, "unlearn ") {
@@ -274,17 +279,35 @@ func (at place) argument(before []string) choices {
 		return c
 	case "config validate":
 		return flagChoices(at, &optionFlag{field: &config.Field{Name: "config"}}, "")
+	case "verify":
+		return choices{files: "files"} // which leads through folders
 	}
 	switch forms[min(len(before), len(forms)-1)] {
 	case "NAME|DIR":
 		c := listed(listDatasets())
 		c.files = "dirs"
 		return c
-	case "DIR", "[DIR]", "RUN", "RUN...", "A", "B":
+	case "GRID|preset:NAME":
+		c := listed(listGrids()).behind("preset:")
+		c.before, c.files = "", "files"
+		return c
+	case "DIR", "[DIR]", "RUN", "RUN…", "RUN|GRID|FOLDER…", "A", "B":
 		return choices{files: "dirs"}
 	default:
 		return choices{files: "files"}
 	}
+}
+
+// listGrids lists the grids that are built in.
+func listGrids() (items []item, err error) {
+	for _, name := range bench.Presets() {
+		grid, err := bench.Load("preset:" + name)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, item{Name: name, Summary: grid.Title})
+	}
+	return items, nil
 }
 
 func commandChoices(commands []*cli.Command) (c choices) {

@@ -82,7 +82,7 @@ func (p *program) configJSON(cfg *config.Config) error {
 
 func (p *program) configValidate() *cli.Command {
 	return &cli.Command{
-		Name: "validate", Usage: "check configuration files", ArgsUsage: "FILE...",
+		Name: "validate", Usage: "check configuration files", ArgsUsage: "FILE…",
 		Description: "Checks keys and values for every verb that has them. preset:NAME is allowed.",
 		Action: func(c *cli.Context) error {
 			if !c.Args().Present() {

@@ -87,17 +87,7 @@ How: --method (unlearn ls methods). Your own images: --data-dir DIR (train/CLASS
 
 // printCommand is the help of one command: what it does, then its flags by group.
 func printCommand(w io.Writer, c *cli.Command) {
-	usage := c.HelpName
-	if len(c.Subcommands) > 0 && c.Action != nil && c.ArgsUsage == "" {
-		usage += " COMMAND"
-	}
-	if len(c.Flags) > 0 {
-		usage += " [FLAGS]"
-	}
-	if c.ArgsUsage != "" {
-		usage += " " + c.ArgsUsage
-	}
-	fmt.Fprintf(w, "%s - %s\n\nUsage: %s\n", c.HelpName, c.Usage, usage)
+	fmt.Fprintf(w, "%s - %s\n\nUsage: %s\n", c.HelpName, c.Usage, usageLine(c))
 	if c.Description != "" {
 		fmt.Fprintf(w, "\n%s\n", strings.TrimSpace(c.Description))
 	}
@@ -128,13 +118,32 @@ func printCommand(w io.Writer, c *cli.Command) {
 		}
 	}
 	for _, g := range groups {
-		heading := "General"
-		if g != "" {
-			heading = strings.ToUpper(g[:1]) + g[1:]
-		}
-		fmt.Fprintf(w, "\n%s:\n", heading)
+		fmt.Fprintf(w, "\n%s:\n", groupHeading(g))
 		columns(w, byGroup[g], width(w))
 	}
+}
+
+// usageLine is how a command is typed.
+func usageLine(c *cli.Command) string {
+	usage := "unlearn " + strings.TrimPrefix(c.HelpName, "unlearn ")
+	if len(c.Subcommands) > 0 && c.Action != nil && c.ArgsUsage == "" {
+		usage += " COMMAND"
+	}
+	if len(c.Flags) > 0 {
+		usage += " [FLAGS]"
+	}
+	if c.ArgsUsage != "" {
+		usage += " " + c.ArgsUsage
+	}
+	return usage
+}
+
+// groupHeading is the title of a group of flags.
+func groupHeading(group string) string {
+	if group == "" {
+		return "General"
+	}
+	return strings.ToUpper(group[:1]) + group[1:]
 }
 
 // row is the flag's line in help.

@@ -88,7 +88,7 @@ func newApp(stdout, stderr io.Writer) (*cli.App, error) {
 			p.forget(), p.continual(), p.train(), p.attack(), p.importance(), p.eval(), p.analyze(),
 			p.bench(), p.plan(), p.report(), p.runs(), p.verify(),
 			p.split(), p.data(), p.inspect(), p.convert(), p.demo(),
-			p.ls(), p.configCommand(), p.doctor(), p.completion(), p.version(), p.help(), p.answerCompletion(),
+			p.ls(), p.configCommand(), p.doctor(), p.completion(), p.version(), p.help(), p.man(), p.answerCompletion(),
 		},
 		Action: func(c *cli.Context) error {
 			if name := c.Args().First(); name != "" {

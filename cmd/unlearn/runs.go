@@ -333,7 +333,7 @@ func (p *program) runsRemove() *cli.Command {
 		Yes bool `flag:"yes,y" config:"no" env:"-" help:"do not ask"`
 	}
 	return aboutRuns(p, &cli.Command{
-		Name: "rm", Usage: "remove run folders", ArgsUsage: "RUN...",
+		Name: "rm", Usage: "remove run folders", ArgsUsage: "RUN…",
 		Description: "Removes what runs wrote, and no other file that lies in their folders. Runs at work are left alone.",
 	}, 1, 1000, func(o options, args []string) error {
 		for _, path := range args { // all or none

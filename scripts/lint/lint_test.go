@@ -297,13 +297,67 @@ func TestLicencesAreNamed(t *testing.T) {
 		return string(text)
 	}
 	notices := read("third_party/README.md")
-	for line := range strings.Lines(read("go.mod")) {
+	var named []string
+	for line := range strings.Lines(notices) {
+		if name, ok := strings.CutPrefix(line, "| `"); ok {
+			name, _, _ = strings.Cut(name, "`")
+			named = append(named, name)
+		}
+	}
+	if !slices.IsSorted(named) || len(slices.Compact(slices.Clone(named))) < len(named) {
+		t.Errorf("the modules of third_party/README.md are not in order, each once: %v", named)
+	}
+	asked := read("go.mod")
+	for line := range strings.Lines(asked) {
 		fields := strings.Fields(strings.TrimPrefix(line, "require "))
 		if len(fields) < 2 || !strings.Contains(fields[0], ".") || !strings.HasPrefix(fields[1], "v") {
 			continue
 		}
-		if !strings.Contains(notices, "| `"+fields[0]+"` |") {
+		if !slices.Contains(named, fields[0]) {
 			t.Errorf("third_party/README.md does not name %s and its licence", fields[0])
+		}
+	}
+	for _, name := range named {
+		if !strings.Contains(asked, name+" v") {
+			t.Errorf("third_party/README.md names %s, which go.mod does not ask for", name)
+		}
+	}
+}
+
+// TestRoomsAreNamed wants every folder of the rooms in CONTRIBUTING.md's list of them, and each once.
+func TestRoomsAreNamed(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "CONTRIBUTING.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rooms, _ := strings.Cut(string(text), "## The rooms\n\n```\n")
+	rooms, _, _ = strings.Cut(rooms, "```")
+	seen, within := map[string]bool{}, ""
+	for line := range strings.Lines(rooms) {
+		indent := len(line) - len(strings.TrimLeft(line, " "))
+		name, _, is := strings.Cut(strings.TrimSpace(line), "/ ")
+		if indent > 8 || !is || strings.Contains(name, " ") {
+			continue
+		}
+		if indent == 0 {
+			within = name
+		} else {
+			name = within + "/" + name
+		}
+		if seen[name] {
+			t.Errorf("CONTRIBUTING.md names the room %s twice", name)
+		}
+		seen[name] = true
+	}
+	for _, above := range []string{"torch", "unlearn", "scripts"} {
+		folders, err := os.ReadDir(filepath.Join("..", "..", above))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range folders {
+			if f.IsDir() && f.Name() != "testdata" && !strings.Contains(rooms, f.Name()+"/") {
+				t.Errorf("CONTRIBUTING.md does not name the room %s/%s", above, f.Name())
+			}
 		}
 	}
 }

@@ -24,7 +24,8 @@ func TestCombinations(t *testing.T) {
 			"version=10 os=a|version=10 os=b|version=12 os=a|version=12 os=b",
 		},
 		"one value": {"matrix: {a: [x]}", "a=x"},
-		"include as documented": {`
+		"include as documented": {
+			`
 matrix: {fruit: [apple, pear], animal: [cat, dog]}
 include:
   - color: green
@@ -36,7 +37,8 @@ include:
 				"fruit=pear animal=cat color=pink|fruit=pear animal=dog color=green|fruit=banana|fruit=banana animal=cat",
 		},
 		"include alone": {"include: [{site: a, n: 1}, {site: b, n: 2}]", "site=a n=1|site=b n=2"},
-		"exclude as documented": {`
+		"exclude as documented": {
+			`
 matrix: {os: [macos, windows], version: [12, 14, 16], environment: [staging, production]}
 exclude:
   - {os: macos, version: 12, environment: production}

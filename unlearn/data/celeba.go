@@ -20,6 +20,7 @@ func init() {
 		Files:   true,
 		Sized:   true,
 
+		Labels:    true,
 		Resembles: func(_ context.Context, l look) bool { return l.file == "" && l.has(celebaAttributes) },
 
 		Open: openCelebA,

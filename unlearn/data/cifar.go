@@ -29,6 +29,7 @@ func init() {
 		Summary:   "CIFAR-100 from its official archive, binary or python version, packed or unpacked; --label coarse for its 20 superclasses",
 		Files:     true,
 		Downloads: []Download{{"https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"}},
+		Labels:    true,
 		Resembles: cifar100.resembles,
 		Open:      openCIFAR100,
 	})

@@ -77,6 +77,21 @@ func TestGuess(t *testing.T) {
 	}
 }
 
+// The folder that one is in has the name that it has from outside.
+func TestGuessHere(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "KMNIST", "raw")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "train-images-idx3-ubyte"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	if got := strings.Join(Guess(t.Context(), "."), " "); got != "kmnist" {
+		t.Error(got)
+	}
+}
+
 // A tar archive is an image folder if its images lie in folders of classes, else a shard.
 func TestGuessArchive(t *testing.T) {
 	for first, want := range map[string]string{

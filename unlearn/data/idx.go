@@ -67,8 +67,12 @@ func (d idx) resembles(_ context.Context, l look) bool {
 	if !l.has(here...) && !l.has("raw/"+here[0], "raw/"+here[1], "raw/"+here[2]) {
 		return false
 	}
+	dir, err := filepath.Abs(l.dir) // . has a name as well
+	if err != nil {
+		return true
+	}
 	var named []string
-	for part := range strings.SplitSeq(strings.ToLower(filepath.ToSlash(l.dir)), "/") {
+	for part := range strings.SplitSeq(strings.ToLower(filepath.ToSlash(dir)), "/") {
 		if slices.Contains(idxFolders, part) {
 			named = append(named, part)
 		}

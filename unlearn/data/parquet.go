@@ -23,6 +23,7 @@ func init() {
 		Files: true,
 		Sized: true,
 
+		Labels:    true,
 		Resembles: func(_ context.Context, l look) bool { return l.shards(".parquet") },
 		General:   true,
 

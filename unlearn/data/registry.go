@@ -72,6 +72,7 @@ type Dataset struct {
 	Name    string // what the user types
 	Summary string // one line for help texts
 	Files   bool   // reads files, so Source.Dir is required
+	Labels  bool   // has several labels for an image, of which Source.Label chooses
 	Sized   bool   // its images are files, which Source.Preprocess gives a size as they are decoded
 
 	Preprocess Preprocess // that is usual for the dataset
@@ -129,6 +130,9 @@ func Open(ctx context.Context, name string, src Source, splits ...string) ([]*Se
 			hint = fmt.Sprintf(", or fetch them with `unlearn data fetch %s`", name)
 		}
 		return nil, usagef("dataset %q is read from files: name their folder or archive with --data-dir%s", name, hint)
+	}
+	if src.Label != "" && !d.Labels {
+		return nil, usagef("dataset %s has one label for an image, so leave --label out", name)
 	}
 	if err := src.Preprocess.Check(); err != nil {
 		return nil, err

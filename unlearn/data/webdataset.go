@@ -20,6 +20,7 @@ func init() {
 		Files: true,
 		Sized: true,
 
+		Labels:    true,
 		Resembles: func(ctx context.Context, l look) bool { return l.shards(".tar") && !l.tree(ctx, "train") },
 		General:   true,
 

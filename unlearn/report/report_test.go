@@ -106,8 +106,13 @@ func TestTable(t *testing.T) {
 
 func TestMethodName(t *testing.T) {
 	for _, c := range []struct{ method, goal, want string }{
-		{"adv", "misclassify", "adv"}, {"neggrad", "relabel", "correct"}, {"adv", "relabel", "correct-adv"}, {"imp", "relabel", "correct-imp"},
-		{"adv-imp", "relabel", "correct-adv-imp"}, {"oracle", "relabel", "oracle"}, {"rawp", "misclassify", "rawp (project definition)"},
+		{"adv", "misclassify", "adv"},
+		{"neggrad", "relabel", "correct"},
+		{"adv", "relabel", "correct-adv"},
+		{"imp", "relabel", "correct-imp"},
+		{"adv-imp", "relabel", "correct-adv-imp"},
+		{"oracle", "relabel", "oracle"},
+		{"rawp", "misclassify", "rawp (project definition)"},
 	} {
 		if got := report.MethodName(&run.Result{Method: c.method, Goal: c.goal}); got != c.want {
 			t.Errorf("%s with goal %s: %q, want %q", c.method, c.goal, got, c.want)

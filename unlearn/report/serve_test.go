@@ -88,9 +88,16 @@ func TestServeAnswersLittle(t *testing.T) {
 		{"GET", "/status.json", "evil.example", 421},
 		{"GET", "/", "127.0.0.1", 421}, // another port
 		{"GET", "/", "127.0.0.1.evil.example:" + port, 421},
-		{"POST", "/", at, 405}, {"PUT", "/status.json", at, 405}, {"DELETE", "/report", at, 405}, {"OPTIONS", "/", at, 405},
-		{"GET", "/../../../../etc/passwd", at, 404}, {"GET", "/%2e%2e/%2e%2e/etc/passwd", at, 404}, {"GET", "/..%2f..%2fetc%2fpasswd", at, 404},
-		{"GET", "/report/../../etc/passwd", at, 404}, {"GET", "//etc/passwd", at, 404}, {"GET", "/adv-0/result.json", at, 404},
+		{"POST", "/", at, 405},
+		{"PUT", "/status.json", at, 405},
+		{"DELETE", "/report", at, 405},
+		{"OPTIONS", "/", at, 405},
+		{"GET", "/../../../../etc/passwd", at, 404},
+		{"GET", "/%2e%2e/%2e%2e/etc/passwd", at, 404},
+		{"GET", "/..%2f..%2fetc%2fpasswd", at, 404},
+		{"GET", "/report/../../etc/passwd", at, 404},
+		{"GET", "//etc/passwd", at, 404},
+		{"GET", "/adv-0/result.json", at, 404},
 		{"GET", "/status.json/", at, 404},
 	} {
 		response, body := ask(t, at, fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", c.method, c.path, c.host))

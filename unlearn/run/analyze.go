@@ -114,35 +114,65 @@ type analyzing struct {
 }
 
 // Analyze makes analyses of finished runs of `unlearn forget` and writes them into their folders. Those that are there, made
-// from the same things, are kept. What one analysis fails at does not keep the others from being made.
+// from the same things, are kept. What one analysis or one run fails at does not keep the others from being made.
 func Analyze(ctx context.Context, inv Invocation, o AnalyzeOptions, runs []string) (done []*Analyzed, err error) {
 	var labels []*analysis.Labels
+	var failed []error
+	prints := map[string]bool{} // of the training images of labels
+	runs = distinct(runs)
 	for _, run := range runs {
 		a := &analyzing{forgetting: forgetting{desk: desk{Invocation: inv}}, o: o}
-		results, failed := a.run(ctx, filepath.Clean(run))
+		results, err := a.run(ctx, run)
 		out := &Analyzed{Run: run, Analyses: []AnalysisSummary{}}
 		for _, r := range results {
 			out.Analyses = append(out.Analyses, AnalysisSummary{r.Name, filepath.Join(run, analysesFolder, r.Name+".json"), r.Alt, r.kept})
 			if l, ok := r.Data.(*analysis.Labels); ok {
 				labels = append(labels, l)
+				prints[a.train.Fingerprint()] = true
 			}
 		}
 		done = append(done, out)
-		if failed != nil {
-			return done, fmt.Errorf("%s: %w", run, failed)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", run, err))
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
-	if len(labels) < 2 || len(labels) < len(runs) {
+	switch {
+	case len(failed) > 0 || len(labels) < 2:
+		return done, errors.Join(failed...)
+	case len(prints) > 1:
+		inv.Console.Warn("the runs are of different training images, so there is no agreement of labels to tell")
 		return done, nil
 	}
 	return done, agree(inv.Console, runs, labels, done)
+}
+
+// distinct are run folders, each once.
+func distinct(runs []string) (once []string) {
+	var infos []os.FileInfo
+	for _, run := range runs {
+		info, err := os.Stat(run) // what is not there is told of later
+		if err == nil && slices.ContainsFunc(infos, func(i os.FileInfo) bool { return os.SameFile(i, info) }) {
+			continue
+		}
+		if err == nil {
+			infos = append(infos, info)
+		}
+		once = append(once, filepath.Clean(run))
+	}
+	return once
 }
 
 // agree writes into each run how alike the labels are that the runs give.
 func agree(c *Console, runs []string, labels []*analysis.Labels, done []*Analyzed) error {
 	var names []string
 	for _, r := range runs {
-		names = append(names, filepath.Base(filepath.Clean(r)))
+		names = append(names, filepath.Base(r))
+	}
+	if slices.Sort(names); len(slices.Compact(names)) < len(runs) { // folders of the same name
+		names = runs
 	}
 	found := analysis.Agree(names, labels)
 	if found == nil {
@@ -266,6 +296,9 @@ func (a *analyzing) configure() error {
 	}
 	if err := a.decode(); err != nil {
 		return Inputf("its configuration: %w", err)
+	}
+	if pool := a.forgetting.o.Pool; pool != "" {
+		return Inputf("the run corrected images of %s (--pool), and analyses look at training images", pool)
 	}
 	if a.mode != engine.Reference { // an attack of an analysis is that of mode exact
 		a.mode = engine.Exact

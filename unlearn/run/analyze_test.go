@@ -134,6 +134,37 @@ func TestAnalyzeSeveral(t *testing.T) {
 	}
 }
 
+// A run that is named twice is one, what one run fails at does not keep the others from being analyzed, and runs of other
+// images are not compared.
+func TestAnalyzeRunsApart(t *testing.T) {
+	began, run := forgotten(t, "method", "neggrad")
+	o := AnalyzeOptions{Only: []string{"labels"}}
+	done, err := analyze(t, t.Context(), o, run, run+"/.")
+	if err != nil || len(done) != 1 || len(done[0].Analyses) != 1 {
+		t.Errorf("twice the same run: %+v, %v", done, err)
+	}
+	done, err = analyze(t, t.Context(), o, filepath.Join(began, "nowhere"), run)
+	if ExitCode(err) != ExitInput || len(done) != 2 || len(done[1].Analyses) != 1 {
+		t.Errorf("behind a run that is not there: %+v, %v", done, err)
+	}
+	moved := filepath.Join(t.TempDir(), "data")
+	if err := os.CopyFS(moved, os.DirFS(filepath.Join(began, "images"))); err != nil {
+		t.Fatal(err)
+	}
+	images, err := filepath.Glob(filepath.Join(moved, "train", "*", "*.png"))
+	if err != nil || len(images) < 2 {
+		t.Fatal(images, err)
+	}
+	if err := os.Rename(images[0], images[1]); err != nil {
+		t.Fatal(err)
+	}
+	_, other := forgotten(t, "method", "neggrad", "data-dir", moved)
+	done, err = analyze(t, t.Context(), o, run, other)
+	if err != nil || len(done) != 2 || len(done[0].Analyses) != 1 || len(done[1].Analyses) != 1 {
+		t.Errorf("other images: %+v, %v", done, err)
+	}
+}
+
 // What is missing or belongs to another run is refused with what to do, and the right exit code.
 func TestAnalyzeRefuses(t *testing.T) {
 	material, run := forgotten(t, "num-adv", "3", "iters", "4")
@@ -194,6 +225,7 @@ func TestAnalyzeRefuses(t *testing.T) {
 		{name: "no result", touched: "result.json", change: remove("result.json"), says: "no result.json", code: ExitInput},
 		{name: "damaged result", touched: "result.json", change: func() { edit("result.json", "{", "[") }, says: "damaged", code: ExitInput},
 		{name: "diverged", touched: "result.json", change: func() { edit("result.json", `"outcome": "`, `"outcome": "diverged", "was": "`) }, says: "diverged", code: ExitInput},
+		{name: "a pool", touched: "config.yaml", change: func() { edit("config.yaml", "model: ", "pool: pictures\nmodel: ") }, says: "corrected images of pictures", code: ExitInput},
 		{name: "another verb's", run: filepath.Join(material, "trained"), says: "only runs of `unlearn forget`", code: ExitInput},
 		{name: "other weights", o: AnalyzeOptions{Weights: other}, says: "the right file with --weights", code: ExitInput},
 		{name: "no weights", o: AnalyzeOptions{Weights: "gone.pt"}, says: "--weights", code: ExitInput},
@@ -222,7 +254,7 @@ func TestAnalyzeRefuses(t *testing.T) {
 		})
 	}
 	o := AnalyzeOptions{Only: []string{"lables"}, BatchSize: "16"}
-	if err := o.Validate(); err == nil || !strings.Contains(err.Error(), "did you mean labels") {
+	if err := o.Validate(); err == nil || !strings.Contains(err.Error(), `did you mean "labels"`) {
 		t.Errorf("--only lables: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -2,7 +2,9 @@ package run
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -72,7 +74,9 @@ func (r *DataReport) Broken() (n int) {
 // archive of --dataset, by default the one that it looks like.
 func CheckData(ctx context.Context, c *Console, o CheckDataOptions, what string) (*DataReport, error) {
 	d := &desk{Invocation: Invocation{Console: c}, source: o.DataOptions}
-	d.source.name(what)
+	if err := d.source.name(what); err != nil {
+		return nil, err
+	}
 	source, err := d.dataSource(ctx)
 	if err != nil {
 		return nil, err
@@ -97,13 +101,23 @@ func CheckData(ctx context.Context, c *Console, o CheckDataOptions, what string)
 	return report, nil
 }
 
-// name sets what an argument NAME|DIR says.
-func (o *DataOptions) name(what string) {
-	if slices.ContainsFunc(data.Datasets(), func(d data.Dataset) bool { return d.Name == what }) {
+// name sets what an argument NAME|DIR says. What is neither, but like a name, is a slip.
+func (o *DataOptions) name(what string) error {
+	var names []string
+	for _, d := range data.Datasets() {
+		names = append(names, d.Name)
+	}
+	if slices.Contains(names, what) {
 		o.Dataset = what
-		return
+		return nil
+	}
+	if _, err := os.Stat(what); errors.Is(err, fs.ErrNotExist) {
+		if hint := nearest.Hint(what, names); hint != "" {
+			return Usagef("%q is neither a dataset nor a folder or archive; %ssee unlearn ls datasets", what, hint)
+		}
 	}
 	o.DataDir = what
+	return nil
 }
 
 // Shown is what `unlearn data show` drew.
@@ -120,7 +134,9 @@ type Shown struct {
 // ShowData writes a contact sheet of chosen images as a PNG. what is as for CheckData.
 func ShowData(ctx context.Context, c *Console, o ShowDataOptions, what string) (*Shown, error) {
 	d := &desk{Invocation: Invocation{Console: c}, source: o.DataOptions}
-	d.source.name(what)
+	if err := d.source.name(what); err != nil {
+		return nil, err
+	}
 	source, err := d.dataSource(ctx)
 	if err != nil {
 		return nil, err

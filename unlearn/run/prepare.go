@@ -289,8 +289,8 @@ func summarize(anchors []torch.Tensor) (s AnchorSummary) {
 		}
 		all := torch.Cat(flat, 0)
 		s = AnchorSummary{
-			Min: all.Min().Item(), Median: opMedian.One(all).Item(), Mean: all.CastTo(torch.Double).Mean().Item(),
-			Max: all.Max().Item(), Ones: all.Eq(all.OnesLike()).CastTo(torch.Double).Mean().Item(),
+			Min: Number(all.Min().Item()), Median: Number(opMedian.One(all).Item()), Mean: Number(all.CastTo(torch.Double).Mean().Item()),
+			Max: Number(all.Max().Item()), Ones: all.Eq(all.OnesLike()).CastTo(torch.Double).Mean().Item(),
 		}
 	})
 	return s

@@ -62,12 +62,12 @@ type AttackSummary struct {
 }
 
 // AnchorSummary describes the weights Ω̄ of the penalty over all trained parameters: near 1 they are held, near 0 they may
-// move (spec/l2ul.md section 4.2).
+// move (spec/l2ul.md section 4.2). Without --compat.minmax-guard some may be no numbers.
 type AnchorSummary struct {
-	Min    float64 `json:"min"`
-	Median float64 `json:"median" jsonschema:"description=the lower one of an even number"`
-	Mean   float64 `json:"mean"`
-	Max    float64 `json:"max"`
+	Min    Number  `json:"min" jsonschema:"oneof_type=number;null"`
+	Median Number  `json:"median" jsonschema:"oneof_type=number;null,description=the lower one of an even number"`
+	Mean   Number  `json:"mean" jsonschema:"oneof_type=number;null"`
+	Max    Number  `json:"max" jsonschema:"oneof_type=number;null"`
 	Ones   float64 `json:"ones" jsonschema:"minimum=0,maximum=1,description=share that is exactly 1"`
 }
 

@@ -67,6 +67,8 @@ func CheckMLflow(address string) error {
 		return fmt.Errorf("%q is no address", address)
 	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
 		return fmt.Errorf("%q is no address of a server such as http://localhost:5000", address)
+	case u.RawQuery != "" || u.Fragment != "":
+		return fmt.Errorf("%q is more than the address of a server such as http://localhost:5000", address)
 	case u.User != nil:
 		return errors.New("leave name and password out of the address, which is kept with the run; MLFLOW_TRACKING_TOKEN is not")
 	}

@@ -262,7 +262,7 @@ func TestMLflowServersThatSayNothing(t *testing.T) {
 
 func TestCheckMLflow(t *testing.T) {
 	var good []string
-	for _, address := range []string{"http://localhost:5000", "https://mlflow.example/sub/", "file:///tmp", "localhost:5000", "http://", "http://me:pass@host", "http://%zz"} {
+	for _, address := range []string{"http://localhost:5000", "https://mlflow.example/sub/", "file:///tmp", "localhost:5000", "http://", "http://me:pass@host", "http://host?token=x", "http://host/#x", "http://%zz"} {
 		if CheckMLflow(address) == nil {
 			good = append(good, address)
 		}
