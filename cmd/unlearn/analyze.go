@@ -14,7 +14,7 @@ import (
 func (p *program) analyze() *cli.Command {
 	flags, read := simple(run.AnalyzeOptions{})
 	return &cli.Command{
-		Name: "analyze", Aliases: []string{"analyse"}, Usage: "look at what finished runs of forget did to the network", ArgsUsage: "RUN…", Flags: flags,
+		Name: "analyze", Aliases: []string{"analyse"}, Usage: "look at what finished runs of forget did to the network", ArgsUsage: "RUN...", Flags: flags,
 		Description: "Labels of forgotten images, similarity of layers, decision boundary, distance to it, weights, features (unlearn ls analyses).\n" +
 			"Writes RUN/analyses/NAME.json and pictures (PNG and SVG). What is there already, made from the same things, is kept, so that\n" +
 			"an interrupted call goes on. Of several runs it also tells how alike the labels are that they give.\n\n" +

@@ -11,6 +11,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"l2ul/unlearn/bench"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/run/config"
 )
@@ -280,11 +281,24 @@ func (at place) argument(before []string) choices {
 		c := listed(listDatasets())
 		c.files = "dirs"
 		return c
-	case "DIR", "[DIR]", "RUN", "RUN...", "A", "B":
+	case "GRID|preset:NAME":
+		c := gridChoices().behind("preset:")
+		c.before, c.files = "", "files"
+		return c
+	case "DIR", "[DIR]", "RUN", "RUN...", "RUN|GRID|FOLDER...", "A", "B":
 		return choices{files: "dirs"}
 	default:
 		return choices{files: "files"}
 	}
+}
+
+func gridChoices() (c choices) {
+	for _, name := range bench.Presets() {
+		if grid, err := bench.Load("preset:" + name); err == nil {
+			c.values = append(c.values, [2]string{name, grid.Title})
+		}
+	}
+	return c
 }
 
 func commandChoices(commands []*cli.Command) (c choices) {
