@@ -29,7 +29,7 @@ func TestComplete(t *testing.T) {
 		"unlearn config s":                         "show schema",
 		"unlearn config show sp":                   "split",
 		"unlearn help exit":                        "exit-codes",
-		"unlearn data fetch c":                     "cifar10 cifar100",
+		"unlearn data fetch c":                     "cifar10 cifar100 cinic10",
 		"unlearn data show shape":                  "shapes :dirs",
 		"unlearn data show shapes ":                "",
 		"unlearn inspect x":                        ":files",

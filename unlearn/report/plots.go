@@ -92,10 +92,15 @@ func (r *Report) WritePlots(dir string) error {
 	return nil
 }
 
+// inside leaves room for the half of the last tick's label that stands beyond the axis.
+func (p Plot) inside(c draw.Canvas) draw.Canvas {
+	return draw.Crop(c, 0, -vg.Points(14), 0, -vg.Points(4))
+}
+
 // SVG returns the drawing as a file of its own.
 func (p Plot) SVG() ([]byte, error) {
 	c := vgsvg.New(p.width, p.height)
-	p.plot.Draw(draw.New(c))
+	p.plot.Draw(p.inside(draw.New(c)))
 	var b bytes.Buffer
 	_, err := c.WriteTo(&b)
 	return b.Bytes(), err
@@ -105,7 +110,7 @@ func (p Plot) SVG() ([]byte, error) {
 func (p Plot) PNG() ([]byte, error) {
 	c := vgimg.NewWith(vgimg.UseWH(p.width, p.height), vgimg.UseDPI(144))
 	p.plot.BackgroundColor = color.White
-	p.plot.Draw(draw.New(c))
+	p.plot.Draw(p.inside(draw.New(c)))
 	p.plot.BackgroundColor = color.Transparent
 	var b bytes.Buffer
 	_, err := vgimg.PngCanvas{Canvas: c}.WriteTo(&b)
@@ -265,16 +270,32 @@ func curve(metrics []results.Metric, value string, scale float64) (points plotte
 	return points
 }
 
-// thin keeps the ends of a curve and points between them.
+// thin keeps the ends of a curve and of each stretch between them the lowest and the highest point. Losses go up and down with
+// the slices of a pass: every n-th point would draw waves that are not there.
 func thin(points plotter.XYs) plotter.XYs {
 	if len(points) <= maxPoints {
 		return points
 	}
-	kept := make(plotter.XYs, maxPoints)
-	for i := range kept {
-		kept[i] = points[i*(len(points)-1)/(maxPoints-1)]
+	kept := plotter.XYs{points[0]}
+	inner := points[1 : len(points)-1]
+	const stretches = maxPoints/2 - 1
+	for i := range stretches {
+		from, to := i*len(inner)/stretches, (i+1)*len(inner)/stretches
+		low, high := from, from
+		for j := from; j < to; j++ {
+			if inner[j].Y < inner[low].Y {
+				low = j
+			}
+			if inner[j].Y > inner[high].Y {
+				high = j
+			}
+		}
+		kept = append(kept, inner[min(low, high)])
+		if low != high {
+			kept = append(kept, inner[max(low, high)])
+		}
 	}
-	return kept
+	return append(kept, points[len(points)-1])
 }
 
 // slopes shows the accuracies before and after.
