@@ -50,6 +50,9 @@ const inkText = "#1A1B1C"
 // A curve longer than this is thinned: no screen shows more.
 const maxPoints = 200
 
+// A curve of no more points than this has them marked.
+const maxMarked = 20
+
 // maxDrawn is the largest number of a curve: of those beyond, ranges and ticks overflow.
 const maxDrawn = 1e100
 
@@ -210,10 +213,10 @@ func (r *Report) curves(i int) ([]Plot, error) {
 	if len(row.Runs) == 0 {
 		return nil, nil
 	}
-	hits := "D_f accuracy by step"
+	hits := "D_f accuracy by step, where it was counted"
 	hitsAxis := "D_f accuracy (%)"
 	if row.Runs[0].Forget.Goal == string(unlearn.Relabel) {
-		hits, hitsAxis = "Images with their new label by step", "with the new label (%)"
+		hits, hitsAxis = "Images with their new label by step, where they were counted", "with the new label (%)"
 	}
 	kinds := []struct{ name, title, axis, value string }{
 		{"forget-loss", "Loss on the images to forget by step", "loss", "forget_loss"},
@@ -242,6 +245,9 @@ func (r *Report) curves(i int) ([]Plot, error) {
 			}
 			line := &plotter.Line{XYs: thin(points), LineStyle: draw.LineStyle{Color: series[j%len(series)], Width: vg.Points(1.1)}}
 			p.plot.Add(line)
+			if len(points) <= maxMarked { // of which one alone has no line
+				p.plot.Add(&plotter.Scatter{XYs: points, GlyphStyle: draw.GlyphStyle{Color: line.Color, Radius: vg.Points(1.8), Shape: draw.CircleGlyph{}}})
+			}
 			p.plot.Legend.Add(fmt.Sprintf("seed %d ", run.Seed()), line)
 			first, last := points[0], points[len(points)-1]
 			said = append(said, fmt.Sprintf("seed %d: %.4g at step %.0f, %.4g at step %.0f", run.Seed(), first.Y, first.X, last.Y, last.X))

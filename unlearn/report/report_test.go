@@ -495,6 +495,36 @@ func TestPlots(t *testing.T) {
 	}
 }
 
+// A curve of one point, as where hits were counted once, is to be seen: a line from it to itself is not.
+func TestSinglePointIsMarked(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	if err := os.CopyFS(dir, os.DirFS(runs+"/adv-0")); err != nil {
+		t.Fatal(err)
+	}
+	marks := func(lines string) int {
+		if err := os.WriteFile(filepath.Join(dir, "metrics.jsonl"), []byte(lines), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		plots, err := load(t, dir).Plots()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range plots {
+			if strings.HasSuffix(p.Name, "-hits") {
+				svg, err := p.SVG()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return bytes.Count(svg, []byte("fill:#2B83C4"))
+			}
+		}
+		return 0
+	}
+	if n := marks(`{"phase":"unlearn","step":9,"values":{"hits":2}}` + "\n"); n != 1 {
+		t.Errorf("%d marks of one point", n)
+	}
+}
+
 // Numbers of a run that diverged, or that somebody made up, are drawn or left out.
 func TestExtremeNumbersAreNoPanic(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "run")
