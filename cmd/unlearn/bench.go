@@ -151,6 +151,14 @@ func (p *program) runGrid(ctx context.Context, console *run.Console, grid *bench
 		}
 		return err
 	}
+	checks, err := bench.Decide(dir)
+	if err != nil {
+		return err
+	}
+	if len(checks) > 0 {
+		console.Log().Info().Int("held", bench.Count(checks, bench.Held)).Int("did_not_hold", bench.Count(checks, bench.Broken)).
+			Int("unknown", bench.Count(checks, bench.Unknown)).Msg("claims checked; unlearn bench check " + run.Quote([]string{dir}) + " says by which numbers")
+	}
 	console.Emit(run.Summary{Folder: dir, Result: summary})
 	if len(failures) > 0 {
 		return &bench.Incomplete{Failed: len(failures), Of: len(mine)}

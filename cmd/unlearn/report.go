@@ -52,7 +52,7 @@ func (p *program) report() *cli.Command {
 			if err != nil {
 				return run.Inputf("%w", err)
 			}
-			if err := write(r.Table, p.stdout); err != nil {
+			if err := write(r, p.stdout); err != nil {
 				return err
 			}
 			if o.HTML != "" {
@@ -91,12 +91,16 @@ func (p *program) serve(c *cli.Context, address string) error {
 }
 
 // tableWriter is how a table is to be printed.
-func tableWriter(md, csv, latex bool) (func(*reports.Table, io.Writer) error, error) {
+func tableWriter(md, csv, latex bool) (func(*reports.Report, io.Writer) error, error) {
 	write, chosen := printTable, 0
 	for _, format := range []struct {
 		wanted bool
-		write  func(*reports.Table, io.Writer) error
-	}{{md, (*reports.Table).Markdown}, {csv, (*reports.Table).CSV}, {latex, (*reports.Table).LaTeX}} {
+		write  func(*reports.Report, io.Writer) error
+	}{
+		{md, (*reports.Report).Markdown},
+		{csv, func(r *reports.Report, w io.Writer) error { return r.Table.CSV(w) }},
+		{latex, func(r *reports.Report, w io.Writer) error { return r.Table.LaTeX(w) }},
+	} {
 		if format.wanted {
 			write, chosen = format.write, chosen+1
 		}
@@ -107,8 +111,9 @@ func tableWriter(md, csv, latex bool) (func(*reports.Table, io.Writer) error, er
 	return write, nil
 }
 
-// printTable is the table for people at a terminal.
-func printTable(rows *reports.Table, w io.Writer) error {
+// printTable is the table for people at a terminal, with the claims of grids below it.
+func printTable(r *reports.Report, w io.Writer) error {
+	rows := r.Table
 	var header []any
 	for _, h := range rows.Headers() {
 		header = append(header, h)
@@ -124,5 +129,9 @@ func printTable(rows *reports.Table, w io.Writer) error {
 		}
 		t.AppendRow(cells)
 	}
-	return printLines(w, t.Render(), "", strings.Join(rows.Notes(), "\n"))
+	lines := []string{t.Render(), "", strings.Join(rows.Notes(), "\n")}
+	if claims := r.ClaimLines(); claims != nil {
+		lines = append(append(lines, ""), claims...)
+	}
+	return printLines(w, lines...)
 }

@@ -241,6 +241,30 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
+// Every file and folder that a setting names is an input: other bytes in it make another cell, though its path is the same.
+func TestIdentityOfFiles(t *testing.T) {
+	for key, name := range map[string]string{
+		"weights": "w.safetensors", "data-dir": "data/x", "pairs": "pairs.csv", "importance": "importance.safetensors", "pool": "pool/x",
+		"forget": "forget.json",
+	} {
+		path := filepath.Join(t.TempDir(), name)
+		setting := Setting{key, []string{path}}
+		switch key {
+		case "data-dir", "pool":
+			setting.Texts[0] = filepath.Dir(path)
+		case "forget":
+			setting.Texts[0] = "@" + path
+		}
+		grid := "base: {model: resnet20, dataset: shapes, method: adv-imp, goal: relabel, forget: \"random:2\"}\nmatrix: {seed: [0]}"
+		write(t, path, "one")
+		before := cellsOf(t, grid, setting)[0].ID
+		write(t, path, "another")
+		if cellsOf(t, grid, setting)[0].ID == before {
+			t.Errorf("%s: another file at the same place is the same cell", key)
+		}
+	}
+}
+
 func TestCellsRefuse(t *testing.T) {
 	for text, want := range map[string]string{
 		"matrix: {bn-adv: [train, \"\"]}":                 "bn-adv has no value",
@@ -252,6 +276,8 @@ func TestCellsRefuse(t *testing.T) {
 		"matrix: {lr: [-1]}":                              "cell lr=-1: --lr: -1 is not above 0",
 		"base: preset:nothing\nmatrix: {lr: [1]}":         `unknown preset "nothing"`,
 		"base: {k: 2}\nmatrix: {forget: [\"random:16\"]}": "leave one of the two out",
+		"matrix: {lr: [1, 2], unlearn-lr: [3, 4]}":        "lr and unlearn-lr are one key",
+		"base: {unlearn-lr: 1, lr: 2}\nmatrix: {k: [2]}":  "unlearn-lr and lr are one key",
 	} {
 		g, err := Parse("grid", []byte(text))
 		if err != nil {

@@ -48,8 +48,14 @@ func (g *Grid) Cells(from Sources) ([]Cell, error) {
 		base = base.With(key, s.Texts...)
 	}
 	inputs := identities{}
+	if err := once(spec, g.Base); err != nil {
+		return nil, err
+	}
 	var cells []Cell
 	for _, combination := range g.combinations() {
+		if err := once(spec, combination); err != nil {
+			return nil, err
+		}
 		settings := Settings{}
 		for _, s := range slices.Concat(base, combination) {
 			key, err := keyOf(spec, s.Key)
@@ -72,6 +78,23 @@ func (g *Grid) Cells(from Sources) ([]Cell, error) {
 		cells = append(cells, *c)
 	}
 	return cells, nil
+}
+
+// once refuses settings that name a key twice, by its name and by another of its names: one of the two would count, and the
+// label of the other would be wrong.
+func once(spec *config.Spec, settings Settings) error {
+	seen := map[string]string{}
+	for _, s := range settings {
+		key, err := keyOf(spec, s.Key)
+		if err != nil {
+			return err
+		}
+		if other, ok := seen[key]; ok {
+			return run.Usagef("%s and %s are one key of %s; leave one of the two out", other, s.Key, verb)
+		}
+		seen[key] = s.Key
+	}
+	return nil
 }
 
 // keyOf returns the main name of a key that a cell may have: any key of the verb, the files to begin with, or what stands for

@@ -29,6 +29,7 @@ type Check struct {
 	Where  Settings `yaml:"where" json:"where,omitempty"` // labels that cells must have; all cells without
 	Source string   `yaml:"source" json:"source,omitempty"`
 
+	Says    string   `yaml:"-" json:"claim,omitempty"` // the check as a sentence, for readers of grid.json
 	Outcome Verdict  `yaml:"-" json:"outcome,omitempty"`
 	Detail  []string `yaml:"-" json:"detail,omitempty"` // the numbers that decided it
 }
@@ -122,7 +123,7 @@ func (c *Check) decide(cells []cell) {
 			return !slices.ContainsFunc(s.Texts, func(t string) bool { return same(t, string(x.Labels[s.Key])) })
 		})
 	})
-	c.Outcome, c.Detail = Held, nil
+	c.Says, c.Outcome, c.Detail = c.Claim(), Held, nil
 	missing := 0
 	for _, x := range cells {
 		if x.result == nil {
@@ -298,39 +299,51 @@ func (e *Outside) Error() string {
 // ExitCode is that of results outside the tolerance.
 func (*Outside) ExitCode() int { return run.ExitOutside }
 
-// Verify decides the checks of a grid's folder and writes what came of them into its grid.json. The error is an *Outside where
-// one did not hold, and an input error where results are missing.
-func Verify(dir string) ([]Check, error) {
+// Decide decides the checks of a grid's folder and writes what came of them into its grid.json.
+func Decide(dir string) ([]Check, error) {
 	g, cells, err := open(dir)
 	if err != nil {
 		return nil, err
 	}
 	checks := make([]Check, len(g.Checks))
-	broken, unknown := 0, 0
 	for i := range checks {
 		c := &checks[i]
 		if err := errors.Join(json.Unmarshal(g.Checks[i], c), c.validate()); err != nil {
 			return nil, run.Inputf("%s: check %d: %w", filepath.Join(dir, indexName), i+1, err)
 		}
 		c.decide(cells)
-		switch c.Outcome {
-		case Broken:
-			broken++
-		case Unknown:
-			unknown++
-		}
 		g.Checks[i] = marshal(c)
+	}
+	if len(checks) == 0 {
+		return nil, nil
+	}
+	return checks, run.WriteJSON(filepath.Join(dir, indexName), g)
+}
+
+// Count is how many checks came to an outcome.
+func Count(checks []Check, outcome Verdict) (n int) {
+	for _, c := range checks {
+		if c.Outcome == outcome {
+			n++
+		}
+	}
+	return n
+}
+
+// Verify is Decide with an error that tells what came of the checks: an *Outside where one did not hold, and an input error where
+// results are missing.
+func Verify(dir string) ([]Check, error) {
+	checks, err := Decide(dir)
+	if err != nil {
+		return nil, err
 	}
 	if len(checks) == 0 {
 		return nil, run.Usagef("%s: the grid has no checks", dir)
 	}
-	if err := run.WriteJSON(filepath.Join(dir, indexName), g); err != nil {
-		return nil, err
-	}
-	switch {
-	case broken > 0:
+	if broken := Count(checks, Broken); broken > 0 {
 		return checks, &Outside{broken, len(checks)}
-	case unknown > 0:
+	}
+	if unknown := Count(checks, Unknown); unknown > 0 {
 		return checks, run.Inputf("%d of %s cannot be decided yet", unknown, run.Counted(len(checks), "check"))
 	}
 	return checks, nil

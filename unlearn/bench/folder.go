@@ -49,6 +49,7 @@ func (g *Grid) Index(cells []Cell) *results.Grid {
 	}
 	x.Axes = slices.DeleteFunc(x.Axes, func(a results.Axis) bool { return len(a.Values) == 0 })
 	for _, c := range g.Checks {
+		c.Says = c.Claim()
 		x.Checks = append(x.Checks, marshal(c))
 	}
 	sum := sha256.Sum256(marshal(x.Cells))

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"l2ul/unlearn/importance"
 	"l2ul/unlearn/run"
 	"l2ul/unlearn/run/config"
 )
@@ -26,6 +27,8 @@ func (ids identities) of(cfg *config.Config) (map[string]string, error) {
 		return v.String()
 	}
 	forget, list := strings.CutPrefix(text("forget"), "@")
+	var anchoring importance.Options
+	_ = cfg.Decode(&anchoring) // resolving the cell has checked it
 	found := map[string]string{}
 	for _, in := range []struct {
 		name, path string
@@ -36,6 +39,8 @@ func (ids identities) of(cfg *config.Config) (map[string]string, error) {
 		{"data", text("data-dir"), true, listing},
 		{"forget", forget, list, content},
 		{"pairs", text("pairs"), true, content},
+		{"importance", anchoring.File(), true, content},
+		{"pool", text("pool"), true, listing},
 	} {
 		if in.path == "" || !in.there {
 			continue

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"l2ul/unlearn/results"
 	"l2ul/unlearn/run"
 )
 
@@ -177,6 +178,27 @@ func TestSummarize(t *testing.T) {
 	}
 }
 
+// A network for each seed belongs to the seed; two for one seed are a setting like others.
+func TestSummarizeNetworksOfSeeds(t *testing.T) {
+	for include, want := range map[string]string{
+		"{seed: 0, weights: a}, {seed: 1, weights: b}, {seed: 2, weights: c}": "method=neggrad",
+		"{seed: 0, weights: a}, {seed: 1, weights: a}, {seed: 2, weights: c}": "method=neggrad weights=a|method=neggrad weights=c",
+	} {
+		dir, _ := folder(t, threeCells+"\ninclude: ["+include+"]", func(c *Cell) string { return result(c, "reached", 0.25, 0.5, 1) })
+		s, err := Summarize(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var labels []string
+		for _, g := range s.Groups {
+			labels = append(labels, labelText(g.Labels))
+		}
+		if got := strings.Join(labels, "|"); got != want {
+			t.Errorf("%s: %s, want %s", include, got, want)
+		}
+	}
+}
+
 // Each claim, on numbers on which it holds and on numbers on which it does not.
 func TestVerify(t *testing.T) {
 	const grid = `
@@ -238,6 +260,13 @@ matrix: {method: [neggrad, adv, adv-imp], k: [2, 16], seed: [0, 1]}
 			}
 			if len(checks) != 1 || checks[0].Outcome != c.want || !strings.Contains(strings.Join(checks[0].Detail, "\n"), c.detail) {
 				t.Errorf("%+v, want %s with %q", checks, c.want, c.detail)
+			}
+			g, err := results.OpenGrid(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if claims, err := g.Claims(); err != nil || len(claims) != 1 || claims[0].Claim != checks[0].Claim() || claims[0].Outcome != string(c.want) {
+				t.Errorf("in grid.json: %+v, %v", claims, err)
 			}
 			again, _ := Verify(dir)
 			if d := cmp.Diff(checks, again); d != "" {

@@ -23,7 +23,7 @@ type Summary struct {
 	Groups []Group `json:"groups"`
 }
 
-// Group is the runs of a grid that differ in their seed alone.
+// Group is the runs of a grid that differ in their seed alone, and in their network where each seed has one of its own.
 type Group struct {
 	Labels        map[string]results.Label `json:"labels"`
 	Cells         int                      `json:"cells"`
@@ -80,9 +80,11 @@ func open(dir string) (*results.Grid, []cell, error) {
 	return g, cells, nil
 }
 
-// grouped puts cells together that have all labels in common but those of the keys that are left out.
+// grouped puts cells together that have all labels in common but those of the keys that are left out. Weights that belong to a
+// seed are left out with it.
 func grouped(cells []cell, without ...string) (groups []Group) {
 	place := map[string]int{}
+	without = append(without, ownNetworks(cells)...)
 	for _, c := range cells {
 		labels := maps.Clone(c.Labels)
 		maps.DeleteFunc(labels, func(key string, _ results.Label) bool { return slices.Contains(without, key) })
@@ -101,6 +103,29 @@ func grouped(cells []cell, without ...string) (groups []Group) {
 		groups[i].sumUp()
 	}
 	return groups
+}
+
+// ownNetworks is the key of the weights where each seed has a network of its own, which repeats of an experiment mostly have: as
+// many networks as seeds, two or more, and always the same two together.
+func ownNetworks(cells []cell) []string {
+	for _, key := range []string{"weights", "checkpoint"} {
+		weights, seeds := map[results.Label]results.Label{}, map[results.Label]results.Label{}
+		one := true
+		for _, c := range cells {
+			seed, w := c.Labels["seed"], c.Labels[key]
+			if known, ok := weights[seed]; ok && known != w {
+				one = false
+			}
+			if known, ok := seeds[w]; ok && known != seed {
+				one = false
+			}
+			weights[seed], seeds[w] = w, seed
+		}
+		if one && len(seeds) > 1 {
+			return []string{key}
+		}
+	}
+	return nil
 }
 
 func labelText(labels map[string]results.Label) string {

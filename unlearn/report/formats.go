@@ -11,8 +11,9 @@ import (
 	"l2ul/unlearn/results"
 )
 
-// Markdown writes the table as GitHub reads it.
-func (t *Table) Markdown(w io.Writer) error {
+// Markdown writes the table, and what came of the claims of grids, as GitHub reads it.
+func (r *Report) Markdown(w io.Writer) error {
+	t := r.Table
 	var b strings.Builder
 	line := func(cells []string) {
 		b.WriteString("|")
@@ -31,10 +32,11 @@ func (t *Table) Markdown(w io.Writer) error {
 		}
 	}
 	b.WriteString("\n")
-	for _, r := range t.Rows {
-		line(t.Cells(r, " ± "))
+	for _, row := range t.Rows {
+		line(t.Cells(row, " ± "))
 	}
 	b.WriteString("\n" + escapeMarkdown(strings.Join(t.Notes(), " ")) + "\n")
+	r.markdownClaims(&b)
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -42,6 +42,8 @@ type page struct {
 	Headers           []header
 	Rows              []htmlRow
 	Notes             []string
+	Tally             string // of the claims
+	Claims            []results.Claim
 	TradeOff          *figure
 	Groups            []group
 	Runs              []runView
@@ -116,6 +118,9 @@ func (r *Report) page() (*page, error) {
 	p := &page{
 		Policy: template.HTMLAttr(`content="` + policy(pageCSS, pageJS, "") + `"`), CSS: template.CSS(pageCSS), JS: template.JS(pageJS),
 		Title: r.Title, Lead: r.lead(), Left: r.Left(), Notes: append(r.Table.Notes(), bestNote),
+	}
+	if p.Claims = r.Claims; p.Claims != nil {
+		p.Tally = tallyClaims(p.Claims)
 	}
 	numeric := r.Table.numeric()
 	for i, h := range r.Table.Headers() {
@@ -337,6 +342,8 @@ type analysis struct {
 		Title string       `json:"title"`
 		Data  template.URL `json:"-"`
 	} `json:"pictures"`
+	Data   json.RawMessage `json:"data"`
+	Sheets []sheet         `json:"-"`
 }
 
 // The most that is read of analyses.
@@ -380,6 +387,7 @@ func analyses(r *results.Run, left *budget) (all []analysis, err error) {
 			}
 		}
 		a.Pictures = kept
+		a.Sheets, a.Data = sheets(a.Data), nil
 		all = append(all, a)
 	}
 	return all, nil

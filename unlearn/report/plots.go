@@ -50,6 +50,9 @@ const inkText = "#1A1B1C"
 // A curve longer than this is thinned: no screen shows more.
 const maxPoints = 200
 
+// A curve of no more points than this has them marked.
+const maxMarked = 20
+
 // maxDrawn is the largest number of a curve: of those beyond, ranges and ticks overflow.
 const maxDrawn = 1e100
 
@@ -92,10 +95,15 @@ func (r *Report) WritePlots(dir string) error {
 	return nil
 }
 
+// inside leaves room for the half of the last tick's label that stands beyond the axis.
+func (p Plot) inside(c draw.Canvas) draw.Canvas {
+	return draw.Crop(c, 0, -vg.Points(14), 0, -vg.Points(4))
+}
+
 // SVG returns the drawing as a file of its own.
 func (p Plot) SVG() ([]byte, error) {
 	c := vgsvg.New(p.width, p.height)
-	p.plot.Draw(draw.New(c))
+	p.plot.Draw(p.inside(draw.New(c)))
 	var b bytes.Buffer
 	_, err := c.WriteTo(&b)
 	return b.Bytes(), err
@@ -105,7 +113,7 @@ func (p Plot) SVG() ([]byte, error) {
 func (p Plot) PNG() ([]byte, error) {
 	c := vgimg.NewWith(vgimg.UseWH(p.width, p.height), vgimg.UseDPI(144))
 	p.plot.BackgroundColor = color.White
-	p.plot.Draw(draw.New(c))
+	p.plot.Draw(p.inside(draw.New(c)))
 	p.plot.BackgroundColor = color.Transparent
 	var b bytes.Buffer
 	_, err := vgimg.PngCanvas{Canvas: c}.WriteTo(&b)
@@ -205,10 +213,10 @@ func (r *Report) curves(i int) ([]Plot, error) {
 	if len(row.Runs) == 0 {
 		return nil, nil
 	}
-	hits := "D_f accuracy by step"
+	hits := "D_f accuracy by step, where it was counted"
 	hitsAxis := "D_f accuracy (%)"
 	if row.Runs[0].Forget.Goal == string(unlearn.Relabel) {
-		hits, hitsAxis = "Images with their new label by step", "with the new label (%)"
+		hits, hitsAxis = "Images with their new label by step, where they were counted", "with the new label (%)"
 	}
 	kinds := []struct{ name, title, axis, value string }{
 		{"forget-loss", "Loss on the images to forget by step", "loss", "forget_loss"},
@@ -237,6 +245,9 @@ func (r *Report) curves(i int) ([]Plot, error) {
 			}
 			line := &plotter.Line{XYs: thin(points), LineStyle: draw.LineStyle{Color: series[j%len(series)], Width: vg.Points(1.1)}}
 			p.plot.Add(line)
+			if len(points) <= maxMarked { // of which one alone has no line
+				p.plot.Add(&plotter.Scatter{XYs: points, GlyphStyle: draw.GlyphStyle{Color: line.Color, Radius: vg.Points(1.8), Shape: draw.CircleGlyph{}}})
+			}
 			p.plot.Legend.Add(fmt.Sprintf("seed %d ", run.Seed()), line)
 			first, last := points[0], points[len(points)-1]
 			said = append(said, fmt.Sprintf("seed %d: %.4g at step %.0f, %.4g at step %.0f", run.Seed(), first.Y, first.X, last.Y, last.X))
@@ -265,16 +276,32 @@ func curve(metrics []results.Metric, value string, scale float64) (points plotte
 	return points
 }
 
-// thin keeps the ends of a curve and points between them.
+// thin keeps the ends of a curve and of each stretch between them the lowest and the highest point. Losses go up and down with
+// the slices of a pass: every n-th point would draw waves that are not there.
 func thin(points plotter.XYs) plotter.XYs {
 	if len(points) <= maxPoints {
 		return points
 	}
-	kept := make(plotter.XYs, maxPoints)
-	for i := range kept {
-		kept[i] = points[i*(len(points)-1)/(maxPoints-1)]
+	kept := plotter.XYs{points[0]}
+	inner := points[1 : len(points)-1]
+	const stretches = maxPoints/2 - 1
+	for i := range stretches {
+		from, to := i*len(inner)/stretches, (i+1)*len(inner)/stretches
+		low, high := from, from
+		for j := from; j < to; j++ {
+			if inner[j].Y < inner[low].Y {
+				low = j
+			}
+			if inner[j].Y > inner[high].Y {
+				high = j
+			}
+		}
+		kept = append(kept, inner[min(low, high)])
+		if low != high {
+			kept = append(kept, inner[max(low, high)])
+		}
 	}
-	return kept
+	return append(kept, points[len(points)-1])
 }
 
 // slopes shows the accuracies before and after.

@@ -18,6 +18,9 @@ type Report struct {
 	Grid  *results.Grid // when it is of one grid
 	Table *Table
 
+	Claims []results.Claim // of grids, and what came of them
+	Broken []string        // run folders that cannot be read, and why
+
 	Runs  []*results.Run // finished, of `unlearn forget`
 	Open  []*results.Run // of `unlearn forget`, not finished
 	Other []*results.Run // of other verbs
@@ -33,7 +36,7 @@ func Load(paths ...string) (*Report, error) {
 		if err != nil {
 			return nil, err
 		}
-		if len(runs) == 0 && r.Ahead == 0 {
+		if len(runs) == 0 && r.Ahead == 0 && r.Broken == nil {
 			return nil, fmt.Errorf("%s: no run folder in it or below it", path)
 		}
 		for _, run := range runs {
@@ -61,10 +64,16 @@ func (r *Report) load(path string) (runs []*results.Run, err error) {
 	}
 	if grid != nil {
 		r.Grid = grid
+		found, err := claims(grid)
+		if err != nil {
+			return nil, err
+		}
+		r.Claims = append(r.Claims, found...)
 		for _, c := range grid.Cells {
 			run, err := grid.Run(c)
 			if err != nil {
-				return nil, err
+				r.Broken = append(r.Broken, err.Error())
+				continue
 			}
 			if run == nil {
 				r.Ahead++
@@ -80,8 +89,12 @@ func (r *Report) load(path string) (runs []*results.Run, err error) {
 	}
 	for _, p := range found {
 		run, err := results.Open(p)
-		if err != nil {
+		if err != nil && p == path {
 			return nil, err
+		}
+		if err != nil { // which the others need not wait for
+			r.Broken = append(r.Broken, err.Error())
+			continue
 		}
 		runs = append(runs, run)
 	}
@@ -105,7 +118,7 @@ func (r *Report) Left() string {
 	for _, l := range []struct {
 		n    int
 		what string
-	}{{len(r.Open), "not finished"}, {r.Ahead, "not begun"}, {len(r.Other), "of another command than forget"}} {
+	}{{len(r.Open), "not finished"}, {r.Ahead, "not begun"}, {len(r.Other), "of another command than forget"}, {len(r.Broken), "that cannot be read"}} {
 		if l.n > 0 {
 			left = append(left, fmt.Sprintf("%s %s", run.Counted(l.n, "run"), l.what))
 		}
@@ -113,5 +126,9 @@ func (r *Report) Left() string {
 	if left == nil {
 		return ""
 	}
-	return "Not in the table: " + strings.Join(left, ", ") + "."
+	text := "Not in the table: " + strings.Join(left, ", ") + "."
+	if r.Broken != nil {
+		text += " The first that cannot be read: " + oneLine(r.Broken[0]) + "."
+	}
+	return text
 }

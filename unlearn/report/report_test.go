@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/csv"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -46,7 +47,7 @@ func page(t *testing.T, r *report.Report) string {
 func TestGolden(t *testing.T) {
 	r := load(t, runs)
 	for name, write := range map[string]func(io.Writer) error{
-		"table.md": r.Table.Markdown, "table.csv": r.Table.CSV, "table.tex": r.Table.LaTeX,
+		"table.md": r.Markdown, "table.csv": r.Table.CSV, "table.tex": r.Table.LaTeX,
 	} {
 		var b bytes.Buffer
 		if err := write(&b); err != nil {
@@ -144,6 +145,140 @@ func TestGridCounts(t *testing.T) {
 	}
 }
 
+// What came of the claims of a grid stands in every form that people read, as text.
+func TestClaims(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "cells", "a"), os.DirFS(runs+"/adv-0")); err != nil {
+		t.Fatal(err)
+	}
+	grid := `{"schema":"unlearn.grid/1","name":"g","cells":[{"id":"a","folder":"cells/a"}],"checks":[
+		{"claim":"every run reaches its goal","outcome":"held","source":"the paper","detail":["yes  1 run"]},
+		{"claim":"adv > <b>neggrad</b>","outcome":"did not hold","detail":["NO   k=4 D_r: adv 0.5, neggrad 0.6"]},
+		{"claim":"D_test 0.5 ± 0.1"},{"claim":"c","outcome":"*held*<i>"},{"order":"of a version that wrote no sentence"}]}`
+	if err := os.WriteFile(filepath.Join(dir, "grid.json"), []byte(grid), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := load(t, dir)
+	tally := "Of 4 claims: 1 held, 1 did not hold, 2 not decided. Decide with unlearn bench check."
+	var md strings.Builder
+	if err := r.Markdown(&md); err != nil {
+		t.Fatal(err)
+	}
+	for form, want := range map[string][]string{
+		strings.Join(r.ClaimLines(), "\n"): {tally, "  held          every run reaches its goal", "  did not hold  adv > <b>neggrad</b>", "  not decided   D_test"},
+		md.String():                        {tally, "- **held**: every run reaches its goal (the paper)\n  - yes 1 run\n", "- **did not hold**: adv > &lt;b>neggrad&lt;/b>", "NO k=4 D_r: adv"},
+		page(t, r):                         {tally, "<strong>did not hold</strong>: adv &gt; &lt;b&gt;neggrad", "<li>NO   k=4 D_r: adv 0.5, neggrad 0.6</li>", "the paper"},
+	} {
+		for _, w := range want {
+			if !strings.Contains(form, w) {
+				t.Errorf("%q is not in\n%.3000s", w, form)
+			}
+		}
+	}
+	if l := load(t, runs+"/adv-0").ClaimLines(); l != nil {
+		t.Errorf("claims without a grid: %q", l)
+	}
+}
+
+// A run that cannot be read is named and leaves the others alone, in a folder and in a grid; asked for by itself it is an error.
+func TestBrokenRunIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"adv-0", "adv-1"} {
+		if err := os.CopyFS(filepath.Join(dir, "cells", name), os.DirFS(runs+"/"+name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "cells", "adv-1", "result.json"), []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	check := func() {
+		t.Helper()
+		r := load(t, dir)
+		if len(r.Runs) != 1 || !strings.Contains(r.Left(), "1 run that cannot be read. The first that cannot be read: "+filepath.Join(dir, "cells", "adv-1")) {
+			t.Errorf("%d runs, %q", len(r.Runs), r.Left())
+		}
+	}
+	check()
+	grid := `{"schema":"unlearn.grid/1","name":"g","cells":[{"id":"a","folder":"cells/adv-0"},{"id":"b","folder":"cells/adv-1"}]}`
+	if err := os.WriteFile(filepath.Join(dir, "grid.json"), []byte(grid), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	check()
+	if _, err := report.Load(filepath.Join(dir, "cells", "adv-1")); err == nil {
+		t.Error("a broken run alone is no error")
+	}
+}
+
+// Where each seed has a network of its own, runs of one method are one row over both; where a network serves two seeds, none is.
+func TestNetworkOfEachSeed(t *testing.T) {
+	table := func(weights ...string) *report.Table {
+		dir := t.TempDir()
+		for i, w := range weights {
+			run := filepath.Join(dir, strconv.Itoa(i))
+			if err := os.CopyFS(run, os.DirFS(fmt.Sprintf("%s/adv-%d", runs, i))); err != nil {
+				t.Fatal(err)
+			}
+			text, err := os.ReadFile(filepath.Join(run, "result.json"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			text = bytes.Replace(text, []byte("0123456789abcdef"), []byte(w), 1)
+			if err := os.WriteFile(filepath.Join(run, "result.json"), text, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return load(t, dir).Table
+	}
+	rows := func(table *report.Table) (texts []string) {
+		for _, r := range table.Rows {
+			texts = append(texts, fmt.Sprintf("%s %d", r.Method, r.N))
+		}
+		return texts
+	}
+	own := table("aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb", "cccccccccccccccc")
+	if d := cmp.Diff([]string{"before 3", "adv 3"}, rows(own)); d != "" || slices.Contains(own.Keys, "weights") {
+		t.Errorf("a network each: %s, columns %v", d, own.Keys)
+	}
+	if !slices.Contains(own.Notes(), "Each seed began with a network of its own.") {
+		t.Errorf("notes %q", own.Notes())
+	}
+	shared := table("aaaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaa", "cccccccccccccccc")
+	if d := cmp.Diff([]string{"before 2", "adv 2", "before 1", "adv 1"}, rows(shared)); d != "" || !slices.Contains(shared.Keys, "weights") {
+		t.Errorf("two networks for three seeds: %s, columns %v", d, shared.Keys)
+	}
+}
+
+// What is small of an analysis's numbers is on the page, in its order; what is large is not.
+func TestNumbersOfAnalyses(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	if err := os.CopyFS(dir, os.DirFS(runs+"/adv-0")); err != nil {
+		t.Fatal(err)
+	}
+	many := strings.TrimSuffix(strings.Repeat(`{"index":777777},`, 25), ",")
+	text := `{"title":"A","data":{"zeta":3,"entropy_bits":1.23456789,"none":null,"points":[[1,2]],"many":[` + many + `],
+		"splits":[{"split":"<forget>","n":4,"layers":[{"layer":"stem","cka":0.998404},{"layer":"head","cka":null}]}]}}`
+	if err := os.WriteFile(filepath.Join(dir, "analyses", "labels.json"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	source := page(t, load(t, dir))
+	parse(t, source)
+	at := 0
+	for _, want := range []string{
+		"<tr><td>zeta</td><td>3</td></tr>", "<tr><td>entropy bits</td><td>1.235</td></tr>", "<tr><td>none</td><td>-</td></tr>",
+		"<caption>splits</caption>", "<tr><td>&lt;forget&gt;</td><td>4</td></tr>", "<caption>&lt;forget&gt; 4, layers</caption>",
+		`<th scope="col">layer</th><th scope="col">cka</th>`, "<tr><td>stem</td><td>0.9984</td></tr>", "<tr><td>head</td><td>-</td></tr>",
+	} {
+		next := strings.Index(source[at:], want)
+		if next < 0 {
+			t.Fatalf("%q is not on the page, or not in its place", want)
+		}
+		at += next
+	}
+	if strings.Contains(source, "777777") {
+		t.Error("a long list is on the page")
+	}
+}
+
 // hostile is a text that is markup everywhere.
 const hostile = `</script><script>alert(1)</script>"'><img src=x onerror=alert(2)> | $x_1^2$ & \input{/etc/passwd} %`
 
@@ -214,7 +349,7 @@ func TestHostileNamesStayText(t *testing.T) {
 		t.Errorf("LaTeX:\n%s", b.String())
 	}
 	b.Reset()
-	if err := r.Table.Markdown(&b); err != nil {
+	if err := r.Markdown(&b); err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(b.String(), "<") || !strings.Contains(b.String(), `alert(2)> \| \$x\_1^2\$ &amp; \\input`) {
@@ -362,6 +497,36 @@ func TestPlots(t *testing.T) {
 		if err != nil || !bytes.HasPrefix(data, []byte(magic)) {
 			t.Errorf("%s: %.10q, %v", name, data, err)
 		}
+	}
+}
+
+// A curve of one point, as where hits were counted once, is to be seen: a line from it to itself is not.
+func TestSinglePointIsMarked(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	if err := os.CopyFS(dir, os.DirFS(runs+"/adv-0")); err != nil {
+		t.Fatal(err)
+	}
+	marks := func(lines string) int {
+		if err := os.WriteFile(filepath.Join(dir, "metrics.jsonl"), []byte(lines), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		plots, err := load(t, dir).Plots()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range plots {
+			if strings.HasSuffix(p.Name, "-hits") {
+				svg, err := p.SVG()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return bytes.Count(svg, []byte("fill:#2B83C4"))
+			}
+		}
+		return 0
+	}
+	if n := marks(`{"phase":"unlearn","step":9,"values":{"hits":2}}` + "\n"); n != 1 {
+		t.Errorf("%d marks of one point", n)
 	}
 }
 

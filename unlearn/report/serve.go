@@ -19,7 +19,6 @@ import (
 
 	"l2ul/unlearn"
 	"l2ul/unlearn/results"
-	"l2ul/unlearn/run"
 )
 
 //go:embed page/live.html
@@ -168,9 +167,7 @@ func (h *handler) status() []byte {
 	if r, err := Load(h.paths...); err != nil {
 		s.Error = err.Error()
 	} else {
-		if r.Ahead > 0 {
-			s.Left = run.Counted(r.Ahead, "run") + " not begun."
-		}
+		s.Left = strings.TrimPrefix((&Report{Ahead: r.Ahead, Broken: r.Broken}).Left(), "Not in the table: ")
 		runs := slices.Concat(r.Open, r.Runs)
 		slices.SortStableFunc(runs, func(a, b *results.Run) int { return strings.Compare(a.Path, b.Path) })
 		for _, one := range runs {

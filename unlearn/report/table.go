@@ -17,6 +17,8 @@ import (
 type Table struct {
 	Keys []string // settings that tell rows apart beside k and method, as columns of their own
 	Rows []Row
+
+	own bool // some rows have a network of its own for each seed
 }
 
 // Row is one method in one block, over the seeds that it was run with.
@@ -44,7 +46,7 @@ const before = "before"
 
 // block is what the rows of a block have in common.
 type block struct {
-	model, dataset, weights, limit string
+	model, dataset, weights, limit string // no weights where each seed has its own
 	k                              int
 }
 
@@ -54,9 +56,10 @@ func newTable(runs []*results.Run) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
+	own := results.OwnNetworks(runs)
 	blocks := map[block][]results.Group{}
 	for _, g := range groups {
-		b := blockOf(g.Runs[0])
+		b := blockOf(g.Runs[0], own[g.Runs[0]])
 		blocks[b] = append(blocks[b], g)
 	}
 	order := slices.SortedFunc(maps.Keys(blocks), func(a, b block) int {
@@ -64,6 +67,9 @@ func newTable(runs []*results.Run) (*Table, error) {
 			strings.Compare(a.weights, b.weights), strings.Compare(a.limit, b.limit), cmp.Compare(a.k, b.k))
 	})
 	t := &Table{Keys: differing(order, blocks)}
+	for _, mine := range own {
+		t.own = t.own || mine
+	}
 	for i, b := range order {
 		slices.SortStableFunc(blocks[b], func(x, y results.Group) int { return compareMethods(x.Runs[0].Forget, y.Runs[0].Forget) })
 		rows := []Row{t.rowBefore(blocks[b])}
@@ -79,8 +85,12 @@ func newTable(runs []*results.Run) (*Table, error) {
 	return t, nil
 }
 
-func blockOf(r *results.Run) block {
-	return block{r.Forget.Model, r.Forget.Dataset, r.Forget.Hashes.Weights, r.Setting("limit"), r.K()}
+func blockOf(r *results.Run, own bool) block {
+	weights := r.Forget.Hashes.Weights
+	if own {
+		weights = ""
+	}
+	return block{r.Forget.Model, r.Forget.Dataset, weights, r.Setting("limit"), r.K()}
 }
 
 // common are the settings that all rows of a block share.
@@ -92,7 +102,11 @@ func differing(order []block, blocks map[block][]results.Group) (keys []string) 
 	differ := map[string]bool{}
 	for _, key := range common {
 		for _, b := range order {
-			if value(key, blocks[b][0].Runs[0]) != value(key, blocks[order[0]][0].Runs[0]) {
+			one, other := value(key, blocks[b][0].Runs[0]), value(key, blocks[order[0]][0].Runs[0])
+			if key == "weights" { // of the block: none where each seed has its own
+				one, other = b.weights, order[0].weights
+			}
+			if one != other {
 				differ[key] = true
 			}
 		}
@@ -139,14 +153,14 @@ func (t *Table) values(r *results.Run) []string {
 	return values
 }
 
-// rowBefore is the row of the network before: each forget set counts once, however many methods forgot it.
+// rowBefore is the row of the networks before: each counts once with each forget set, however many methods forgot it.
 func (t *Table) rowBefore(groups []results.Group) Row {
 	seen := map[string]bool{}
 	var scores []*run.Scores
 	for _, g := range groups {
 		for _, r := range g.Runs {
 			// Not by its hash, which new labels are part of.
-			if set := fmt.Sprint(r.Forget.Forget.Indices); !seen[set] && r.Forget.Before != nil {
+			if set := fmt.Sprint(r.Forget.Forget.Indices, r.Forget.Hashes.Weights); !seen[set] && r.Forget.Before != nil {
 				seen[set] = true
 				scores = append(scores, r.Forget.Before)
 			}
@@ -342,6 +356,9 @@ func (t *Table) Notes() []string {
 	}
 	if slices.ContainsFunc(t.Rows, func(r Row) bool { return r.N > 1 }) {
 		notes = append(notes, "±: half of the 95 % interval of the mean over runs (Student's t).")
+	}
+	if t.own {
+		notes = append(notes, "Each seed began with a network of its own.")
 	}
 	limited := map[bool]bool{}
 	for _, r := range t.Rows {

@@ -129,6 +129,28 @@ type Cell struct {
 	Folder string           `json:"folder"` // slash-separated, below that of the grid
 }
 
+// Claim is a check of a grid and what came of it.
+type Claim struct {
+	Claim   string   `json:"claim"`   // as a sentence
+	Outcome string   `json:"outcome"` // "" until it was decided
+	Source  string   `json:"source"`
+	Detail  []string `json:"detail"` // the numbers that decided it, one comparison a line
+}
+
+// Claims are the checks of the grid that have a sentence.
+func (g *Grid) Claims() (claims []Claim, err error) {
+	for i, text := range g.Checks {
+		var c Claim
+		if err := json.Unmarshal(text, &c); err != nil {
+			return nil, fmt.Errorf("%s/grid.json: check %d: %w", g.Path, i+1, err)
+		}
+		if c.Claim != "" {
+			claims = append(claims, c)
+		}
+	}
+	return claims, nil
+}
+
 // maxCells bounds a grid.
 const maxCells = 100_000
 

@@ -60,12 +60,49 @@ var idle = sync.OnceValues(func() (map[string]map[string]bool, error) {
 	return idle, nil
 })
 
-// Repeats puts runs together that are the same but for the seed: the settings that can change a result, and the weights and
-// data that they began with.
+// OwnNetworks tells of each run whether its network belongs to its seed, as where an experiment is repeated with networks that were
+// trained apart: among the runs on the same data with the same kind of network there are two networks or more, as many as
+// seeds, and each seed always has the same one.
+func OwnNetworks(runs []*Run) map[*Run]bool {
+	type kind struct{ model, dataset, data string }
+	type side struct {
+		kind
+		of string
+	}
+	weights, seeds, count, mixed := map[side]string{}, map[side]string{}, map[kind]int{}, map[kind]bool{}
+	kindOf := func(r *Run) kind { return kind{r.Forget.Model, r.Forget.Dataset, r.Forget.Hashes.Data} }
+	for _, r := range runs {
+		if r.Forget == nil {
+			continue
+		}
+		k, seed, w := kindOf(r), strconv.FormatInt(r.Seed(), 10), r.Forget.Hashes.Weights
+		bySeed, byWeights := side{k, seed}, side{k, w}
+		if known, ok := weights[bySeed]; ok && known != w {
+			mixed[k] = true
+		}
+		if known, ok := seeds[byWeights]; !ok {
+			count[k]++
+		} else if known != seed {
+			mixed[k] = true
+		}
+		weights[bySeed], seeds[byWeights] = w, seed
+	}
+	own := map[*Run]bool{}
+	for _, r := range runs {
+		if r.Forget != nil {
+			own[r] = count[kindOf(r)] > 1 && !mixed[kindOf(r)]
+		}
+	}
+	return own
+}
+
+// Repeats puts runs together that are the same but for the seed, and for the network that belongs to it: the settings that can
+// change a result, and the weights and data that they began with.
 func Repeats(runs []*Run) ([]Group, error) {
 	if _, err := idle(); err != nil {
 		return nil, err
 	}
+	own := OwnNetworks(runs)
 	return group(runs, func(r *Run) []string {
 		same := []string{r.Verb}
 		for _, s := range r.Settings {
@@ -75,7 +112,11 @@ func Repeats(runs []*Run) ([]Group, error) {
 		}
 		slices.Sort(same[1:])
 		if r.Forget != nil {
-			same = append(same, r.Forget.Hashes.Weights, r.Forget.Hashes.Data)
+			weights := r.Forget.Hashes.Weights
+			if own[r] {
+				weights = "of the seed"
+			}
+			same = append(same, weights, r.Forget.Hashes.Data)
 		} else { // which has no hashes yet
 			same = append(same, r.Setting("weights"), r.Setting("data-dir"))
 		}
