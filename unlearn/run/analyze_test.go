@@ -222,7 +222,7 @@ func TestAnalyzeRefuses(t *testing.T) {
 		})
 	}
 	o := AnalyzeOptions{Only: []string{"lables"}, BatchSize: "16"}
-	if err := o.Validate(); err == nil || !strings.Contains(err.Error(), "did you mean labels") {
+	if err := o.Validate(); err == nil || !strings.Contains(err.Error(), `did you mean "labels"`) {
 		t.Errorf("--only lables: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
