@@ -41,7 +41,8 @@ type Task struct {
 	// Judged are the images that the goal is about, where those are more than D_f; nil where they are not. Labels are as those of
 	// Forget.
 	Judged metrics.Images
-	// Reference is what the penalty holds the parameters of Trainable to, where that is not θ⁰; nil where it is.
+	// Reference is what the penalty holds the parameters of Trainable to, where that is not θ⁰; nil where it is. A ladder has no
+	// penalty, and begins at θ⁰ in any case.
 	Reference []torch.Tensor
 
 	EvalBatch *chunk.Size // images at once in the stop test
@@ -159,10 +160,13 @@ func newLoop(m *Method, task *Task, o *Options) (*loop, error) {
 		return nil, err
 	}
 	l := &loop{method: m, task: task, o: o, names: Trainable(task.Net, o.BN), steps: map[sizes]*cuda.Loop{}}
-	l.reference = task.Reference
+	own := task.Reference == nil || m.Ladder != nil // a ladder stands on θ⁰ wherever a penalty would hold it
+	if !own {
+		l.reference = task.Reference
+	}
 	for _, p := range l.names {
 		l.params = append(l.params, p.Tensor)
-		if task.Reference == nil {
+		if own {
 			l.reference = append(l.reference, p.Tensor.Detach().Clone())
 		}
 		if m.Ladder == nil {

@@ -158,7 +158,7 @@ func cpu() string {
 // alike are networks that differ from a smaller one of their family by numbers alone.
 var alike = []string{
 	"resnet101", "resnet152", "wide_resnet101_2", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn",
-	"vit_s_16", "vit_s_32", "vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "deit_ti_16", "deit_s_16", "deit_b_16", "cifar-vit-s",
+	"vit_s_16", "vit_s_32", "vit_b_16", "hf-vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "deit_ti_16", "deit_s_16", "deit_b_16", "cifar-vit-s",
 	"swin_s", "swin_b", "convnext_small", "convnext_base",
 }
 

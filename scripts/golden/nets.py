@@ -8,6 +8,7 @@ All others are torchvision's own.
 """
 
 import math
+from functools import partial
 
 import torch
 import torchvision
@@ -291,9 +292,10 @@ for _name in (
     NETWORKS[_name] = (vision(_name), 1000, 224, IMAGENET_MEAN, IMAGENET_STD)
 
 
-def transformer(patch, heads, width, size=224):
+def transformer(patch, heads, width, size=224, eps=1e-6):
     """torchvision's vision transformer of a depth and width that torchvision does not name: timm's and DeiT's Ti, S and B."""
-    return lambda c: torchvision.models.VisionTransformer(size, patch, 12, heads, width, 4 * width, num_classes=c)
+    norm = partial(nn.LayerNorm, eps=eps)
+    return lambda c: torchvision.models.VisionTransformer(size, patch, 12, heads, width, 4 * width, num_classes=c, norm_layer=norm)
 
 
 _HALF = (0.5, 0.5, 0.5)
@@ -301,6 +303,7 @@ NETWORKS |= {
     "vit_ti_16": (transformer(16, 3, 192), 1000, 224, _HALF, _HALF),
     "vit_s_16": (transformer(16, 6, 384), 1000, 224, _HALF, _HALF),
     "vit_s_32": (transformer(32, 6, 384), 1000, 224, _HALF, _HALF),
+    "hf-vit_b_16": (transformer(16, 12, 768, eps=1e-12), 1000, 224, _HALF, _HALF),
     "deit_ti_16": (transformer(16, 3, 192), 1000, 224, IMAGENET_MEAN, IMAGENET_STD),
     "deit_s_16": (transformer(16, 6, 384), 1000, 224, IMAGENET_MEAN, IMAGENET_STD),
     "deit_b_16": (transformer(16, 12, 768), 1000, 224, IMAGENET_MEAN, IMAGENET_STD),

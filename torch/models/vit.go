@@ -10,14 +10,17 @@ import (
 )
 
 // Vision transformers (Dosovitskiy et al., "An Image Is Worth 16x16 Words", 2021). Those of DeiT without a distillation token
-// (Touvron et al., "Training Data-Efficient Image Transformers", 2021) are the same networks; so are timm's Ti and S. Keys and
-// initialisation are torchvision's for all of them; package ckpt/keys renames timm's.
+// (Touvron et al., "Training Data-Efficient Image Transformers", 2021) are the same networks; so are timm's Ti and S. That of
+// Hugging Face's transformers adds less to variances. Keys and initialisation are torchvision's for all of them; package ckpt/keys
+// renames those of others.
 
 func init() {
 	const ti, s, b, l = 192, 384, 768, 1024 // values of a place
-	augreg := func(c *Card) {               // timm's weights for Ti and S (Steiner et al., "How to Train Your ViT?", 2022)
+	const epsilon, epsilonHF = 1e-6, 1e-12  // added to variances
+	half := []float64{0.5, 0.5, 0.5}
+	augreg := func(c *Card) { // timm's weights for Ti and S (Steiner et al., "How to Train Your ViT?", 2022)
 		c.Resize, c.Interpolation = 248, "bicubic"
-		c.Mean, c.Std = []float64{0.5, 0.5, 0.5}, []float64{0.5, 0.5, 0.5}
+		c.Mean, c.Std = half, half
 	}
 	deit := func(c *Card) { c.Interpolation = "bicubic" }
 	for _, v := range []struct {
@@ -26,16 +29,19 @@ func init() {
 		vit              transformer
 		card             func(c *Card) // what differs from torchvision's usual; nil for nothing
 	}{
-		{"vit_ti_16", "ViT-Ti/16, timm's vit_tiny_patch16_224", 5_717_416, 1_253_683_200, transformer{224, 16, 12, 3, ti}, augreg},
-		{"vit_s_16", "ViT-S/16, timm's vit_small_patch16_224", 22_050_664, 4_598_882_304, transformer{224, 16, 12, 6, s}, augreg},
-		{"vit_s_32", "ViT-S/32, timm's vit_small_patch32_224", 22_878_952, 1_142_909_952, transformer{224, 32, 12, 6, s}, augreg},
-		{"vit_b_16", "torchvision ViT-B/16", 86_567_656, 17_563_828_224, transformer{224, 16, 12, 12, b}, nil},
-		{"vit_b_32", "torchvision ViT-B/32", 88_224_232, 4_409_186_304, transformer{224, 32, 12, 12, b}, nil},
-		{"vit_l_16", "torchvision ViT-L/16", 304_326_632, 61_554_712_576, transformer{224, 16, 24, 16, l}, func(c *Card) { c.Resize = 242 }},
-		{"vit_l_32", "torchvision ViT-L/32", 306_535_400, 15_377_539_072, transformer{224, 32, 24, 16, l}, nil},
-		{"deit_ti_16", "DeiT-Ti, patches of 16", 5_717_416, 1_253_683_200, transformer{224, 16, 12, 3, ti}, deit},
-		{"deit_s_16", "DeiT-S, patches of 16", 22_050_664, 4_598_882_304, transformer{224, 16, 12, 6, s}, deit},
-		{"deit_b_16", "DeiT-B, patches of 16", 86_567_656, 17_563_828_224, transformer{224, 16, 12, 12, b}, deit},
+		{"vit_ti_16", "ViT-Ti/16, timm's vit_tiny_patch16_224", 5_717_416, 1_253_683_200, transformer{224, 16, 12, 3, ti, epsilon}, augreg},
+		{"vit_s_16", "ViT-S/16, timm's vit_small_patch16_224", 22_050_664, 4_598_882_304, transformer{224, 16, 12, 6, s, epsilon}, augreg},
+		{"vit_s_32", "ViT-S/32, timm's vit_small_patch32_224", 22_878_952, 1_142_909_952, transformer{224, 32, 12, 6, s, epsilon}, augreg},
+		{"vit_b_16", "torchvision ViT-B/16", 86_567_656, 17_563_828_224, transformer{224, 16, 12, 12, b, epsilon}, nil},
+		{"hf-vit_b_16", "ViT-B/16 of Hugging Face's transformers, google/vit-base-patch16-224", 86_567_656, 17_563_828_224, transformer{224, 16, 12, 12, b, epsilonHF}, func(c *Card) {
+			c.Resize, c.Mean, c.Std = 224, half, half
+		}},
+		{"vit_b_32", "torchvision ViT-B/32", 88_224_232, 4_409_186_304, transformer{224, 32, 12, 12, b, epsilon}, nil},
+		{"vit_l_16", "torchvision ViT-L/16", 304_326_632, 61_554_712_576, transformer{224, 16, 24, 16, l, epsilon}, func(c *Card) { c.Resize = 242 }},
+		{"vit_l_32", "torchvision ViT-L/32", 306_535_400, 15_377_539_072, transformer{224, 32, 24, 16, l, epsilon}, nil},
+		{"deit_ti_16", "DeiT-Ti, patches of 16", 5_717_416, 1_253_683_200, transformer{224, 16, 12, 3, ti, epsilon}, deit},
+		{"deit_s_16", "DeiT-S, patches of 16", 22_050_664, 4_598_882_304, transformer{224, 16, 12, 6, s, epsilon}, deit},
+		{"deit_b_16", "DeiT-B, patches of 16", 86_567_656, 17_563_828_224, transformer{224, 16, 12, 12, b, epsilon}, deit},
 	} {
 		card := imagenetCard(v.name, v.summary, v.parameters, v.macs)
 		if v.card != nil {
@@ -43,8 +49,8 @@ func init() {
 		}
 		registerTransformer(card, v.vit)
 	}
-	registerTransformer(cifar10Card("cifar-vit-ti", "ViT-Ti for CIFAR-10, patches of 4", 5_362_762, 365_107_584), transformer{32, 4, 12, 3, ti})
-	registerTransformer(cifar10Card("cifar-vit-s", "ViT-S for CIFAR-10, patches of 4", 21_342_346, 1_420_309_248), transformer{32, 4, 12, 6, s})
+	registerTransformer(cifar10Card("cifar-vit-ti", "ViT-Ti for CIFAR-10, patches of 4", 5_362_762, 365_107_584), transformer{32, 4, 12, 3, ti, epsilon})
+	registerTransformer(cifar10Card("cifar-vit-s", "ViT-S for CIFAR-10, patches of 4", 21_342_346, 1_420_309_248), transformer{32, 4, 12, 6, s, epsilon})
 }
 
 // transformer says what a network is made of.
@@ -52,6 +58,7 @@ type transformer struct {
 	size, patch  int64 // pixels of the sides of images and of patches
 	depth        int   // blocks
 	heads, width int64
+	epsilon      float64 // that layer normalisation adds to variances
 }
 
 func registerTransformer(card Card, t transformer) {
@@ -120,9 +127,9 @@ func newTransformerEncoder(t transformer) *transformerEncoder {
 	torch.Scope(func() { m.positions = m.Param("pos_embedding", torch.Empty([]int64{1, places, t.width}, false)) })
 	initializer.Normal(m.positions, 0, 0.02)
 	for i := range t.depth {
-		m.layers.Child(fmt.Sprintf("encoder_layer_%d", i), newTransformerBlock(t.width, t.heads))
+		m.layers.Child(fmt.Sprintf("encoder_layer_%d", i), newTransformerBlock(t))
 	}
-	m.norm = nn.LayerNorm(t.width, 1e-6)
+	m.norm = nn.LayerNorm(t.width, t.epsilon)
 	m.Child("layers", m.layers)
 	m.Child("ln", m.norm)
 	return m
@@ -139,10 +146,10 @@ type transformerBlock struct {
 	attention, mlp nn.Module
 }
 
-func newTransformerBlock(width, heads int64) *transformerBlock {
+func newTransformerBlock(t transformer) *transformerBlock {
 	m := &transformerBlock{
-		norm1: nn.LayerNorm(width, 1e-6), attention: nn.MultiheadAttention(width, heads),
-		norm2: nn.LayerNorm(width, 1e-6), mlp: transformerMLP(width),
+		norm1: nn.LayerNorm(t.width, t.epsilon), attention: nn.MultiheadAttention(t.width, t.heads),
+		norm2: nn.LayerNorm(t.width, t.epsilon), mlp: transformerMLP(t.width),
 	}
 	m.Child("ln_1", m.norm1)
 	m.Child("self_attention", m.attention)

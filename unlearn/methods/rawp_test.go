@@ -136,6 +136,27 @@ func TestRAWPResumes(t *testing.T) {
 	})
 }
 
+// The noise is put on the weights that the network has, also where the task would have a penalty refer to others, as a stream
+// of requests does under --anchor first.
+func TestRAWPBeginsWhereTheNetworkIs(t *testing.T) {
+	g := smallnet.Load(t, "tiny")
+	torch.Scope(func() {
+		m, plain := rawp(g, false, 2)
+		_, anchored := rawp(g, false, 2)
+		for _, p := range anchored.Net.Root().Parameters() {
+			anchored.Reference = append(anchored.Reference, p.Detach().MulScalar(2))
+		}
+		for _, task := range []*unlearn.Task{plain, anchored} {
+			if _, err := unlearn.Forget(t.Context(), m, task, &unlearn.Options{Goal: unlearn.Misclassify}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !torch.Equal(smallnet.State(anchored.Net), smallnet.State(plain.Net)) {
+			t.Error("the ladder stands on the weights that a penalty refers to")
+		}
+	})
+}
+
 // Noise cannot choose labels, so a goal that does is refused.
 func TestRAWPRefuses(t *testing.T) {
 	g := smallnet.Load(t, "tiny")

@@ -350,11 +350,10 @@ func Verify(c *Console, path, head string) (*Verified, error) {
 	return v, nil
 }
 
-// checkEnd looks beside the record for lines that are missing at its end: a result that knows of more, or a run.
+// checkEnd looks beside the record for lines that are missing at its end: a result that knows of more, or a run. What the result
+// tells of the requests must be what the lines say.
 func checkEnd(dir, path string, entries []*Entry) error {
-	var result struct {
-		Record RecordEnd `json:"record"`
-	}
+	var result ContinualResult
 	text, err := os.ReadFile(filepath.Join(dir, "result.json"))
 	if err == nil {
 		err = json.Unmarshal(text, &result)
@@ -368,6 +367,14 @@ func checkEnd(dir, path string, entries []*Entry) error {
 		return Inputf("%s: line %d: it is missing: result.json knows of %d lines", path, n+1, end.Requests)
 	case end.Requests > 0 && end.Head != entries[end.Requests-1].Hash:
 		return Inputf("%s: line %d: field hash: %.12s…, and result.json says %.12s…", path, end.Requests, entries[end.Requests-1].Hash, end.Head)
+	}
+	if len(result.Requests) != max(0, end.Requests) {
+		return Inputf("%s: it tells of %s, and says that the record has %d", filepath.Join(dir, "result.json"), Counted(len(result.Requests), "request"), end.Requests)
+	}
+	for i, said := range result.Requests {
+		if !bytes.Equal(canonical(said), canonical(entries[i])) {
+			return Inputf("%s: line %d: result.json tells something else of request %q", path, i+1, entries[i].ID)
+		}
 	}
 	more, err := entryFiles(dir)
 	if err != nil {

@@ -168,6 +168,29 @@ func TestRecord(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// What the result of the stream tells is what the record says.
+	file := filepath.Join(dir, "result.json")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, c := range map[string]struct{ from, to, want string }{
+		"another number of steps": {`"steps": 1,`, `"steps": 2,`, "line 1: result.json tells something else of request \"a\""},
+		"another setting":         {`"method": "neggrad"`, `"method": "adv"`, "line 1: result.json tells something else"},
+		"no lines":                {`"requests": 3`, `"requests": 0`, "it tells of 3 requests"},
+	} {
+		other := bytes.Replace(text, []byte(c.from), []byte(c.to), 1)
+		if bytes.Equal(other, text) {
+			t.Fatalf("%s: nothing to change", what)
+		}
+		if err := os.WriteFile(file, other, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		refused(t, what, dir, "", c.want)
+	}
+	if err := os.WriteFile(file, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := verifyIn(dir, ""); err != nil {
 		t.Error(err)
 	}

@@ -124,6 +124,9 @@ func (inv *Invocation) compat() Compat {
 	if v, _, ok := inv.Config.Get("importance"); ok && v.String() == "mas-batch" {
 		quirks["mas"] = "batch"
 	}
+	if len(quirks) == 0 {
+		return nil // as a result that is read back has it
+	}
 	return quirks
 }
 

@@ -83,7 +83,7 @@ func TestPublishedValues(t *testing.T) {
 			"mean": "0.485,0.456,0.406", "std": "0.229,0.224,0.225", "eps": "4", "batch-size": "1024",
 		},
 		"l2ul/cifar100-vit": {
-			"model": "vit_b_16", "num-adv": "200", "max-passes": "1000", "num-classes": "100", "forget-batch": "32", "adv-batch": "512",
+			"model": "hf-vit_b_16", "num-adv": "200", "max-passes": "1000", "num-classes": "100", "forget-batch": "32", "adv-batch": "512",
 			"batch-size": "512", "img-size": "224",
 		},
 		"l2ul/utkface-resnet18-TNN":      {"num-classes": "9", "dataset": "utkface-tnn", "eps": "2", "num-adv": "300", "forget-batch": "128", "adv-batch": "128"},

@@ -156,7 +156,7 @@ func mobileNet() []*table {
 
 // visionTransformer is torchvision/models/vision_transformer.py (before version 2 of its MLPBlock the layers inside had names),
 // timm/models/vision_transformer.py, and ViTForImageClassification of transformers, which L2UL holds as "encoder".
-// transformers adds 1e-12 to variances and the others 1e-6, which is not in the file.
+// transformers adds 1e-12 to variances and the others 1e-6, which is not in the file: the network is hf-vit_b_16.
 func visionTransformer() []*table {
 	const layer = "encoder.layers.encoder_layer_#."
 	old := append(same("class_token", "conv_proj.*", "encoder.pos_embedding", "encoder.ln.*", "heads.head.*",
