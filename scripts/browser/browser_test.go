@@ -125,6 +125,29 @@ func report(t *testing.T) string {
 	return "file://" + path
 }
 
+// gridReport writes the report of a grid with claims, and an analysis with numbers, and returns its address.
+func gridReport(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(filepath.Join(dir, "cells"), os.DirFS(filepath.Join(repository(t), fixtures))); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"grid.json": `{"schema":"unlearn.grid/1","name":"g","title":"A grid","cells":[{"id":"a","folder":"cells/adv-0"},{"id":"b","folder":"cells/oracle-0"}],
+			"checks":[{"claim":"every run reaches its goal","outcome":"held","source":"the paper","detail":["yes  2 runs"]},{"claim":"adv > oracle","outcome":"did not hold"}]}`,
+		"cells/adv-0/analyses/labels.json": `{"title":"Labels","reading":"Read it.","data":{"entropy":1.5,"rows":[{"label":1,"after":2}]}}`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(dir, "report.html")
+	if out, err := unlearn(t, "report", dir, "--html", path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return "file://" + path
+}
+
 // shown are the texts of one column of the rows that are to be seen.
 const shown = `(column) => [...document.querySelectorAll("#table tbody tr")].filter((r) => !r.hidden).map((r) => r.cells[column].textContent)`
 
@@ -174,13 +197,16 @@ func TestSortAndFilterByKeyboard(t *testing.T) {
 	}
 }
 
-// TestFitsPhones wants nothing but the table to be wider than a phone.
+// TestFitsPhones wants nothing but the tables to be wider than a phone.
 func TestFitsPhones(t *testing.T) {
-	ctx := open(t, report(t), 375, 800)
-	if wide := eval[int](t, ctx, "document.documentElement.scrollWidth"); wide > 375 {
-		t.Errorf("the page is %d pixels wide on 375", wide)
+	for name, address := range map[string]string{"phone.png": report(t), "phone-grid.png": gridReport(t)} {
+		ctx := open(t, address, 375, 800)
+		run(t, ctx, chromedp.Evaluate(`document.querySelectorAll("details").forEach((d) => { d.open = true; })`, nil))
+		if wide := eval[int](t, ctx, "document.documentElement.scrollWidth"); wide > 375 {
+			t.Errorf("%s: the page is %d pixels wide on 375", name, wide)
+		}
+		screenshot(t, ctx, name)
 	}
-	screenshot(t, ctx, "phone.png")
 }
 
 func TestPrints(t *testing.T) {
@@ -210,6 +236,7 @@ func TestAccessible(t *testing.T) {
 			screenshot(t, ctx, scheme+".png")
 		})
 	}
+	t.Run("grid", func(t *testing.T) { accessible(t, open(t, gridReport(t), 375, 800), string(axe)) })
 	t.Run("live", func(t *testing.T) { accessible(t, open(t, serve(t), 1280, 900), string(axe)) })
 }
 
