@@ -73,7 +73,8 @@ func (p *program) benchRun() *cli.Command {
 	return &cli.Command{
 		Name: "run", Usage: "run the cells of a grid that have no result", ArgsUsage: "GRID|preset:NAME", Flags: flags,
 		Description: "Each cell is a run of `unlearn forget` in a folder below that of the grid. Stop it whenever you like, and start it again:\n" +
-			"finished cells are passed over, others go on where they were. Several processes may work on one folder.\n\n" +
+			"finished cells are passed over, others go on where they were. Several processes may work on one folder.\n" +
+			"unlearn help grids says how to write a grid.\n\n" +
 			"  unlearn bench run preset:l2ul/table-cifar10-small --weights r18.pt --data-dir DATA -o grid",
 		Action: func(c *cli.Context) error {
 			var o options

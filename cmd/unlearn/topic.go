@@ -25,6 +25,9 @@ var topicConfig string
 //go:embed topics/compat.txt
 var topicCompat string
 
+//go:embed topics/grids.txt
+var topicGrids string
+
 // topics are what help tells beside commands.
 var topics = map[string]func() string{
 	"exit-codes":  func() string { return topicExitCodes },
@@ -32,6 +35,7 @@ var topics = map[string]func() string{
 	"formats":     func() string { return topicFormats },
 	"config":      func() string { return topicConfig },
 	"compat":      func() string { return topicCompat },
+	"grids":       func() string { return topicGrids },
 	"methods":     topicMethods,
 }
 

@@ -11,7 +11,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"l2ul/unlearn"
+	"l2ul/unlearn/bench"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/run"
 )
 
 // Every variable that the program asks the system for is in the topic, but for keys of options, which it tells of together,
@@ -130,5 +132,26 @@ func TestMethodsTopic(t *testing.T) {
 		if !strings.Contains(topic, "\n  "+m.Name+"\n    does    "+m.Summary+"\n    reads   D_") {
 			t.Errorf("help methods does not tell of %s", m.Name)
 		}
+	}
+}
+
+// The example of help grids is a grid.
+func TestTopicGrids(t *testing.T) {
+	_, text, _ := strings.Cut(topicGrids, "\n    title:")
+	text, _, _ = strings.Cut("    title:"+text, "\n\n")
+	grid, err := bench.Parse("example", []byte(strings.ReplaceAll(text, "\n    ", "\n")[4:]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	catalog, err := run.Catalog()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cells, err := grid.Cells(bench.Sources{Catalog: catalog, Env: func(string) (string, bool) { return "", false }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(cells) != 4 || len(grid.Checks) != 2 { // four of the matrix, one more, one less
+		t.Errorf("%d cells, %d checks", len(cells), len(grid.Checks))
 	}
 }

@@ -164,7 +164,7 @@ func Parse(path string, text []byte) (*Grid, error) {
 			return nil, wrong(err)
 		}
 		if err := yaml.NodeToValue(d.Body, &doc, yaml.Strict()); err != nil {
-			return nil, wrong(err)
+			return nil, run.Usagef("%w; unlearn help grids shows what a grid file may have", wrong(err))
 		}
 	}
 	g := &doc.Grid
