@@ -215,6 +215,9 @@ func (f *forgetting) check() error {
 	if err := f.loop.Check(f.method, f.net, f.blank(), k, driving); err != nil || !f.weighs() {
 		return err
 	}
+	if f.ladder.Weighted() && f.importance.Kind == "uniform" { // Ω̂ is 0 everywhere
+		return Usagef("--rawp-weight importance with --importance uniform: no parameter is more important than another, so there would be no noise at all; take another estimator, or --rawp-weight none")
+	}
 	if path := f.importance.File(); path != "" {
 		return f.openImportance(path)
 	}
