@@ -42,7 +42,7 @@ func TestNetworkOf(t *testing.T) {
 		each(0, func(name string, net models.Classifier) {
 			for of, file := range files {
 				want := 0
-				if as := strings.NewReplacer("deit", "vit"); as.Replace(of) == as.Replace(name) {
+				if as := strings.NewReplacer("deit", "vit", "hf-", ""); as.Replace(of) == as.Replace(name) {
 					want = classes
 				}
 				if got := classesAs(net, file); got != want {
@@ -50,7 +50,7 @@ func TestNetworkOf(t *testing.T) {
 				}
 			}
 		})
-		for of, want := range map[string]string{"resnet20": "resnet20", "vit_s_32": "vit_s_32", "vit_s_16": "deit_s_16 or vit_s_16"} {
+		for of, want := range map[string]string{"resnet20": "resnet20", "vit_s_32": "vit_s_32", "vit_s_16": "deit_s_16 or vit_s_16", "hf-vit_b_16": "deit_b_16 or hf-vit_b_16 or vit_b_16"} {
 			if names, n := networksOf(files[of]); strings.Join(names, " or ") != want || n != classes {
 				t.Errorf("found %q with %d classes, want %s with %d", names, n, want, classes)
 			}

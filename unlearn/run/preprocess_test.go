@@ -61,6 +61,7 @@ func TestPreprocessOfCard(t *testing.T) {
 		{"utkface", "l2ul-resnet18", "", nil, "resize 128 bilinear, crop 120", nil},
 		{"utkface", "resnet18", "", nil, "resize 256 bilinear, crop 224", nil},
 		{"cifar10", "resnet18", "", nil, "", nil},
+		{"cifar100", "hf-vit_b_16", "224", nil, "resize 224 bilinear, crop 224", nil}, // as preset l2ul/cifar100-vit
 		{"imagenet", "resnet50", "112", []float64{0, 0, 0}, "resize 128 bilinear, crop 112", []string{
 			"the preparation of images is resize 128 bilinear, crop 112, and resnet50 was made for resize 256 bilinear, crop 224",
 			"--mean is [0 0 0], and resnet50 was made for [0.485 0.456 0.406]",
@@ -82,7 +83,7 @@ func TestPreprocessOfCard(t *testing.T) {
 		}
 	}
 	for says, source := range map[string]DataOptions{
-		"cifar10 has pixels of one size":                     {Dataset: "cifar10", ImgSize: "224"},
+		"cifar10 has pixels of one size":                     {Dataset: "cifar10", Interpolation: "bicubic"},
 		"need a size, which neither imagefolder nor the net": {Dataset: "imagefolder", Interpolation: "bicubic"},
 	} {
 		d := &desk{source: source}
