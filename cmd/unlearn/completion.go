@@ -159,10 +159,9 @@ func flagsOf(at place, given map[string]bool, current string) (c choices) {
 				about, _, _ = strings.Cut(o.field.Help, ";")
 			}
 			row := [2]string{dashed(name), about}
-			switch {
-			case i == 0:
+			if i == 0 {
 				c.values = append(c.values, row)
-			default:
+			} else {
 				others.values = append(others.values, row)
 			}
 		}

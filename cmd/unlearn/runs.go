@@ -27,7 +27,7 @@ func (p *program) runs() *cli.Command {
 }
 
 // aboutRuns is a subcommand about run folders, of which it takes least to most.
-func aboutRuns[Options any](p *program, cmd *cli.Command, least, most int, do func(Options, []string) error) *cli.Command {
+func aboutRuns[Options any](cmd *cli.Command, least, most int, do func(Options, []string) error) *cli.Command {
 	var none Options
 	flags, read := simple(none)
 	cmd.Flags = flags
@@ -91,7 +91,7 @@ func (p *program) runsList() *cli.Command {
 		JSON bool   `flag:"json" config:"no" help:"JSON on stdout"`
 		Sort string `flag:"sort" config:"no" env:"-" default:"began" oneof:"began|run|method|k|outcome|forget|retain|test|seconds" help:"column to sort by, smallest first"`
 	}
-	return aboutRuns(p, &cli.Command{
+	return aboutRuns(&cli.Command{
 		Name: "ls", Usage: "the runs below a folder, unfinished ones as well", ArgsUsage: "[DIR]",
 		Description: "Without DIR, those below runs. Accuracies are those after forgetting.",
 	}, 0, 1, func(o options, args []string) error {
@@ -146,7 +146,7 @@ func (p *program) runsShow() *cli.Command {
 	type options struct {
 		JSON bool `flag:"json" config:"no" help:"JSON on stdout"`
 	}
-	return aboutRuns(p, &cli.Command{
+	return aboutRuns(&cli.Command{
 		Name: "show", Usage: "all that a run folder tells: outcome, scores, settings, environment, command lines", ArgsUsage: "RUN",
 	}, 1, 1, func(o options, args []string) error {
 		r, err := openRun(args[0])
@@ -252,7 +252,7 @@ func (p *program) runsDiff() *cli.Command {
 	type options struct {
 		JSON bool `flag:"json" config:"no" help:"JSON on stdout"`
 	}
-	return aboutRuns(p, &cli.Command{
+	return aboutRuns(&cli.Command{
 		Name: "diff", Usage: "where two runs part: settings, first step, first weight", ArgsUsage: "A B",
 		Description: "Steps are compared without their times, weights bit by bit.",
 	}, 2, 2, func(o options, args []string) error {
@@ -332,7 +332,7 @@ func (p *program) runsRemove() *cli.Command {
 	type options struct {
 		Yes bool `flag:"yes,y" config:"no" env:"-" help:"do not ask"`
 	}
-	return aboutRuns(p, &cli.Command{
+	return aboutRuns(&cli.Command{
 		Name: "rm", Usage: "remove run folders", ArgsUsage: "RUN…",
 		Description: "Removes what runs wrote, and no other file that lies in their folders. Runs at work are left alone.",
 	}, 1, 1000, func(o options, args []string) error {

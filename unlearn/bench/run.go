@@ -179,7 +179,7 @@ func (r *Runner) process(ctx context.Context, c *Cell, held *os.File) *Failure {
 		going = []string{"--force"}
 	}
 	args := append(append([]string{}, c.Args...), "-o", folder, "-q", "--progress", "none", "--log-format", "json")
-	cmd := exec.CommandContext(ctx, r.Program, append(args, going...)...)
+	cmd := exec.CommandContext(ctx, r.Program, append(args, going...)...) //nolint:gosec // this program, and the settings of a grid
 	cmd.Env = r.Env
 	said := &tail{}
 	cmd.Stderr = said

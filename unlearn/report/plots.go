@@ -131,7 +131,8 @@ func (p Plot) inline() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	svg := string(data[bytes.Index(data, []byte("<svg")):])
+	_, body, _ := strings.Cut(string(data), "<svg") // behind the declaration of XML
+	svg := "<svg" + body
 	svg = styles.ReplaceAllStringFunc(svg, func(style string) string {
 		var b strings.Builder
 		for i, rule := range strings.Split(styles.FindStringSubmatch(style)[1], ";") {

@@ -457,7 +457,9 @@ func TestPage(t *testing.T) {
 }
 
 func TestPageIsTheSameEachTime(t *testing.T) {
-	if r := load(t, runs); page(t, r) != page(t, load(t, runs)) || page(t, r) != page(t, r) {
+	r := load(t, runs)
+	first := page(t, r)
+	if again := page(t, r); again != first || page(t, load(t, runs)) != first {
 		t.Error("two pages of the same runs differ")
 	}
 }

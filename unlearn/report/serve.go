@@ -6,6 +6,7 @@ import (
 	"context"
 	_ "embed" // for the page
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html/template"
 	"net"
@@ -60,12 +61,17 @@ func Serve(ctx context.Context, address string, paths []string, ready func(url s
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	if err := server.Shutdown(grace); err != nil {
-		err = server.Close() // somebody is still being answered: they will not miss the rest
-		<-ended
-		return err
+		return errors.Join(server.Close(), closed(<-ended)) // somebody is still being answered: they will not miss the rest
 	}
-	<-ended
-	return nil
+	return closed(<-ended)
+}
+
+// closed returns what a server ended with, but for its being told to.
+func closed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
 }
 
 // handler answers requests. Run folders are read at most once a second, however many ask.
@@ -122,7 +128,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (h *handler) live(w http.ResponseWriter) {
 	rules := policy(pageCSS, liveJS, "; connect-src 'self'; frame-ancestors 'none'")
 	h.page(w, rules, func(b *bytes.Buffer) error {
-		return liveTemplate.Execute(b, map[string]any{"CSS": template.CSS(pageCSS), "JS": template.JS(liveJS), "Columns": statusColumns})
+		return liveTemplate.Execute(b, map[string]any{"CSS": template.CSS(pageCSS), "JS": template.JS(liveJS), "Columns": statusColumns}) //nolint:gosec // our own
 	})
 }
 

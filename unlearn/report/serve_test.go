@@ -51,7 +51,7 @@ func serve(t *testing.T, paths ...string) (address string) {
 // ask sends a request as it stands, which http.Client would tidy up, and returns status and body.
 func ask(t *testing.T, address, request string) (*http.Response, string) {
 	t.Helper()
-	conn, err := net.DialTimeout("tcp", address, 10*time.Second)
+	conn, err := (&net.Dialer{Timeout: 10 * time.Second}).DialContext(t.Context(), "tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func TestServeAnswersLittle(t *testing.T) {
 		{"GET", "/adv-0/result.json", at, 404},
 		{"GET", "/status.json/", at, 404},
 	} {
-		response, body := ask(t, at, fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", c.method, c.path, c.host))
+		response, body := ask(t, at, fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", c.method, c.path, c.host)) //nolint:bodyclose // ask closes it
 		if response.StatusCode != c.want {
 			t.Errorf("%s %s of %s: %d, want %d", c.method, c.path, c.host, response.StatusCode, c.want)
 		}
@@ -128,7 +128,11 @@ func TestServeShowsProgress(t *testing.T) {
 	}
 	at := serve(t, dir)
 	state := func() string {
-		response, err := http.Get("http://" + at + "/status.json")
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+at+"/status.json", http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.DefaultClient.Do(request)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -340,13 +340,14 @@ func count(s results.Stat) func(float64) string {
 
 // interval writes a mean and, of several runs, half the width of its interval.
 func interval(s results.Stat, write func(float64) string, pm string) string {
-	switch {
-	case s.N == 0:
+	switch s.N {
+	case 0:
 		return "-"
-	case s.N == 1:
+	case 1:
 		return write(s.Mean)
+	default:
+		return write(s.Mean) + pm + write(s.Half)
 	}
-	return write(s.Mean) + pm + write(s.Half)
 }
 
 // Notes are the sentences that a reader of the table needs.

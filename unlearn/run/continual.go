@@ -343,8 +343,8 @@ func (s *stream) finished(f *forgetting) (*Result, error) {
 		return nil, err
 	}
 	result := &Result{}
-	if json.Unmarshal(text, result) != nil { // not written by this program
-		return nil, nil
+	if json.Unmarshal(text, result) != nil {
+		return nil, nil //nolint:nilerr // not written by this program, so there is no result
 	}
 	before := s.weights.Hash()
 	if last := s.record.last(); last != nil {
