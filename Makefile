@@ -33,7 +33,7 @@ cuda-libtorch: libs ## libtorch's CUDA half under lib/libtorch, to compute on a 
 gpu-bundle: libs cuda ## build/gpu-bundle.tar.gz, for scripts/gpu-check.sh on a machine with a GPU
 	scripts/gpu-bundle.sh
 
-test: libs build/emulation/libl2ul.so ## everything that must pass, with the race detector; under 9 minutes on 2 cores
+test: libs build/emulation/libl2ul.so ## everything that must pass, with the race detector; about ten minutes on 2 cores
 	go test -race -timeout 9m ./...
 	go test -timeout 9m ./cmd/...
 
