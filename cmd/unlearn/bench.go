@@ -259,7 +259,7 @@ func (p *program) benchStatus() *cli.Command {
 				return err
 			}
 			if o.JSON {
-				return p.emit(s)
+				return p.summarize(s)
 			}
 			lines := []string{fmt.Sprintf("%s: %d done, %d running, %d failed, %d left", s.Name, s.Done, len(s.Running), len(s.Failed), s.Left)}
 			if s.Seconds > 0 {
@@ -274,12 +274,6 @@ func (p *program) benchStatus() *cli.Command {
 			return printLines(p.stdout, lines...)
 		},
 	}
-}
-
-func (p *program) emit(result any) error {
-	console := run.NewConsole(run.TerminalOptions{JSON: true}, p.stdout, p.stderr)
-	console.Emit(run.Summary{Result: result})
-	return console.Close()
 }
 
 func (p *program) benchCheck() *cli.Command {
@@ -302,7 +296,7 @@ func (p *program) benchCheck() *cli.Command {
 				return err
 			}
 			if o.JSON {
-				return errors.Join(p.emit(map[string]any{"checks": checks}), err)
+				return errors.Join(p.summarize(map[string]any{"checks": checks}), err)
 			}
 			for _, check := range checks {
 				lines := []string{fmt.Sprintf("%s: %s", check.Claim(), check.Outcome)}

@@ -71,13 +71,11 @@ func (p *program) configJSON(cfg *config.Config) error {
 			keys[f.Name] = key{v.Plain(), o.String()}
 		}
 	}
-	console := run.NewConsole(run.TerminalOptions{JSON: true}, p.stdout, p.stderr)
-	console.Emit(run.Summary{Result: struct {
+	return p.summarize(struct {
 		Verb string         `json:"verb"`
 		Hash string         `json:"config_hash"`
 		Keys map[string]key `json:"keys"`
-	}{cfg.Spec.Verb, cfg.Hash(), keys}})
-	return console.Close()
+	}{cfg.Spec.Verb, cfg.Hash(), keys})
 }
 
 func (p *program) configValidate() *cli.Command {

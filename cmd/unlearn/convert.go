@@ -42,3 +42,10 @@ func (p *program) convert() *cli.Command {
 func (p *program) console(asJSON bool) *run.Console {
 	return run.NewConsole(run.TerminalOptions{JSON: asJSON, LogFormat: "auto", Progress: "auto"}, p.stdout, p.stderr)
 }
+
+// summarize emits the one event of a verb that tells what it found.
+func (p *program) summarize(result any) error {
+	console := p.console(true)
+	console.Emit(run.Summary{Result: result})
+	return console.Close()
+}

@@ -36,9 +36,7 @@ func (p *program) doctor() *cli.Command {
 				}
 			}
 			if o.JSON {
-				console := run.NewConsole(run.TerminalOptions{JSON: true}, p.stdout, p.stderr)
-				console.Emit(run.Summary{Result: map[string]any{"checks": checks, "environment": run.CurrentEnvironment()}})
-				if err := console.Close(); err != nil {
+				if err := p.summarize(map[string]any{"checks": checks, "environment": run.CurrentEnvironment()}); err != nil {
 					return err
 				}
 			}

@@ -11,7 +11,6 @@ import (
 	"l2ul/unlearn"
 	"l2ul/unlearn/analysis"
 	"l2ul/unlearn/data"
-	"l2ul/unlearn/run"
 	"l2ul/unlearn/run/config"
 )
 
@@ -57,9 +56,7 @@ func (p *program) ls() *cli.Command {
 					return err
 				}
 				if o.JSON {
-					console := run.NewConsole(run.TerminalOptions{JSON: true}, p.stdout, p.stderr)
-					console.Emit(run.Summary{Result: map[string][]item{l.kind: items}})
-					return console.Close()
+					return p.summarize(map[string][]item{l.kind: items})
 				}
 				var rows [][2]string
 				for _, i := range items {

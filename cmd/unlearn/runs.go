@@ -44,13 +44,6 @@ func aboutRuns[Options any](cmd *cli.Command, least, most int, do func(Options, 
 	return cmd
 }
 
-// summarize emits the one event of a verb that tells what it found.
-func (p *program) summarize(result any) error {
-	console := p.console(true)
-	console.Emit(run.Summary{Result: result})
-	return console.Close()
-}
-
 // openRun reads a run folder that a person named.
 func openRun(path string) (*results.Run, error) {
 	r, err := results.Open(path)
