@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 
 	"l2ul/unlearn/importance"
 	"l2ul/unlearn/run"
+	"l2ul/unlearn/run/cache"
 	"l2ul/unlearn/run/config"
 )
 
@@ -60,19 +60,11 @@ func (ids identities) of(cfg *config.Config) (map[string]string, error) {
 
 // content identifies a file by its bytes. What is no file here, as a name on a hub, stands for itself.
 func content(path string) (string, error) {
-	f, err := os.Open(path)
+	sum, err := cache.HashFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return path, nil
 	}
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return sum, err
 }
 
 // listing identifies data by the names and sizes of its files: reading ImageNet for a name would take longer than many a cell.

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"l2ul/torch"
+	"l2ul/unlearn/run/cache"
 )
 
 const checkpointSchema = "unlearn.checkpoint/1"
@@ -112,7 +113,7 @@ func (f *Folder) saveCheckpoint(step int64, write func(path string) error, input
 	if err := write(tensors); err != nil {
 		return "", errors.Join(err, removeIfThere(tensors))
 	}
-	sum, err := hashFile(tensors)
+	sum, err := cache.HashFile(tensors)
 	if err != nil {
 		return "", err
 	}
@@ -206,7 +207,7 @@ func readCheckpoint(manifest string) (*Checkpoint, error) {
 	if c.Schema != checkpointSchema {
 		return nil, fmt.Errorf("%s: schema %q, expected %q", manifest, c.Schema, checkpointSchema)
 	}
-	sum, err := hashFile(c.path)
+	sum, err := cache.HashFile(c.path)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.path, reason(err))
 	}

@@ -16,6 +16,7 @@ import (
 	"l2ul/unlearn"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/engine"
+	"l2ul/unlearn/run/cache"
 	"l2ul/unlearn/run/config"
 )
 
@@ -379,7 +380,7 @@ func (s *stream) entry(f *forgetting, result *Result) (*Entry, error) {
 	}
 	e.WeightsAfter = weights.Hash()
 	for _, name := range recordedFiles {
-		if e.Files[name], err = hashFile(filepath.Join(f.o.Output, name)); err != nil {
+		if e.Files[name], err = cache.HashFile(filepath.Join(f.o.Output, name)); err != nil {
 			return nil, err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"l2ul/internal/nearest"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/fetch"
+	"l2ul/unlearn/run/cache"
 	"l2ul/unlearn/weights"
 )
 
@@ -215,7 +216,7 @@ func FetchData(ctx context.Context, c *Console, o FetchDataOptions, name string)
 			}
 			return nil, err
 		}
-		sum, err := hashFile(filepath.Join(folder, file))
+		sum, err := cache.HashFile(filepath.Join(folder, file))
 		if err != nil {
 			return nil, err
 		}

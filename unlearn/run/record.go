@@ -16,6 +16,7 @@ import (
 	"l2ul/torch/ckpt"
 	"l2ul/unlearn"
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/run/cache"
 )
 
 // A deletion record is a file with one line for each request that was served, each of which ends in a hash of its own bytes, the
@@ -395,7 +396,7 @@ func checkEnd(dir, path string, entries []*Entry) error {
 // check compares the folder of a run with what the entry says.
 func (e *Entry) check(folder string) error {
 	for _, name := range recordedFiles {
-		sum, err := hashFile(filepath.Join(folder, name))
+		sum, err := cache.HashFile(filepath.Join(folder, name))
 		if err != nil {
 			return fmt.Errorf("field files: %s: %w", filepath.Join(folder, name), reason(err))
 		}

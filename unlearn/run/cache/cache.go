@@ -68,7 +68,7 @@ func (c *Cache) Get(kind, key string, note any, path string) (bool, error) {
 			return false, err
 		}
 		// The names of a link are one file: whoever changed it in a run folder changed it here.
-		if sum, err := hash(path); err != nil || sum != r.File {
+		if sum, err := HashFile(path); err != nil || sum != r.File {
 			return false, errors.Join(c.damaged(name, fmt.Errorf("its file has changed")), err, os.Remove(path))
 		}
 	}
@@ -102,7 +102,7 @@ func (c *Cache) Put(kind, key string, note any, path string) error {
 		return err
 	}
 	if path != "" {
-		if r.File, err = hash(path); err != nil {
+		if r.File, err = HashFile(path); err != nil {
 			return err
 		}
 		if err := share(path, name+filepath.Ext(path)); err != nil {
@@ -294,7 +294,8 @@ func removeIfThere(path string) error {
 	return nil
 }
 
-func hash(path string) (string, error) {
+// HashFile returns the sha256 of a file in hex.
+func HashFile(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
