@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -22,7 +23,8 @@ func (p *program) forget() *cli.Command {
 			if result == nil || inv.Console.JSON() {
 				return err
 			}
-			t := newTable("", "to forget", "retained", "test")
+			first := cmp.Or(result.Before, result.After, &run.Scores{})
+			t := newTable("", of("to forget", &first.Forget), of("retained", first.Retain), of("test", first.Test))
 			for _, row := range []struct {
 				name   string
 				scores *run.Scores
@@ -31,12 +33,20 @@ func (p *program) forget() *cli.Command {
 					t.AppendRow([]any{row.name, percent(&row.scores.Forget), percent(row.scores.Retain), percent(row.scores.Test)})
 				}
 			}
-			if printErr := printLines(p.stdout, t.Render(), pooled(result.Pool), fmt.Sprintf("%s: %s after %d steps, %.1f s; %s",
-				result.Method, result.Outcome, result.Steps, result.Seconds.Total, result.Progress())); printErr != nil {
+			if printErr := printLines(p.stdout, t.Render(), pooled(result.Pool), fmt.Sprintf("%s: %s after %s, %.1f s; %s",
+				result.Method, result.Outcome, run.Counted(int(result.Steps), "step"), result.Seconds.Total, result.Progress())); printErr != nil {
 				return printErr
 			}
 			return err
 		})
+}
+
+// of says how many images a column's shares are of.
+func of(what string, s *run.Score) string {
+	if s == nil {
+		return what
+	}
+	return fmt.Sprintf("%s (%d)", what, s.N)
 }
 
 // pooled says what a correction did to the rest of its pool; it is empty for other runs.

@@ -6,9 +6,22 @@ import (
 	"strings"
 )
 
-// Unknown is the sentence about a name that is none of known: with the nearest, and with all of them.
+// manyNames are more than a person wants to read who has mistyped one.
+const manyNames = 12
+
+// Unknown is the sentence about a name that is none of known, with advice as of [Advice].
 func Unknown(kind, name string, known []string) string {
-	return fmt.Sprintf("unknown %s %q; %sone of: %s", kind, name, Hint(name, known), strings.Join(known, ", "))
+	return fmt.Sprintf("unknown %s %q; %s", kind, name, Advice(name, known))
+}
+
+// Advice names what a name that is none of known may have meant: the nearest, and all of them unless there is one and they
+// are many.
+func Advice(name string, known []string) string {
+	hint := Hint(name, known)
+	if hint != "" && len(known) >= manyNames {
+		return strings.TrimSpace(hint)
+	}
+	return hint + "one of: " + strings.Join(known, ", ")
 }
 
 // Hint is `did you mean "eps"? `, or nothing where no candidate is near.

@@ -1,6 +1,9 @@
 package nearest
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 func TestTo(t *testing.T) {
 	names := []string{"reg-lambda", "eps", "num-adv", "norm", "method", "weight-decay", "weights"}
@@ -15,6 +18,11 @@ func TestTo(t *testing.T) {
 }
 
 func TestUnknown(t *testing.T) {
+	long := strings.Split("abcdefghijklm", "")
+	long = append(long, "cifar10")
+	if got, want := Unknown("dataset", "cifar11", long), `unknown dataset "cifar11"; did you mean "cifar10"?`; got != want {
+		t.Errorf("%s\n%s", got, want)
+	}
 	for name, want := range map[string]string{
 		"cifar11": `unknown dataset "cifar11"; did you mean "cifar10"? one of: cifar10, mnist`,
 		"xyzzy":   `unknown dataset "xyzzy"; one of: cifar10, mnist`,

@@ -235,7 +235,7 @@ func (a *analyzing) run(ctx context.Context, run string) (results []*AnalysisRes
 // finishedRun reads how a run of `unlearn forget` ended.
 func finishedRun(run string) (*end, error) {
 	if info, err := os.Stat(run); err != nil {
-		return nil, Inputf("no such run: %w", reason(err))
+		return nil, Inputf("no run folder here: %w", reason(err))
 	} else if !info.IsDir() {
 		return nil, Usagef("this is a file; name the run folder")
 	}

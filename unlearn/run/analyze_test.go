@@ -220,7 +220,7 @@ func TestAnalyzeRefuses(t *testing.T) {
 		says          string
 		code          int
 	}{
-		{name: "no folder", run: file("nowhere"), says: "no such run", code: ExitInput},
+		{name: "no folder", run: file("nowhere"), says: "no run folder here: no such file", code: ExitInput},
 		{name: "a file", run: file("result.json"), says: "name the run folder", code: ExitUsage},
 		{name: "no result", touched: "result.json", change: remove("result.json"), says: "no result.json", code: ExitInput},
 		{name: "damaged result", touched: "result.json", change: func() { edit("result.json", "{", "[") }, says: "damaged", code: ExitInput},

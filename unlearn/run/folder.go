@@ -38,6 +38,7 @@ type Folder struct {
 	verb   string
 	hash   string // of the configuration
 	resume string // the hash that a checkpoint must share
+	calls  string // the program, as it was called
 	lock   *flock.Flock
 }
 
@@ -50,8 +51,14 @@ type Opening struct {
 	Catalog config.Catalog
 	Config  *config.Config
 	Options FolderOptions
-	Argv    []string
+	Argv    []string  // begins with the program, as it was called
 	Now     time.Time // of the run's beginning; zero for one that is only planned
+}
+
+func (o *Opening) folder(path string) *Folder {
+	f := folderAt(path, o.Config)
+	f.calls = o.Argv[0]
+	return f
 }
 
 // OpenFolder creates the folder of a new run, or finds the one to go on with. The checkpoint is nil unless the run is
@@ -74,7 +81,7 @@ func (o Opening) open(inner string, examine func(*Folder, Opening) (*Checkpoint,
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, nil, fmt.Errorf("cannot make the run folder: %w", err)
 	}
-	f := folderAt(path, o.Config)
+	f := o.folder(path)
 	f.lock = flock.New(filepath.Join(path, lockName))
 	undo := func(err error) (*Folder, *Checkpoint, error) {
 		f.Close()
@@ -122,7 +129,7 @@ func PreviewFolder(o Opening) (p Preview, err error) {
 	if _, err := os.Lstat(p.Path); err != nil {
 		return p, creatable(p.Path)
 	}
-	f := folderAt(p.Path, o.Config)
+	f := o.folder(p.Path)
 	if _, err := os.Stat(f.Path(lockName)); err == nil {
 		f.lock = flock.New(f.Path(lockName))
 		locked, err := f.lock.TryLock()
@@ -313,7 +320,7 @@ func (f *Folder) examine(o Opening) (checkpoint *Checkpoint, stale bool, err err
 
 // again is the command line that goes on with the run as it was configured.
 func (f *Folder) again() string {
-	return ResumeLine([]string{"unlearn", f.verb, "-c", f.Path("config.yaml")}, f.path)
+	return ResumeLine([]string{f.calls, f.verb, "-c", f.Path("config.yaml")}, f.path)
 }
 
 // otherConfiguration names the keys in which the run in the folder differs.

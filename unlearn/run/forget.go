@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"l2ul/torch"
@@ -723,7 +724,7 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 		}
 		return nil, err
 	}
-	name, file := plainModel, nn.Snapshot(f.net)
+	name, file := plainModel, f.snapshot()
 	if res.Outcome == unlearn.Diverged {
 		name = "model-last-finite.safetensors"
 	} else if f.o.SaveFormat == "same" {
@@ -753,12 +754,13 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 	case unlearn.Diverged:
 		return result, fmt.Errorf("diverged: %s", res.Reason)
 	case unlearn.Capped:
-		advice := fmt.Sprintf("Go on with `%s` and a higher cap", f.folder.again())
+		flag, _, _ := strings.Cut(res.Reason, " ")
+		advice := fmt.Sprintf("Go on with `%s %s N`, N higher than that", f.folder.again(), flag)
 		if ladder := f.method.Ladder; ladder != nil && res.Steps == ladder.Rungs {
 			advice = "Another --seed draws other noise"
 		}
-		return result, NotReachedf("the goal was not reached: %s after %d steps (%s); the weights are written. %s",
-			result.Progress(), res.Steps, res.Reason, advice)
+		return result, NotReachedf("the goal was not reached: %s after %s (%s); the weights are written. %s",
+			result.Progress(), Counted(int(res.Steps), "step"), res.Reason, advice)
 	default:
 		return result, nil
 	}

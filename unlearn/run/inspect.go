@@ -63,16 +63,17 @@ func Inspect(ctx context.Context, c *Console, name string, offline bool) (*Inspe
 		}
 	}
 	err = torch.Run(torch.CPU, func() error {
-		names, classes := networksOf(file)
+		names, classes := networksOf(file, style)
 		in.Network, in.Classes = strings.Join(names, " or "), classes
 		return nil
 	})
 	return in, err
 }
 
-// networksOf names the networks that the tensors of a file are of, and the number of classes: none and 0 if there are none, several
-// where networks differ in what they are trained on alone. It builds networks to compare, which takes up to a second.
-func networksOf(file *ckpt.File) (names []string, classes int) {
+// networksOf names the networks that the tensors of a file are of, and the number of classes: none and 0 if there are none,
+// several where networks differ in what is not in their tensors, and neither what the file says of itself nor the style of
+// its names tells. It builds networks to compare, which takes up to a second.
+func networksOf(file *ckpt.File, style keys.Style) (names []string, classes int) {
 	for _, candidate := range models.Names() {
 		torch.Scope(func() {
 			net, err := models.New(candidate, models.Options{Undrawn: true})
@@ -84,6 +85,14 @@ func networksOf(file *ckpt.File) (names []string, classes int) {
 				names, classes = append(names, candidate), n
 			}
 		})
+	}
+	if own := file.Metadata[modelKey]; slices.Contains(names, own) {
+		return []string{own}, classes
+	}
+	if style == keys.HF {
+		if theirs := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !strings.HasPrefix(n, "hf-") }); len(theirs) > 0 {
+			names = theirs
+		}
 	}
 	return names, classes
 }

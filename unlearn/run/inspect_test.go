@@ -7,6 +7,7 @@ import (
 
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
+	"l2ul/torch/ckpt/keys"
 	"l2ul/torch/models"
 )
 
@@ -51,8 +52,18 @@ func TestNetworkOf(t *testing.T) {
 			}
 		})
 		for of, want := range map[string]string{"resnet20": "resnet20", "vit_s_32": "vit_s_32", "vit_s_16": "deit_s_16 or vit_s_16", "hf-vit_b_16": "deit_b_16 or hf-vit_b_16 or vit_b_16"} {
-			if names, n := networksOf(files[of]); strings.Join(names, " or ") != want || n != classes {
+			if names, n := networksOf(files[of], ""); strings.Join(names, " or ") != want || n != classes {
 				t.Errorf("found %q with %d classes, want %s with %d", names, n, want, classes)
+			}
+		}
+		vit := files["hf-vit_b_16"]
+		if names, _ := networksOf(vit, keys.HF); !slices.Equal(names, []string{"hf-vit_b_16"}) {
+			t.Errorf("with the names of transformers it is taken for %q", names)
+		}
+		for _, says := range []string{"deit_b_16", "resnet20"} { // one that it can be, one that it cannot
+			names, _ := networksOf(&ckpt.File{Tensors: vit.Tensors, Metadata: map[string]string{"model": says}}, "")
+			if slices.Equal(names, []string{says}) != (says == "deit_b_16") {
+				t.Errorf("it says that it is %s and is taken for %q", says, names)
 			}
 		}
 		for what, spoil := range map[string]func(weight, bias *ckpt.Tensor){
@@ -64,7 +75,7 @@ func TestNetworkOf(t *testing.T) {
 			file := &ckpt.File{Tensors: slices.Clone(files["resnet20"].Tensors)}
 			head := file.Tensors[len(file.Tensors)-2:]
 			spoil(&head[0], &head[1])
-			if names, _ := networksOf(file); len(names) > 0 {
+			if names, _ := networksOf(file, ""); len(names) > 0 {
 				t.Errorf("%s passes for %q", what, names)
 			}
 		}

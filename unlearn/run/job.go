@@ -415,10 +415,8 @@ const autoModel = "auto"
 // build makes the network, with fresh weights unless it is to be given others.
 func (d *desk) build(undrawn bool) error {
 	switch d.model.Model {
-	case "":
-		return Usagef("name the network with --model; `unlearn ls models` lists them")
-	case autoModel:
-		return Usagef("--model auto: there are no weights to tell the network from; name it, or a checkpoint with --weights")
+	case "", autoModel:
+		return Usagef("name the network with --model (`unlearn ls models` lists them), or with --weights a checkpoint to tell it from")
 	}
 	classes, err := d.classes()
 	if err != nil {

@@ -110,7 +110,7 @@ func (f *forgetting) trainOracle(ctx context.Context, key string, job *train.Job
 	f.state.Seconds.Unlearn = time.Since(began).Seconds()
 	f.state.Oracle.Seconds = f.state.Seconds.Unlearn
 	path := f.folder.Path(plainModel)
-	if err := ckpt.Save(path, nn.Snapshot(f.net)); err != nil {
+	if err := ckpt.Save(path, f.snapshot()); err != nil {
 		return err
 	}
 	if f.state.Oracle.Key != key { // begun elsewhere: neither there nor here it would have got these bits

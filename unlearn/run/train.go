@@ -178,10 +178,13 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*T
 	return result, d.conclude(folder, result, unlearn.Outcome(result.Outcome))
 }
 
+// modelKey is where a file of weights names its network.
+const modelKey = "model"
+
 // snapshot is the network as a file that says what it is of.
 func (d *desk) snapshot() *ckpt.File {
 	file := nn.Snapshot(d.net)
-	file.Metadata = map[string]string{"model": d.model.Model, "dataset": d.train.Dataset, "classes": fmt.Sprint(len(d.train.Classes))}
+	file.Metadata = map[string]string{modelKey: d.model.Model, "dataset": d.train.Dataset, "classes": fmt.Sprint(len(d.train.Classes))}
 	return file
 }
 

@@ -25,7 +25,7 @@ type ModelOptions struct {
 
 // NetworkOptions name a network.
 type NetworkOptions struct {
-	Model      string    `flag:"model,m" group:"model and data" arg:"NAME" help:"network; unlearn ls models lists them; auto: the one that the weights fit"`
+	Model      string    `flag:"model,m" default:"auto" group:"model and data" arg:"NAME" help:"network; unlearn ls models lists them; auto: the one that the weights fit"`
 	NumClasses int       `flag:"num-classes" min:"1" deftext:"as the dataset" group:"model and data" help:"number of classes"`
 	Mean       []float64 `flag:"mean" group:"model and data" deftext:"as the network" arg:"R,G,B" help:"mean of each channel, pixels in [0, 1]"`
 	Std        []float64 `flag:"std" group:"model and data" deftext:"as the network" arg:"R,G,B" help:"standard deviation of each channel"`

@@ -41,7 +41,7 @@ func TestPresets(t *testing.T) {
 					continue
 				}
 				model, _, _ := cfg.Get("model")
-				if whole := model.String() != "" && !pretrained[preset]; whole && (method == "retrain" || spec.Verb == "train") {
+				if whole := model.String() != autoModel && !pretrained[preset]; whole && (method == "retrain" || spec.Verb == "train") {
 					if v, o, _ := cfg.Get("epochs"); !strings.HasPrefix(o.String(), "preset:") {
 						t.Errorf("%s, %s %s: epochs = %s from %s", preset, spec.Verb, method, v, o)
 					}

@@ -118,7 +118,7 @@ func (d *desk) openWeights(ctx context.Context) error {
 		d.Console.Log().Info().Str("style", string(style)).Msg("the checkpoint's keys are named as another project does; they were converted to ours")
 	}
 	if d.model.Model == autoModel {
-		names, _ := networksOf(file)
+		names, _ := networksOf(file, style)
 		switch len(names) {
 		case 0:
 			return Inputf("--model auto: %s holds the weights of none of the networks that `unlearn ls models` lists; `unlearn inspect` shows its tensors", d.model.Weights)
@@ -155,7 +155,7 @@ func (d *desk) load(ctx context.Context) (err error) {
 // restore sets the network to the weights of a file.
 func (d *desk) restore(file *ckpt.File) error {
 	if bad := nn.Compare(d.net, file); bad != nil {
-		if names, _ := networksOf(file); len(names) > 0 && !slices.Contains(names, d.model.Model) {
+		if names, _ := networksOf(file, d.origin.Keys); len(names) > 0 && !slices.Contains(names, d.model.Model) {
 			return Inputf("%s holds the weights of another network than %s: they fit --model %s", d.model.Weights, d.model.Model, strings.Join(names, " or "))
 		}
 		if d.model.Strict || len(bad.Different) > 0 || len(bad.Unexpected) == len(file.Tensors) {

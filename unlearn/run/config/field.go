@@ -232,7 +232,7 @@ func (f *Field) checkOneOf(text string) error {
 		return nil
 	}
 	names := slices.DeleteFunc(slices.Clone(f.OneOf), func(s string) bool { return s == "" })
-	return fmt.Errorf("%q is unknown; %sone of: %s", text, nearest.Hint(text, names), strings.Join(names, ", "))
+	return fmt.Errorf("%q is unknown; %s", text, nearest.Advice(text, names))
 }
 
 // Fields lists the options of structs (values or pointers) in their order. A struct whose tags contradict
