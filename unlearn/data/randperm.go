@@ -3,6 +3,7 @@ package data
 import (
 	"fmt"
 	"math/bits"
+	"slices"
 )
 
 // mt19937 is the 32-bit Mersenne Twister (Matsumoto and Nishimura, 1998), the engine of torch's CPU generator.
@@ -64,18 +65,44 @@ func randperm(n, k int, seed int64) []int {
 	return perm[:k:k]
 }
 
-// legacyPermutation returns numpy.random.RandomState(seed).permutation(n), for n below 2^32: a shuffle from the back, whose
-// draws are cut to the bits that the bound has and drawn again while they are above it.
-func legacyPermutation(n int, seed int64) []int {
-	rng := newMT19937(seed)
+// legacyPermutation returns numpy.random.RandomState(seed).permutation(n), for n below 2^32.
+func legacyPermutation(n int, seed int64) []int { return newMT19937(seed).permutation(n) }
+
+// permutation is numpy's: a shuffle from the back, whose draws are cut to the bits that the bound has and drawn again while
+// they are above it.
+func (m *mt19937) permutation(n int) []int {
 	perm := all(n)
 	for i := n - 1; i > 0; i-- {
 		mask := uint32(1)<<bits.Len32(uint32(i)) - 1
-		j := rng.uint32() & mask
+		j := m.uint32() & mask
 		for j > uint32(i) {
-			j = rng.uint32() & mask
+			j = m.uint32() & mask
 		}
 		perm[i], perm[j] = perm[j], perm[i]
 	}
 	return perm
+}
+
+// Stratified draws a share n/len(labels) of the samples of each class, rounded down, and returns their indices in ascending
+// order. They are those that numpy.random.RandomState(seed) draws with choice(…, replace=False), class after class, as
+// programs of the OPTML group do (Unlearn-Saliency, Classification/dataset.py). It panics if n is not in [0, len(labels)].
+func Stratified(labels []int, n int, seed int64) []int {
+	if n < 0 || n > len(labels) {
+		panic(fmt.Sprintf("data.Stratified: %d of %d", n, len(labels)))
+	}
+	var of [][]int
+	for i, y := range labels {
+		for len(of) <= y {
+			of = append(of, nil)
+		}
+		of[y] = append(of[y], i)
+	}
+	rng, drawn := newMT19937(seed), make([]int, 0, n)
+	for _, members := range of {
+		for _, j := range rng.permutation(len(members))[:len(members)*n/len(labels)] {
+			drawn = append(drawn, members[j])
+		}
+	}
+	slices.Sort(drawn)
+	return drawn
 }

@@ -47,3 +47,25 @@ func TestRandpermIsTorchs(t *testing.T) {
 		}
 	}
 }
+
+// As numpy's RandomState(1) draws a tenth of each class with choice(…, replace=False), printed by testdata/make.py.
+func TestStratified(t *testing.T) {
+	labels := make([]int, 60) // 24, 24 and 12 of three classes
+	for i := range labels {
+		labels[i] = i * 7 % 5 % 3
+	}
+	if got, want := Stratified(labels, 6, 1), []int{11, 22, 32, 34, 45}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	labels = make([]int, 50000)
+	for i := range labels {
+		labels[i] = i % 10
+	}
+	got, sum := Stratified(labels, 5000, 1), 0
+	for _, i := range got {
+		sum += i
+	}
+	if len(got) != 5000 || !slices.Equal(got[:4], []int{7, 35, 42, 43}) || sum != 124_309_200 {
+		t.Errorf("%d, from %v, sum %d", len(got), got[:4], sum)
+	}
+}

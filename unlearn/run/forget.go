@@ -207,7 +207,7 @@ func (f *forgetting) check() error {
 		if known := len(without(f.set.Indices, f.held(f.recipe))); known < k {
 			f.Console.Warn(fmt.Sprintf("--val holds out %d of the images to forget: a network of this recipe and seed never learned them", k-known))
 		}
-		return checkTraining(f.trainJob(f.recipe, f.rest, data.PartRetain, nil))
+		return f.checkTraining(f.trainJob(f.recipe, f.rest, data.PartRetain, nil))
 	}
 	driving, err := f.driving()
 	if err != nil {

@@ -592,7 +592,7 @@ func TestHeldOut(t *testing.T) {
 	}
 	var result Result
 	readJSON(t, filepath.Join(retrain.dir, "result.json"), &result)
-	held := train.HoldOut(48, 20, 0)
+	held := (&train.Options{Val: 20}).HoldOut(make([]int, 48), 0)
 	both := 0
 	for _, i := range result.Forget.Indices {
 		if slices.Contains(held, int(i)) {

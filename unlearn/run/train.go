@@ -59,7 +59,7 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 			return err
 		}
 		job := d.trainJob(recipe, count(d.train.Len()), "", nil)
-		if err := checkTraining(job); err != nil {
+		if err := d.checkTraining(job); err != nil {
 			return err
 		}
 		if o.DryRun {
@@ -196,7 +196,7 @@ func (d *desk) held(recipe train.Options) []int {
 	if recipe.Val == 0 {
 		return nil
 	}
-	return train.HoldOut(d.train.Len(), recipe.Val, d.compute.Seed)
+	return recipe.HoldOut(d.train.Labels, d.compute.Seed)
 }
 
 // trainJob sets up training on some of the training images, but for those that the recipe holds out.
@@ -214,8 +214,11 @@ func without(indices, others []int) []int {
 	})
 }
 
-// checkTraining refuses a job without a single step.
-func checkTraining(job *train.Job) error {
+// checkTraining refuses a job without a single step, and one that is to hold out images and would have none.
+func (d *desk) checkTraining(job *train.Job) error {
+	if val := job.Options.Val; val > 0 && len(d.held(job.Options)) == 0 {
+		return Usagef("--val %d: of %d images that is less than one of each class", val, d.train.Len())
+	}
 	if job.Steps() > 0 {
 		return nil
 	}

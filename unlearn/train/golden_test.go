@@ -48,7 +48,7 @@ func holdOut(j *Job) {
 	if j.Options.Val == 0 {
 		return
 	}
-	held := HoldOut(len(j.Indices), j.Options.Val, j.Seed)
+	held := j.Options.HoldOut(make([]int, len(j.Indices)), j.Seed)
 	j.Indices = slices.DeleteFunc(j.Indices, func(i int) bool { return slices.Contains(held, i) })
 	j.Val, j.AtOnce = j.Images.View(data.PartVal, held, nil), chunk.Fixed(64)
 }

@@ -32,6 +32,7 @@ type Options struct {
 	EMA            float64   `flag:"ema" default:"0" min:"0" max:"1" group:"training" help:"decay of an average of the weights over the steps, which is what is validated and kept; 0 for none"`
 	AMP            bool      `flag:"amp" group:"training" help:"train in mixed precision: the network computes in bfloat16 where that is safe; weights and updates stay float32"`
 	Val            int       `flag:"val" default:"0" min:"0" arg:"N" group:"training" help:"training images to hold out, and to score after each epoch; the weights that did best are kept beside the last"`
+	Stratified     bool      `flag:"val-stratified" group:"training" help:"hold out the same share of each class, drawn as by numpy's RandomState of the seed, as programs of the OPTML group do"`
 }
 
 // Validate checks what tags cannot say.
@@ -51,6 +52,9 @@ func (o *Options) Validate() error {
 	}
 	if o.Warmup > 0 && o.Schedule == "onecycle" {
 		return fmt.Errorf("--warmup %d: --sched onecycle begins with a rise of its own; leave one of the two out", o.Warmup)
+	}
+	if o.Stratified && o.Val == 0 {
+		return fmt.Errorf("--val-stratified says how the images of --val N are drawn; give that too")
 	}
 	if o.CycleMomentum && o.Schedule != "onecycle" {
 		return fmt.Errorf("--cycle-momentum goes with --sched onecycle, not with %s", o.Schedule)

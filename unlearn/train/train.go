@@ -328,10 +328,14 @@ func (j *Job) Reads() int {
 	return j.Options.Epochs * min(len(j.Indices), j.perEpoch()*j.Options.Batch)
 }
 
-// HoldOut returns the images that a recipe with --val keeps from training, of n, in ascending order. The seed alone decides,
-// so that a network and one retrained without some of the images hold out the same.
-func HoldOut(n, val int, s int64) []int {
-	held := make([]int, min(n, val))
+// HoldOut returns the images that a recipe with --val keeps from training, of those with these labels, in ascending order.
+// The seed alone decides, so that a network and one retrained without some of the images hold out the same.
+func (o *Options) HoldOut(labels []int, s int64) []int {
+	n := len(labels)
+	if o.Stratified {
+		return data.Stratified(labels, min(n, o.Val), s)
+	}
+	held := make([]int, min(n, o.Val))
 	torch.Scope(func() {
 		torch.Seeded(torch.NewGenerator(seed.For(s, "train/val", 0)), func() {
 			order := torch.ToSlice[int64](torch.RandPerm(int64(n)))

@@ -518,11 +518,12 @@ func TestAMP(t *testing.T) {
 // The held-out images depend on the seed and on how many there are, and there are no more than that. The best epoch is the
 // first of those with the most hits.
 func TestHoldOut(t *testing.T) {
-	held := HoldOut(100, 10, 3)
+	draw := func(n, val int, seed int64) []int { return (&Options{Val: val}).HoldOut(make([]int, n), seed) }
+	held := draw(100, 10, 3)
 	if len(held) != 10 || !slices.IsSorted(held) || len(slices.Compact(slices.Clone(held))) != 10 || held[9] >= 100 {
 		t.Errorf("%v", held)
 	}
-	if !slices.Equal(held, HoldOut(100, 10, 3)) || slices.Equal(held, HoldOut(100, 10, 4)) || len(HoldOut(5, 9, 3)) != 5 {
+	if !slices.Equal(held, draw(100, 10, 3)) || slices.Equal(held, draw(100, 10, 4)) || len(draw(5, 9, 3)) != 5 {
 		t.Error("not decided by the seed and the count")
 	}
 	o := recipe()

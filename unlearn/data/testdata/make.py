@@ -21,3 +21,9 @@ scipy.io.savemat(pathlib.Path(__file__).parent / "meta.mat", {"synsets": synsets
 for n in (1, 2, 10, 23708):
     order = np.random.RandomState(0).permutation(n)
     print(n, order[:6].tolist(), order[-2:].tolist())
+
+for labels, share in (([i * 7 % 5 % 3 for i in range(60)], 0.1), ([i % 10 for i in range(50000)], 0.1)):
+    of, rng = np.array(labels), np.random.RandomState(1)
+    drawn = [rng.choice(m, int(share * len(m)), replace=False) for m in (np.where(of == c)[0] for c in range(max(of) + 1))]
+    drawn = np.sort(np.hstack(drawn))
+    print(len(drawn), drawn[:5].tolist(), drawn.sum())
