@@ -46,9 +46,13 @@ BEGAN = time.monotonic()
 TINY = {"images": 4, "prepared": 4, "pairs": 4, "iterations": 2, "tests": 8, "pixels": 8, "eval_batch": 4, "adversarial": 4}
 
 
+# The smallest sister of a network, and the size of its images.
+SISTERS = {"l2ul-resnet18": ("l2ul-resnet18", 32), "cifar-resnet50": ("cifar-resnet18", 32), "resnet50": ("resnet18", 64), "vit_b_16": ("cifar-vit-ti", 32)}
+
+
 def tiny(work):
-    """The work in small: of everything a little, and of the network its smallest sister."""
-    small = work | TINY | {"network": work.get("network", "l2ul-resnet18").replace("50", "18"), "size": min(work.get("size", 32), 64)}
+    """The work in small: of everything a little."""
+    small = work | TINY | dict(zip(("network", "size"), SISTERS[work.get("network", "l2ul-resnet18")]))
     if "job" in work:
         small["job"] = work["job"] | {"num_adv": 2, "iterations": 2, "max_steps": 2, "eval_batch": 4, "limit": 8}
     return small
@@ -242,6 +246,8 @@ RN50 = C100 | {"prepared": 192, "pairs": 192, "iterations": 20}
 IMAGENET = {"network": "resnet50", "size": 224, "pixels": 16, "adversarial": 16}
 PGD224 = IMAGENET | {"prepared": 192, "pairs": 192, "iterations": 10}
 EVAL224 = IMAGENET | {"prepared": 16, "tests": 2048, "pixels": 2048, "eval_batch": 256}
+VIT = {"network": "vit_b_16", "size": 224, "pixels": 16, "adversarial": 16}
+PGDVIT = VIT | {"prepared": 192, "pairs": 192, "iterations": 5}
 K256 = {"images": 256, "prepared": 256}
 CIFAR = {"job": {"dataset": "cifar10", "num_adv": 20, "iterations": 100, "eval_batch": 1000}}
 # A trained network and real images, where there are any: rounding goes further on an untrained one.
@@ -267,12 +273,15 @@ ROWS = {
     "G11": Row(90, "end to end, 50,000 + 10,000 images of CIFAR-10's shape, k = 16, N = 20, 100 iterations, 8 steps", lambda: whole(CIFAR)),
     "G4": Row(95, "PGD, ResNet-50, 224 x 224, 16 images x 12 targets x 10 iterations", lambda: contest("C1", PGD224, "eager", 192 * 10 * 16.36)),
     "G4-bf16": Row(75, "G4 with the network in bfloat16", lambda: contest("C1-bf16", PGD224, "bf16", 192 * 10 * 16.36)),
+    "G5": Row(95, "PGD, ViT-B/16, 224 x 224, 16 images x 12 targets x 5 iterations", lambda: contest("C1", PGDVIT, "eager", 192 * 5 * 70.26)),
+    "G5-tf32": Row(80, "G5, where everybody may use TF32", lambda: contest("C1", PGDVIT | {"tf32": True}, "eager", 192 * 5 * 70.26)),
     "G7": Row(85, "scores of 2,048 images, ResNet-50, 224 x 224", lambda: contest("C2", EVAL224, "eager-64", 2048 * 8.18)),
     "G10": Row(35, "importance of batches (published), ResNet-18, 256 images", lambda: contest("mas-batch", K256, "eager", 256 * 0.84)),
     "G10-50": Row(55, "importance of batches (published), ResNet-50 of CIFAR-100, 256 images", lambda: contest("mas-batch", K256 | C100, "eager", 256 * 7.79)),
     "G10-each": Row(40, "importance image by image, ResNet-18, 256 images", lambda: contest("mas", K256, "vmap-4", 256 * 0.84)),
     "G10-50-each": Row(60, "importance image by image, ResNet-50 of CIFAR-100, 64 images", lambda: contest("mas", {"images": 64} | C100, "vmap-4", 64 * 7.79)),
     "G9": Row(45, "penalty, weight decay and momentum, ResNet-50", lambda: contest("C6", {"network": "resnet50"}, "foreach")),
+    "G9-vit": Row(60, "penalty, weight decay and momentum, ViT-B/16", lambda: contest("C6", VIT, "foreach")),
     "step-32": Row(12, "step of the L2 attack alone, 3 x 32 x 32", lambda: single(lambda: attack_step(5120 if CUDA else 8, 32))),
     "step-224": Row(12, "step of the L2 attack alone, 3 x 224 x 224", lambda: single(lambda: attack_step(512 if CUDA else 2, 224))),
     "gather": Row(12, "a batch of 12,500 from resident bytes, 3 x 32 x 32", lambda: single(gather)),

@@ -60,7 +60,7 @@ func buildPrograms(t *testing.T) string {
 func TestGPUCheck(t *testing.T) {
 	dir := buildPrograms(t)
 	// How many contestants each row has. The other rows are these with other numbers.
-	contestants := map[string]int{"G4": 3, "G7": 3, "G8": 3, "G10": 3, "G10-each": 2, "G11": 3}
+	contestants := map[string]int{"G4": 3, "G5": 3, "G7": 3, "G8": 3, "G9-vit": 3, "G10": 3, "G10-each": 2, "G11": 3}
 	rows := strings.Join(append(slices.Sorted(maps.Keys(contestants)), "G12", "step-32"), ",")
 	var report struct {
 		Device string
