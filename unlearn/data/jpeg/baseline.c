@@ -14,7 +14,7 @@ typedef struct {
   uint8_t id, quantisation, dc, ac;
   int h, v;           // sampling factors
   int width, height;  // in samples
-  uint8_t* samples;   // `rows` rows, of which a row of the component has that of its number modulo rows
+  uint8_t* samples;   // a ring of rows: row y is at y % rows
   int stride, rows;
   int first;  // its first block in a group
   int prediction;
