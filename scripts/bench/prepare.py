@@ -59,6 +59,9 @@ def main(folder, changes):
         return
     torch.manual_seed(0)
     model = nets.new(work["network"]).eval()
+    for m in model.modules():  # a head that is all zeros, as a vision transformer's at first, gives every image the same gradient: none
+        if isinstance(m, torch.nn.Linear) and not m.weight.any():
+            torch.nn.init.trunc_normal_(m.weight, std=0.02)
     k, side, classes_of = work["images"], work["size"], nets.NETWORKS[work["network"]][1]
     g = torch.Generator().manual_seed(1)
 

@@ -193,10 +193,13 @@ func (in *inputs) set(pixels string, labels []int64) *data.Set {
 	return set
 }
 
-// classes is the number of the network's, which its last weights have rows for.
+// classes is the number of the network's own, which its prepared weights have.
 func (in *inputs) classes() int {
-	t, _ := in.file.Lookup("weights.fc.weight")
-	return int(t.Shape[0])
+	card, err := models.Info(in.work.Network)
+	if err != nil {
+		panic(err)
+	}
+	return card.Classes
 }
 
 func (in *inputs) forget() *data.Set {
