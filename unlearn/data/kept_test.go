@@ -605,7 +605,7 @@ func TestTooManyPixels(t *testing.T) {
 	for i := range 360 {
 		files[fmt.Sprintf("train/a/%d.png", i)] = string(wide)
 	}
-	s := newShelf(t, packTar(t, "a.tar", files))
+	s := newShelf(t, packTar(t, "a.tar.gz", files))
 	disk(t, 1<<36, math.MaxInt64)
 	for _, cache := range []string{"", s.Cache} {
 		s.notes, s.Cache = nil, cache

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -42,6 +43,34 @@ func (s Source) folder() folder {
 		return folder{s.Dir, s.fs}
 	}
 	return folder{s.Dir, system(s.Dir)}
+}
+
+// tree is the files of Dir where that is an archive as well, as far as wanted says (see openPacked). found tells the folder of
+// the archive that they are in.
+func (s Source) tree(ctx context.Context, wanted func(name string) bool, found func(folder) bool) (folder, error) {
+	if s.fs != nil {
+		return s.folder(), nil
+	}
+	info, err := os.Stat(s.Dir)
+	if err != nil {
+		return folder{}, unreadable(err)
+	}
+	if info.IsDir() {
+		return s.folder(), nil
+	}
+	p, err := openPacked(ctx, s.Dir, wanted)
+	if err != nil {
+		return folder{}, err
+	}
+	return folder{s.Dir, p}.unwrap(found), nil
+}
+
+// holds tells a folder by a file or folder in it.
+func holds(name string) func(folder) bool {
+	return func(f folder) bool {
+		_, err := f.stat(name)
+		return err == nil
+	}
 }
 
 func (s Source) workers() int { return cmp.Or(s.Workers, runtime.GOMAXPROCS(0)) }

@@ -58,7 +58,10 @@ func (l look) faces() bool {
 }
 
 func openUTKFace(ctx context.Context, dataset string, edges []int, src Source, splits []string) ([]*Set, error) {
-	f := src.folder()
+	f, err := src.tree(ctx, nil, func(f folder) bool { return look{folder: f}.faces() })
+	if err != nil {
+		return nil, err
+	}
 	names, err := f.images(".")
 	if err != nil {
 		return nil, err
