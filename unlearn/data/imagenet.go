@@ -45,7 +45,7 @@ func openImageNetFiles(ctx context.Context, src Source) (folder, error) {
 	if err != nil || !f.has(imageNetTrain) {
 		return f, err
 	}
-	p := &packed{file: src.Dir, folders: map[string][]*packedFile{}}
+	p := newPacked(src.Dir)
 	for _, archive := range []struct{ file, folder string }{{imageNetVal, "val"}, {imageNetKit, "."}} {
 		if f.has(archive.file) {
 			if err := p.add(ctx, f.path(archive.file), archive.folder, nil); err != nil {
@@ -65,7 +65,6 @@ func (p *packed) addImageNetTrain(ctx context.Context, src Source, file string) 
 	if err != nil {
 		return err
 	}
-	p.top = &packedFile{name: ".", in: in, offset: folderOffset}
 	classes, err := in.tarFiles(ctx, 0, in.info.Size())
 	if err != nil {
 		return err

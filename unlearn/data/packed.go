@@ -23,14 +23,13 @@ import (
 type packed struct {
 	file    string                   // the archive, or the folder that several lie in
 	root    string                   // the folder in it that names are relative to
-	top     *packedFile              // the folder that holds all
 	folders map[string][]*packedFile // what each holds, sorted by name
 }
 
 // packedFile is a file or a folder in an archive, and what the system would tell of it. It changes as the archive does.
 type packedFile struct {
 	name   string
-	in     *packedArchive
+	in     *packedArchive // nil for the folder that all is in
 	member *zip.File // nil in a tar
 	offset int64     // in the tar; folder for a folder
 	size   int64
@@ -57,12 +56,14 @@ const (
 
 // openPacked lists the files of an archive. wanted says which of a compressed tar will be read; nil for all.
 func openPacked(ctx context.Context, file string, wanted func(name string) bool) (*packed, error) {
-	p := &packed{file: file, folders: map[string][]*packedFile{}}
+	p := newPacked(file)
 	if err := p.add(ctx, file, ".", wanted); err != nil {
 		return nil, err
 	}
 	return p, p.sort()
 }
+
+func newPacked(file string) *packed { return &packed{file: file, folders: map[string][]*packedFile{".": nil}} }
 
 // add lists the files of one more archive in a folder.
 func (p *packed) add(ctx context.Context, file, folder string, wanted func(name string) bool) error {
@@ -70,8 +71,6 @@ func (p *packed) add(ctx context.Context, file, folder string, wanted func(name 
 	if err != nil {
 		return err
 	}
-	p.top = &packedFile{name: ".", in: in, offset: folderOffset}
-	p.folders["."] = p.folders["."] // which may hold nothing
 	switch {
 	case bytes.HasPrefix(magic, []byte("PK")):
 		return p.addZip(in, folder)
@@ -253,7 +252,7 @@ func (p *packed) sort() error {
 func (p *packed) find(op, name string) (*packedFile, error) {
 	full := path.Join(p.root, name)
 	if full == "." {
-		return p.top, nil
+		return &packedFile{name: ".", offset: folderOffset}, nil
 	}
 	files := p.folders[path.Dir(full)]
 	i, found := slices.BinarySearchFunc(files, path.Base(full), func(f *packedFile, name string) int { return cmp.Compare(f.name, name) })
@@ -266,7 +265,7 @@ func (p *packed) find(op, name string) (*packedFile, error) {
 // path is where a file lies, for people.
 func (p *packed) path(name string) string {
 	file := p.file
-	if f, err := p.find("find", name); err == nil && f != p.top {
+	if f, err := p.find("find", name); err == nil && f.in != nil {
 		file = f.in.Name()
 	}
 	return file + ":" + path.Join(p.root, name)
@@ -332,5 +331,16 @@ func (f *packedFile) Mode() fs.FileMode {
 	return 0o444
 }
 
-func (f *packedFile) ModTime() time.Time { return f.in.info.ModTime() }
-func (f *packedFile) Sys() any           { return f.in.info.Sys() }
+func (f *packedFile) ModTime() time.Time {
+	if f.in == nil {
+		return time.Time{}
+	}
+	return f.in.info.ModTime()
+}
+
+func (f *packedFile) Sys() any {
+	if f.in == nil {
+		return nil
+	}
+	return f.in.info.Sys()
+}

@@ -126,6 +126,7 @@ func TestOfficialImageNet(t *testing.T) {
 	if got := Guess(t.Context(), dir); !slices.Equal(got, []string{"imagenet"}) {
 		t.Errorf("it looks like %q", got)
 	}
+	checkLayout(t, "imagenet", Source{Dir: writeTree(t, map[string]string{imageNetTrain: published[imageNetTrain]})}, classes, train)
 	delete(published, imageNetKit)
 	refuses(t, "imagenet", Source{Dir: writeTree(t, published)}, "test", "no labels of them")
 	published[imageNetTrain] = pack(".tar", "n01.tar", "n01_1.JPEG")
