@@ -30,8 +30,8 @@ type packed struct {
 type packedFile struct {
 	name   string
 	in     *packedArchive // nil for the folder that all is in
-	member *zip.File // nil in a tar
-	offset int64     // in the tar; folder for a folder
+	member *zip.File      // nil in a tar
+	offset int64          // in the tar; folder for a folder
 	size   int64
 	text   []byte // what stands in a compressed tar; nil where it was not wanted
 }
@@ -63,7 +63,9 @@ func openPacked(ctx context.Context, file string, wanted func(name string) bool)
 	return p, p.sort()
 }
 
-func newPacked(file string) *packed { return &packed{file: file, folders: map[string][]*packedFile{".": nil}} }
+func newPacked(file string) *packed {
+	return &packed{file: file, folders: map[string][]*packedFile{".": nil}}
+}
 
 // add lists the files of one more archive in a folder.
 func (p *packed) add(ctx context.Context, file, folder string, wanted func(name string) bool) error {

@@ -105,6 +105,7 @@ type Dataset struct {
 	Sized   bool   // its images are files, which Source.Preprocess gives a size as they are decoded
 
 	Preprocess Preprocess // that is usual for the dataset
+	Margin     int        // pixels around that crop that the random crops of training reach into, where others are black: see Set
 
 	// Resembles reports whether a folder, archive or pattern looks like the dataset, so that nobody need say so; nil where that
 	// cannot be told. General is of layouts that anybody's images may have.
@@ -139,6 +140,12 @@ func Datasets() []Dataset {
 		all[i] = registry[name]
 	}
 	return all
+}
+
+// Lookup returns the dataset of a name, or false if there is none.
+func Lookup(name string) (Dataset, bool) {
+	d, ok := registry[name]
+	return d, ok
 }
 
 // unknownSplit is the error of a dataset without such a split.

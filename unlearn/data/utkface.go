@@ -35,6 +35,7 @@ func init() {
 			Sized:   true,
 
 			Preprocess: Preprocess{Resize: 128, Crop: 120, Filter: resample.Bilinear},
+			Margin:     4,
 
 			Resembles: func(_ context.Context, l look) bool { return g.suffix == "" && l.faces() },
 
