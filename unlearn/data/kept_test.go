@@ -68,7 +68,7 @@ func (s *shelf) open(t testing.TB, splits ...string) []*Set {
 func pixelsOf(t testing.TB, set *Set) []byte {
 	t.Helper()
 	pixels := make([]byte, set.bytes())
-	if err := set.Read(pixels, all(set.Len())); err != nil {
+	if err := set.Read(pixels, All(set.Len())); err != nil {
 		t.Fatal(err)
 	}
 	return pixels

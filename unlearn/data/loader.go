@@ -53,7 +53,7 @@ var opEmpty = torch.Define("aten::empty.memory_format(SymInt[] size, *, ScalarTy
 // hostPixels returns all pixels of a set, Byte [n, C, H, W].
 func hostPixels(set *Set) torch.Tensor {
 	pixels := opEmpty.One([]int64{int64(set.Len()), int64(set.C), int64(set.H), int64(set.W)}, torch.Byte)
-	if err := set.Read(pixels.Memory(), all(set.Len())); err != nil {
+	if err := set.Read(pixels.Memory(), All(set.Len())); err != nil {
 		panic(unread(err))
 	}
 	return pixels
@@ -128,7 +128,7 @@ func (l *Loader) fetch(indices []int) (pixels, at, y torch.Tensor) {
 	if l.stream == nil {
 		return l.pixels, at, y
 	}
-	return l.stream.send(indices).Contiguous(l.format), l.index(all(len(indices))), y
+	return l.stream.send(indices).Contiguous(l.format), l.index(All(len(indices))), y
 }
 
 func (l *Loader) check(indices []int) {
@@ -148,8 +148,8 @@ func (l *Loader) index(indices []int) torch.Tensor {
 	return torch.FromSlice(index, int64(len(index))).To(l.labels.Device(), torch.Long)
 }
 
-// all returns the numbers below n.
-func all(n int) []int {
+// All returns the indices of all samples of a set of n.
+func All(n int) []int {
 	numbers := make([]int, n)
 	for i := range numbers {
 		numbers[i] = i
@@ -170,7 +170,7 @@ type View struct {
 // where nothing is to be counted. It panics if an index is outside the set.
 func (l *Loader) View(part Part, indices []int, meter *Meter) *View {
 	if indices == nil {
-		indices = all(l.set.Len())
+		indices = All(l.set.Len())
 	}
 	for _, i := range indices {
 		if i < 0 || i >= l.set.Len() {

@@ -68,7 +68,7 @@ func randperm(n, k int, seed int64) []int {
 // draws are cut to the bits that the bound has and drawn again while they are above it.
 func legacyPermutation(n int, seed int64) []int {
 	rng := newMT19937(seed)
-	perm := all(n)
+	perm := All(n)
 	for i := n - 1; i > 0; i-- {
 		mask := uint32(1)<<bits.Len32(uint32(i)) - 1
 		j := rng.uint32() & mask

@@ -58,7 +58,7 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 		if err := d.begin(ctx); err != nil {
 			return err
 		}
-		job := d.trainJob(recipe, count(d.train.Len()), "", nil)
+		job := d.trainJob(recipe, data.All(d.train.Len()), "", nil)
 		if err := checkTraining(job); err != nil {
 			return err
 		}
@@ -162,7 +162,7 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*T
 	}{
 		{job.Images, d.limited(job.Indices), "train", &result.Train},
 		{job.Images, held, "val", result.Val},
-		{d.loader(d.test), d.limited(count(d.test.Len())), "test", &result.Test},
+		{d.loader(d.test), d.limited(data.All(d.test.Len())), "test", &result.Test},
 	} {
 		if part.score == nil {
 			continue
