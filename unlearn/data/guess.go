@@ -21,11 +21,10 @@ type look struct {
 // Guess returns the names of the datasets that dir, a folder, an archive or a pattern, looks like. Where one that somebody
 // published fits, layouts that anybody's images may have are left out.
 func Guess(ctx context.Context, dir string) (names []string) {
-	info, err := os.Stat(dir)
-	if err == nil && info.IsDir() {
+	if info, err := os.Stat(dir); err == nil && info.IsDir() {
 		return look{folder: folder{dir, system(dir)}}.guess(ctx)
 	}
-	if stream, problem := (Source{Dir: dir}).compressed(); err == nil && problem == nil && stream == nil {
+	if stream, err := (Source{Dir: dir}).compressed(); err == nil && stream == nil {
 		if p, err := openPacked(ctx, dir, nil); err == nil {
 			folder{dir, p}.unwrap(func(f folder) bool {
 				names = look{folder: f}.guess(ctx)

@@ -31,7 +31,7 @@ type packedFile struct {
 	name   string
 	in     *packedArchive // nil for the folder that all is in
 	member *zip.File      // nil in a tar
-	offset int64          // in the tar; folder for a folder
+	offset int64          // in the tar; folderOffset for a folder
 	size   int64
 	text   []byte // what stands in a compressed tar; nil where it was not wanted
 }
@@ -91,7 +91,7 @@ func (p *packed) add(ctx context.Context, file, folder string, wanted func(name 
 // before it; nil for every other.
 func (s Source) compressed() (fs.FileInfo, error) {
 	if info, err := os.Stat(s.Dir); s.fs != nil || err == nil && info.IsDir() {
-		return nil, nil
+		return nil, nil //nolint:nilnil // as said
 	}
 	in, magic, err := openArchive(s.Dir)
 	if err != nil {
@@ -99,28 +99,28 @@ func (s Source) compressed() (fs.FileInfo, error) {
 	}
 	defer in.Close()
 	if !isCompressed(magic) {
-		return nil, nil
+		return nil, nil //nolint:nilnil // as said
 	}
 	return in.info, nil
 }
 
 // openArchive opens a file and returns its first bytes too.
 func openArchive(file string) (in *packedArchive, magic []byte, err error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return nil, nil, unreadable(err)
+	}
+	if !info.Mode().IsRegular() { // to open a pipe could take forever
+		return nil, nil, inputf(file, "neither a folder nor a regular file")
+	}
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, nil, unreadable(err)
 	}
-	info, err := f.Stat()
-	if err != nil {
-		return nil, nil, unreadable(err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, nil, inputf(file, "neither a folder nor a regular file")
-	}
 	magic = make([]byte, 4)
 	n, err := f.ReadAt(magic, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, nil, unreadable(err)
+		return nil, nil, errors.Join(unreadable(err), f.Close())
 	}
 	return &packedArchive{File: f, info: info}, magic[:n], nil
 }
