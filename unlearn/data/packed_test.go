@@ -19,7 +19,7 @@ import (
 )
 
 // packZip packs files in the order of their names, every second one compressed, and returns the path.
-func packZip(t testing.TB, name string, files map[string]string) string {
+func packZip(t testing.TB, files map[string]string) string {
 	t.Helper()
 	var b bytes.Buffer
 	w := zip.NewWriter(&b)
@@ -35,7 +35,7 @@ func packZip(t testing.TB, name string, files map[string]string) string {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), name)
+	path := filepath.Join(t.TempDir(), "a.zip")
 	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func archives(t testing.TB, files map[string]string) []string {
 	t.Helper()
 	wrapped := below("some/where", files)
 	return []string{
-		packZip(t, "a.zip", files), packZip(t, "a.zip", with(wrapped, "some/", "", "__MACOSX/some/._where", "x")),
+		packZip(t, files), packZip(t, with(wrapped, "some/", "", "__MACOSX/some/._where", "x")),
 		packTar(t, "a.tar", files), packTar(t, "a.tar", below(".", wrapped)), packTar(t, "a.tar.gz", files), packTar(t, "a.tar.zst", wrapped),
 	}
 }
@@ -136,7 +136,7 @@ func TestOfficialImageNet(t *testing.T) {
 // Of an archive that can be read in parts, images that nobody asks for are not read: here they are damaged.
 func TestPackedReadsWhatIsAsked(t *testing.T) {
 	files := painted(t, "train/a/0.png", "train/a/1.png", "train/a/2.png")
-	for _, path := range []string{packTar(t, "a.tar", files), packZip(t, "a.zip", files)} {
+	for _, path := range []string{packTar(t, "a.tar", files), packZip(t, files)} {
 		content := []byte(readAll(t, path))
 		at := bytes.Index(content, []byte(files["train/a/1.png"][:30]))
 		if at < 0 { // it is compressed
@@ -166,7 +166,7 @@ func TestPackedErrors(t *testing.T) {
 	image := good["train/a/0.png"]
 	// spoiled changes bytes of the directory entry of the first file, whose name is at 46.
 	spoiled := func(at int, value ...byte) string {
-		path := packZip(t, "a.zip", good)
+		path := packZip(t, good)
 		content := []byte(readAll(t, path))
 		copy(content[bytes.Index(content, []byte("PK\x01\x02"))+at:], value)
 		if err := os.WriteFile(path, content, 0o600); err != nil {
@@ -174,7 +174,7 @@ func TestPackedErrors(t *testing.T) {
 		}
 		return path
 	}
-	half := packZip(t, "a.zip", good)
+	half := packZip(t, good)
 	if err := os.Truncate(half, 200); err != nil {
 		t.Fatal(err)
 	}
@@ -198,13 +198,13 @@ func TestPackedErrors(t *testing.T) {
 		{spoiled(16, 1, 2, 3, 4), "checksum"},
 		{spoiled(20, 255, 255), "more bytes than the archive"},
 		{spoiled(24, 0, 0, 0, 15), "no compression can"},
-		{packZip(t, "a.zip", with(good, "../../x.png", "x")), `"../../x.png" lies outside the archive`},
+		{packZip(t, with(good, "../../x.png", "x")), `"../../x.png" lies outside the archive`},
 		{packTar(t, "a.tar", with(good, "train/../../x.png", "x")), "lies outside the archive"},
 		{packTar(t, "a.tar.gz", with(good, "../x.png", "x")), "lies outside the archive"},
 		{packTar(t, "a.tar", with(good, strings.Repeat("a/", 40)+"x.png", "x")), "more than 32 folders"},
 		{writeFile(t, twice.String()), "train/a/0.png stands in it twice"},
-		{packZip(t, "a.zip", with(good, "train/a", "x")), "train/a stands in it twice"},
-		{packZip(t, "a.zip", nil), "no images under train/"},
+		{packZip(t, with(good, "train/a", "x")), "train/a stands in it twice"},
+		{packZip(t, nil), "no images under train/"},
 	} {
 		_, err := Open(t.Context(), "imagefolder", Source{Dir: c.path}, "train")
 		var input *InputError
@@ -238,7 +238,7 @@ func TestGuessPacked(t *testing.T) {
 		"imagefolder":   {"pets/train/cat/1.jpg": "x", "pets/test/cat/1.jpg": "x"},
 		"folder":        {"pets/cat/1.jpg": "x", "pets/dog/1.jpg": "x"},
 	} {
-		for _, path := range []string{packZip(t, "a.zip", files), packTar(t, "a.tar", files)} {
+		for _, path := range []string{packZip(t, files), packTar(t, "a.tar", files)} {
 			if got := Guess(t.Context(), path); !slices.Equal(got, []string{want}) {
 				t.Errorf("%s: %q, want %s", path, got, want)
 			}
@@ -288,7 +288,7 @@ func FuzzPacked(f *testing.F) {
 
 // A zip whose sizes lie takes no memory for it.
 func TestZipBomb(t *testing.T) {
-	path := packZip(t, "a.zip", map[string]string{"train/a/0.png": strings.Repeat("0", 1<<20)})
+	path := packZip(t, map[string]string{"train/a/0.png": strings.Repeat("0", 1<<20)})
 	content := []byte(readAll(t, path))
 	at := bytes.Index(content, []byte("PK\x01\x02"))
 	binary.LittleEndian.PutUint32(content[at+24:], 1<<10) // it unpacks to more

@@ -70,7 +70,7 @@ func (c *Client) Fetch(ctx context.Context, src Source, path string, progress fu
 	if err != nil {
 		return fmt.Errorf("waiting for another process that fetches %s: %w", path, err)
 	}
-	defer lock.Close() //nolint:errcheck // which cannot fail in a way that matters
+	defer lock.Close()
 	there, err := exists(path)
 	if err != nil {
 		return err
