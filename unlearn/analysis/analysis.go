@@ -122,15 +122,6 @@ func spaced(n int, indices []int) []int {
 	return limit.Of(indices)
 }
 
-// below lists the numbers from 0 to n-1.
-func below(n int) []int {
-	all := make([]int, n)
-	for i := range all {
-		all[i] = i
-	}
-	return all
-}
-
 // batches calls compute with n images after another, as many at once as memory holds: where it runs out, the same ones come again in
 // smaller parts, so compute keeps nothing before it has all.
 func (s *Subject) batches(ctx context.Context, n int, compute func(from, to int) error) error {

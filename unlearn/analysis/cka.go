@@ -161,7 +161,7 @@ func (s *Subject) tapAll(ctx context.Context, net Network, x torch.Tensor, done 
 }
 
 func runCKA(ctx context.Context, s *Subject) (*Finding, error) {
-	forget, test := spaced(s.Options.Samples, s.Forget.Indices), spaced(s.Options.Samples, below(s.TestLen))
+	forget, test := spaced(s.Options.Samples, s.Forget.Indices), spaced(s.Options.Samples, data.All(s.TestLen))
 	set, end := s.Progress("cka", "images", 2*(len(forget)+len(test)))
 	defer end()
 	done := 0

@@ -66,7 +66,7 @@ func runDistance(ctx context.Context, s *Subject) (*Finding, error) {
 		return nil, fmt.Errorf("distance: %s is the only class, so there is no boundary", s.Classes[0])
 	}
 	forget := spaced(mostDistances, s.Forget.Indices)
-	test := spaced(len(forget), below(s.TestLen))
+	test := spaced(len(forget), data.All(s.TestLen))
 	found := &Distances{
 		Attack: fmt.Sprintf("untargeted L2 PGD, %d iterations of %.3g times the radius, one random start", distanceIters, stepOfRadius),
 	}

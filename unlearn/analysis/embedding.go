@@ -52,7 +52,7 @@ func runEmbedding(ctx context.Context, s *Subject) (*Finding, error) {
 	}{
 		{data.PartForget, spaced(s.Options.Samples, s.Forget.Indices)},
 		{data.PartRetain, spaced(s.Options.Samples/2, s.Rest)},
-		{data.PartTest, spaced(s.Options.Samples/2, below(s.TestLen))},
+		{data.PartTest, spaced(s.Options.Samples/2, data.All(s.TestLen))},
 	} {
 		if len(part.indices) == 0 {
 			continue
@@ -67,7 +67,7 @@ func runEmbedding(ctx context.Context, s *Subject) (*Finding, error) {
 		}
 	}
 	if set := s.Examples; set != nil {
-		chosen := spaced(s.Options.Samples/2, below(set.Done))
+		chosen := spaced(s.Options.Samples/2, data.All(set.Done))
 		at := make([]int64, len(chosen))
 		for i, p := range chosen {
 			at[i] = int64(p)

@@ -35,41 +35,20 @@ func walkTar(ctx context.Context, file string, visit func(name string, size int6
 	}
 	defer f.Close()
 	counter := &countingReader{r: f}
-	broken := func(err error) error {
-		return &InputError{Path: file, Msg: fmt.Sprintf("corrupt or truncated archive, near byte %d", counter.n), Err: err}
-	}
+	broken := func(err error) error { return (&tarError{msgBroken, err}).in(file, counter.n) }
 	plain, closePlain, err := decompress(bufio.NewReaderSize(counter, 1<<18))
 	if err != nil {
 		return broken(err)
 	}
 	defer closePlain()
-	archive := tar.NewReader(plain)
-	for members := 0; ; members++ {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		header, err := archive.Next()
-		if errors.Is(err, io.EOF) && members > 0 {
-			break
-		}
-		switch {
-		case members == 0 && (errors.Is(err, io.EOF) || errors.Is(err, tar.ErrHeader)):
-			return inputf(file, "not a tar archive (plain, gzip or zstd): %v", err)
-		case err != nil:
-			return broken(err)
-		case members == maxMembers:
-			return inputf(file, "more than %d files in the archive", maxMembers)
-		case header.Typeflag != tar.TypeReg:
-			continue
-		}
-		member := &trackingReader{r: archive}
-		err = visit(strings.TrimLeft(path.Clean(header.Name), "/"), header.Size, member)
-		if member.err != nil {
-			return broken(member.err)
-		}
-		if err != nil {
-			return err
-		}
+	err = tarMembers(ctx, plain, func(h *tar.Header, content io.Reader) error {
+		return visit(strings.TrimLeft(path.Clean(h.Name), "/"), h.Size, content)
+	})
+	if e, ok := errors.AsType[*tarError](err); ok {
+		return e.in(file, counter.n)
+	}
+	if err != nil {
+		return err
 	}
 	// Checksums stand at the end of the compressed stream, behind the padding of the archive.
 	if n, err := io.CopyN(io.Discard, plain, maxPadding); err == nil {
@@ -80,18 +59,85 @@ func walkTar(ctx context.Context, file string, visit func(name string, size int6
 	return nil
 }
 
+// tarMembers calls visit for every regular file of a tar archive. An error of visit ends that and is returned as it is; what is
+// wrong with the archive is a *tarError.
+func tarMembers(ctx context.Context, r io.Reader, visit func(h *tar.Header, content io.Reader) error) error {
+	archive := tar.NewReader(r)
+	for members := 0; ; members++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		header, err := archive.Next()
+		switch {
+		case errors.Is(err, io.EOF) && members > 0:
+			return nil
+		case members == 0 && (errors.Is(err, io.EOF) || errors.Is(err, tar.ErrHeader)):
+			return &tarError{msgNoTar, err}
+		case err != nil:
+			return &tarError{msgBroken, err}
+		case members == maxMembers:
+			return &tarError{fmt.Sprintf("more than %d files in the archive", maxMembers), nil}
+		case header.Typeflag != tar.TypeReg:
+			continue
+		}
+		member := &trackingReader{r: archive}
+		err = visit(header, member)
+		if member.err != nil {
+			return &tarError{msgBroken, member.err}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// tarError says what is wrong with a tar archive.
+type tarError struct {
+	msg string
+	err error
+}
+
+const (
+	msgNoTar  = "not a tar archive"
+	msgBroken = "corrupt or truncated archive"
+)
+
+func (e *tarError) Error() string { return (&InputError{Msg: e.msg, Err: e.err}).Error() }
+
+func (e *tarError) Unwrap() error { return e.err }
+
+// in adds where it was found.
+func (e *tarError) in(file string, at int64) error {
+	return &InputError{Path: file, Msg: fmt.Sprintf("%s, near byte %d", e.msg, at), Err: e.err}
+}
+
+// isSparse reports whether a file is not stored as it is.
+func isSparse(h *tar.Header) bool {
+	return h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.map"] != ""
+}
+
+var (
+	gzipMagic = []byte{0x1f, 0x8b}
+	zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
+)
+
+// isCompressed tells by the first bytes of a file.
+func isCompressed(magic []byte) bool {
+	return bytes.HasPrefix(magic, gzipMagic) || bytes.HasPrefix(magic, zstdMagic)
+}
+
 func decompress(r *bufio.Reader) (plain io.Reader, closePlain func(), err error) {
 	magic, err := r.Peek(4)
 	switch {
 	case err != nil:
 		return nil, nil, err
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+	case bytes.HasPrefix(magic, gzipMagic):
 		z, err := gzip.NewReader(r)
 		if err != nil {
 			return nil, nil, err
 		}
 		return z, func() { z.Close() }, nil
-	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+	case bytes.HasPrefix(magic, zstdMagic):
 		z, err := zstd.NewReader(r, zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, nil, err
@@ -146,6 +192,12 @@ func readMember(file string, size int64, r io.Reader) ([]byte, error) {
 	}
 	content := make([]byte, size)
 	if _, err := io.ReadFull(r, content); err != nil {
+		return nil, &InputError{Path: file, Err: err}
+	}
+	// Of a zip, the end tells whether the checksum is right.
+	if n, err := r.Read(make([]byte, 1)); n > 0 {
+		return nil, inputf(file, "it has more than the %d bytes that it was said to have", size)
+	} else if err != nil && !errors.Is(err, io.EOF) {
 		return nil, &InputError{Path: file, Err: err}
 	}
 	return content, nil

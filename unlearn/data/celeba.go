@@ -37,7 +37,10 @@ func openCelebA(ctx context.Context, src Source, splits []string) ([]*Set, error
 	if src.Label == "" {
 		return nil, usagef("dataset celeba: name the attribute that is to be the class with --label, as in --label Smiling")
 	}
-	f := src.folder()
+	f, err := src.tree(ctx, nil, holds(celebaAttributes))
+	if err != nil {
+		return nil, err
+	}
 	attributes, err := f.pairs(celebaAttributes, "image_id", src.Label)
 	if err != nil {
 		return nil, err

@@ -1,10 +1,7 @@
 package data
 
 import (
-	"cmp"
 	"context"
-	"io"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -22,49 +19,40 @@ type classTree struct {
 // imageTree holds the images of each split's folder by their names, folder/class/file, in the order of samples.
 type imageTree map[string][]string
 
-// maxArchiveBytes bounds the compressed images of an archive that are in memory while it is decoded.
-const maxArchiveBytes = 1 << 35
-
-// archive is the files of an archive that are wanted, in memory.
-type archive struct {
-	file    string
-	content map[string][]byte
-}
-
-func (a archive) read(name string) ([]byte, error) { return a.content[name], nil }
-func (a archive) path(name string) string          { return a.file + ":" + name }
-
 func (c classTree) open(ctx context.Context, src Source, splits []string) ([]*Set, error) {
 	if err := c.check(splits); err != nil {
 		return nil, err
 	}
-	info, err := os.Stat(src.Dir)
+	stream, err := src.compressed()
 	if err != nil {
-		return nil, unreadable(err)
+		return nil, err
 	}
-	if info.IsDir() || src.fs != nil {
-		f := src.folder()
-		tree, err := c.list(f)
+	if stream == nil {
+		f, tree, err := c.find(ctx, src, nil)
 		if err != nil {
 			return nil, err
 		}
 		return src.openSplits(ctx, splits, func(split string) (*imageSplit, error) { return c.split(f, tree, src.Dir, split) })
 	}
-	read := sync.OnceValues(func() (*openedArchive, error) { return c.readArchive(ctx, src.Dir, splits) })
+	var from folder
+	read := sync.OnceValues(func() (tree imageTree, err error) {
+		from, tree, err = c.find(ctx, src, c.wanted(splits))
+		return tree, err
+	})
 	sets := make([]*Set, len(splits))
 	for i, split := range splits {
 		// An archive that was decoded before is not read again.
 		key := func() (string, error) {
 			k := src.newKey(c.name, split)
-			k.add("", newFileInfo(info))
+			k.add("", newFileInfo(stream))
 			return k.String(), nil
 		}
 		open := func() (*imageSplit, error) {
-			a, err := read()
+			tree, err := read()
 			if err != nil {
 				return nil, err
 			}
-			return c.split(a.archive, a.tree, src.Dir, split)
+			return c.split(from, tree, src.Dir, split)
 		}
 		if src.broken != nil {
 			images, err := open()
@@ -101,6 +89,34 @@ func (c classTree) folders() (names []string) {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// wanted tells the files of a compressed archive that are in one of the splits.
+func (c classTree) wanted(splits []string) func(name string) bool {
+	var folders []string
+	for _, split := range splits {
+		folders = append(folders, c.splits[split]...)
+	}
+	return func(name string) bool {
+		if is, err := isImage(name); !is || err != nil {
+			return false
+		}
+		return slices.Contains(folders, ".") ||
+			slices.ContainsFunc(strings.Split(name, "/"), func(part string) bool { return slices.Contains(folders, part) })
+	}
+}
+
+// find opens the folder or archive of a source and lists its images.
+func (c classTree) find(ctx context.Context, src Source, wanted func(name string) bool) (f folder, tree imageTree, err error) {
+	f, err = src.tree(ctx, wanted, func(f folder) bool {
+		return slices.ContainsFunc(c.folders(), func(dir string) bool {
+			return dir == "." && len(look{folder: f}.classes(dir)) > 0 || dir != "." && holds(dir)(f)
+		})
+	})
+	if err == nil {
+		tree, err = c.list(f)
+	}
+	return f, tree, err
 }
 
 // list finds the images of a folder.
@@ -171,74 +187,4 @@ func (c classTree) classNames(tree imageTree) (names []string) {
 func classOf(file string) string {
 	dir := file[:strings.LastIndexByte(file, '/')]
 	return dir[strings.LastIndexByte(dir, '/')+1:]
-}
-
-// compareImages orders files of one folder by class and then by name.
-func compareImages(a, b string) int {
-	return cmp.Or(cmp.Compare(classOf(a), classOf(b)), cmp.Compare(a, b))
-}
-
-type openedArchive struct {
-	archive
-	tree imageTree
-}
-
-// readArchive reads the compressed images of the wanted splits, and the names of the others.
-func (c classTree) readArchive(ctx context.Context, file string, splits []string) (*openedArchive, error) {
-	var wanted []string
-	for _, split := range splits {
-		wanted = append(wanted, c.splits[split]...)
-	}
-	a := &openedArchive{archive{file, map[string][]byte{}}, imageTree{}}
-	folders := c.folders()
-	var total int64
-	root := -1
-	var above string
-	err := walkTar(ctx, file, func(name string, size int64, content io.Reader) error {
-		parts := strings.Split(name, "/")
-		at := slices.IndexFunc(parts, func(p string) bool { return slices.Contains(folders, p) })
-		if at < 0 {
-			return nil
-		}
-		inside := path.Join(parts[at:]...)
-		ok, err := isImage(inside)
-		hidden := slices.ContainsFunc(parts[at:], func(p string) bool { return strings.HasPrefix(p, ".") })
-		switch depth := len(parts) - at; {
-		case hidden || depth < 3 || err == nil && !ok:
-			return nil
-		case err != nil:
-			return inputf(file, "%s: %v", inside, err)
-		case depth > 3:
-			return inputf(file, "%s: nested too deep; the layout is %s/<class>/<file>", inside, parts[at])
-		}
-		if root < 0 {
-			root, above = at, path.Join(parts[:at]...)
-		}
-		if at != root || path.Join(parts[:at]...) != above {
-			return inputf(file, "%s and %s: two datasets in one archive", path.Join(above, parts[at]), path.Join(parts[:at+1]...))
-		}
-		a.tree[parts[at]] = append(a.tree[parts[at]], inside)
-		if !slices.Contains(wanted, parts[at]) {
-			return nil
-		}
-		if a.content[inside], err = readMember(a.path(inside), size, content); err != nil {
-			return err
-		}
-		if total += size; total > maxArchiveBytes {
-			return inputf(file, "more than %d bytes of images", int64(maxArchiveBytes))
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	for _, names := range a.tree {
-		slices.SortFunc(names, compareImages)
-		for i := 1; i < len(names); i++ {
-			if names[i] == names[i-1] {
-				return nil, inputf(file, "%s stands in it twice", names[i])
-			}
-		}
-	}
-	return a, c.checkTree(file, a.tree)
 }

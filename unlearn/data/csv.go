@@ -23,7 +23,10 @@ func openCSV(ctx context.Context, src Source, splits []string) ([]*Set, error) {
 			return nil, unknownSplit("csv", split, tables)
 		}
 	}
-	f := src.folder()
+	f, err := src.tree(ctx, nil, holds(tables["train"]))
+	if err != nil {
+		return nil, err
+	}
 	train, err := f.pairs(tables["train"], "path", "label")
 	if err != nil {
 		return nil, err

@@ -39,7 +39,12 @@ func (s system) Stat(name string) (fs.FileInfo, error) { return os.Stat(s.at(nam
 
 func (s system) at(name string) string { return filepath.Join(string(s), filepath.FromSlash(name)) }
 
-func (f folder) path(name string) string { return system(f.dir).at(name) }
+func (f folder) path(name string) string {
+	if p, ok := f.fs.(*packed); ok {
+		return p.path(name)
+	}
+	return system(f.dir).at(name)
+}
 
 // unreadable is the error of an operation on a file.
 func (f folder) unreadable(name string, err error) error {
@@ -84,11 +89,32 @@ func (f folder) info(name string) (fileInfo, error) {
 
 // sub is a folder in this one.
 func (f folder) sub(dir string) folder {
-	sub := folder{f.path(dir), system(f.path(dir))}
-	if _, ok := f.fs.(system); !ok {
-		sub.fs, _ = fs.Sub(f.fs, dir) // which fails on no constant path
+	switch files := f.fs.(type) {
+	case system:
+		return folder{f.path(dir), system(f.path(dir))}
+	case *packed:
+		below := *files
+		below.root = path.Join(files.root, dir)
+		return folder{f.path(dir), &below}
+	default:
+		below, _ := fs.Sub(files, dir) // which fails on no constant path
+		return folder{f.path(dir), below}
 	}
-	return sub
+}
+
+// unwrap returns the folder of an archive in which found is true: its top, or the one folder that this holds and all else is in,
+// and so on. Where there is none it is the top.
+func (f folder) unwrap(found func(folder) bool) folder {
+	for at := f; ; {
+		if found(at) {
+			return at
+		}
+		entries, err := at.list(".")
+		if err != nil || len(entries) != 1 || !entries[0].IsDir() {
+			return f
+		}
+		at = at.sub(entries[0].Name())
+	}
 }
 
 // has reports whether there is a regular file of this name.

@@ -21,14 +21,29 @@ type look struct {
 // Guess returns the names of the datasets that dir, a folder, an archive or a pattern, looks like. Where one that somebody
 // published fits, layouts that anybody's images may have are left out.
 func Guess(ctx context.Context, dir string) (names []string) {
-	at := look{folder: folder{dir, system(dir)}}
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
-		parent, file := filepath.Split(dir)
-		at = look{folder{parent, system(parent)}, file}
+	if info, err := os.Stat(dir); err == nil && info.IsDir() {
+		return look{folder: folder{dir, system(dir)}}.guess(ctx)
 	}
+	if stream, err := (Source{Dir: dir}).compressed(); err == nil && stream == nil {
+		if p, err := openPacked(ctx, dir, nil); err == nil {
+			folder{dir, p}.unwrap(func(f folder) bool {
+				names = look{folder: f}.guess(ctx)
+				return names != nil
+			})
+		}
+	}
+	if names == nil {
+		parent, file := filepath.Split(dir)
+		names = look{folder{parent, system(parent)}, file}.guess(ctx)
+	}
+	return names
+}
+
+// guess returns the names of the datasets that this looks like.
+func (l look) guess(ctx context.Context) (names []string) {
 	for _, general := range []bool{false, true} {
 		for _, d := range Datasets() {
-			if d.General == general && d.Resembles != nil && d.Resembles(ctx, at) {
+			if d.General == general && d.Resembles != nil && d.Resembles(ctx, l) {
 				names = append(names, d.Name)
 			}
 		}
@@ -84,6 +99,9 @@ func (l look) wnids(dir string) int {
 func (l look) shards(suffix string) bool {
 	if l.file != "" {
 		return strings.HasSuffix(l.file, suffix)
+	}
+	if _, inside := l.fs.(*packed); inside {
+		return false
 	}
 	found, err := Source{Dir: l.dir}.shards(suffix)
 	return err == nil && len(found) > 0

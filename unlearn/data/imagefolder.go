@@ -8,7 +8,7 @@ func init() {
 	}}
 	Register(Dataset{
 		Name:    tree.name,
-		Summary: "JPEG and PNG files in train/<class>/ and test/<class>/ (or val/), in a folder or a tar, tar.gz or tar.zst archive",
+		Summary: "JPEG and PNG files in train/<class>/ and test/<class>/ (or val/), in a folder or an archive: zip, tar, tar.gz or tar.zst",
 		Files:   true,
 		Sized:   true,
 

@@ -10,17 +10,17 @@ import (
 
 // ImageNet's classification task of 2012 (Russakovsky et al., 2015). Training images lie in train/<wnid>/. The validation
 // images, which stand for the test split too, are sorted likewise or, as they are published, all lie in val/; then their
-// labels come from the development kit or from Kaggle's table.
+// labels come from the development kit or from Kaggle's table. Archives are read as they are published.
 func init() {
 	tree := classTree{name: "imagenet", splits: map[string][]string{"train": {"train"}, "val": {"val"}, "test": {"val"}}}
 	Register(Dataset{
 		Name:    tree.name,
-		Summary: "ImageNet (2012) from its folder: train/<wnid>/ and val/, sorted or with the development kit's or Kaggle's labels",
+		Summary: "ImageNet (2012): train/<wnid>/ and val/, sorted or with the development kit's or Kaggle's labels, or the official archives in a folder",
 		Files:   true,
 		Sized:   true,
 
 		Resembles: func(_ context.Context, l look) bool {
-			return l.wnids("train") == 1000 || len(l.classes(path.Join(kaggleImages, "train"))) > 0
+			return l.wnids("train") == 1000 || len(l.classes(path.Join(kaggleImages, "train"))) > 0 || l.has(imageNetTrain)
 		},
 
 		Open: func(ctx context.Context, src Source, splits []string) ([]*Set, error) {
@@ -32,11 +32,67 @@ func init() {
 // kaggleImages is where Kaggle's archive of ImageNet has the images.
 const kaggleImages = "ILSVRC/Data/CLS-LOC"
 
+// The archives at image-net.org: a tar that holds a tar for each class, the validation images, and their labels.
+const (
+	imageNetTrain = "ILSVRC2012_img_train.tar"
+	imageNetVal   = "ILSVRC2012_img_val.tar"
+	imageNetKit   = "ILSVRC2012_devkit_t12.tar.gz"
+)
+
+// openImageNetFiles opens the folder or archive of ImageNet, or the folder with its official archives, as what they unpack to.
+func openImageNetFiles(ctx context.Context, src Source) (folder, error) {
+	f, err := src.tree(ctx, nil, func(f folder) bool { return holds("train")(f) || holds(kaggleImages)(f) })
+	if err != nil || !f.has(imageNetTrain) {
+		return f, err
+	}
+	p := newPacked(src.Dir)
+	for _, archive := range []struct{ file, folder string }{{imageNetVal, "val"}, {imageNetKit, "."}} {
+		if f.has(archive.file) {
+			if err := p.add(ctx, f.path(archive.file), archive.folder, nil); err != nil {
+				return f, err
+			}
+		}
+	}
+	if err := p.addImageNetTrain(ctx, src, f.path(imageNetTrain)); err != nil {
+		return f, err
+	}
+	return folder{src.Dir, p}, p.sort()
+}
+
+// addImageNetTrain lists the tars in a tar, each as a folder of its name.
+func (p *packed) addImageNetTrain(ctx context.Context, src Source, file string) error {
+	in, _, err := openArchive(file)
+	if err != nil {
+		return err
+	}
+	classes, err := in.tarFiles(ctx, 0, in.info.Size())
+	if err != nil {
+		return err
+	}
+	images := make([][]*packedFile, len(classes))
+	err = src.each(ctx, len(classes), func(i int) (err error) {
+		images[i], err = in.tarFiles(ctx, classes[i].offset, classes[i].size)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for i, class := range classes {
+		if err := p.insert(path.Join("train", strings.TrimSuffix(path.Base(class.name), ".tar")), images[i]...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func openImageNet(ctx context.Context, tree classTree, src Source, splits []string) ([]*Set, error) {
 	if err := tree.check(splits); err != nil {
 		return nil, err
 	}
-	root := src.folder()
+	root, err := openImageNetFiles(ctx, src)
+	if err != nil {
+		return nil, err
+	}
 	images := root
 	if names, err := root.folders(kaggleImages); err != nil {
 		return nil, err

@@ -8,9 +8,12 @@ func init() {
 	tree := classTree{name: "imagenet-a", classes: 200, splits: undivided}
 	Register(Dataset{
 		Name:    tree.name,
-		Summary: "ImageNet-A from its folder: 200 classes, <wnid>/*.jpg; all images are both training and test images",
+		Summary: "ImageNet-A from its archive or folder: 200 classes, <wnid>/*.jpg; all images are both training and test images",
 		Files:   true,
 		Sized:   true,
+
+		// The sum is that of torch-uncertainty (ENSTA-U2IS-AI/torch-uncertainty).
+		Downloads: []Download{{"https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar", "c3e55429088dc681f30d81f4726b6595"}},
 
 		Resembles: func(_ context.Context, l look) bool { return l.wnids(".") == tree.classes },
 

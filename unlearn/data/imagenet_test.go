@@ -3,6 +3,7 @@ package data
 import (
 	"os"
 	"testing"
+	"testing/fstest"
 )
 
 func imagenetTree(t testing.TB) map[string]string {
@@ -84,6 +85,31 @@ func FuzzSynsets(f *testing.F) {
 		classes, err := synsets(append(append(make([]byte, 126), "IM"...), elements...))
 		if err != nil && classes != nil {
 			t.Error("classes and an error")
+		}
+	})
+}
+
+// FuzzValidationLabels: whatever the labels of ImageNet's validation images are, as Kaggle's table or the development kit's numbers,
+// each image gets a class that there is, or none does.
+func FuzzValidationLabels(f *testing.F) {
+	meta, err := os.ReadFile("testdata/meta.mat") // 1 is n03, 2 is n01, 300 is n02
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("300\n1\n", false)
+	f.Add("ImageId,PredictionString\nb,n01 1 2\na,n03 1\n", true)
+	f.Fuzz(func(t *testing.T, text string, kaggle bool) {
+		file := "data/ILSVRC2012_validation_ground_truth.txt"
+		if kaggle {
+			file = "LOC_val_solution.csv"
+		}
+		at := folder{"x", fstest.MapFS{
+			file: {Data: []byte(text)}, "data/meta.mat": {Data: meta}, "val/a.JPEG": {}, "val/b.JPEG": {},
+		}}
+		found := imageTree{"train": {"train/n01/x.JPEG", "train/n02/x.JPEG", "train/n03/x.JPEG"}}
+		tree := classTree{name: "imagenet", splits: map[string][]string{"train": {"train"}}}
+		if s, err := unsortedValidation(tree, at, at, found, "val"); err == nil {
+			checkLabels(t, s, 2, 3)
 		}
 	})
 }

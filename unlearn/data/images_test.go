@@ -176,7 +176,12 @@ func (v vast) ReadDir(name string) (entries []fs.DirEntry, err error) {
 	return entries, nil
 }
 
-func (v vast) Stat(name string) (fs.FileInfo, error) { return v.file(path.Base(name), 0).Info() }
+func (v vast) Stat(name string) (fs.FileInfo, error) {
+	if !strings.HasPrefix(name, "train/") {
+		return nil, fs.ErrNotExist
+	}
+	return v.file(path.Base(name), 0).Info()
+}
 
 func (v vast) file(name string, mode fs.FileMode) fs.DirEntry {
 	return fs.FileInfoToDirEntry(vastFile{name, mode, int64(len(v.content))})

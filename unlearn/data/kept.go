@@ -17,13 +17,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
+	"l2ul/internal/filelock"
 	"l2ul/unlearn/data/jpeg"
 )
 
@@ -191,19 +191,13 @@ func (s Source) lock(ctx context.Context, dir, split string) (*flock.Flock, erro
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, &unkeptError{err}
 	}
-	lock := flock.New(filepath.Join(dir, split+".lock"))
-	locked, err := lock.TryLock()
-	if err == nil && !locked {
+	lock, err := filelock.Wait(ctx, filepath.Join(dir, split+".lock"), func() {
 		s.note("another process is decoding the images; waiting for it")
-		_, err = lock.TryLockContext(ctx, 100*time.Millisecond)
+	})
+	if err != nil && ctx.Err() == nil {
+		err = &unkeptError{err}
 	}
-	switch {
-	case ctx.Err() != nil:
-		return nil, errors.Join(ctx.Err(), lock.Close())
-	case err != nil:
-		return nil, &unkeptError{errors.Join(err, lock.Close())}
-	}
-	return lock, nil
+	return lock, err
 }
 
 // makeRoom removes what a killed process left of a split, and what was decoded from files that have changed since. It

@@ -68,7 +68,7 @@ func (s *shelf) open(t testing.TB, splits ...string) []*Set {
 func pixelsOf(t testing.TB, set *Set) []byte {
 	t.Helper()
 	pixels := make([]byte, set.bytes())
-	if err := set.Read(pixels, all(set.Len())); err != nil {
+	if err := set.Read(pixels, All(set.Len())); err != nil {
 		t.Fatal(err)
 	}
 	return pixels
@@ -605,7 +605,7 @@ func TestTooManyPixels(t *testing.T) {
 	for i := range 360 {
 		files[fmt.Sprintf("train/a/%d.png", i)] = string(wide)
 	}
-	s := newShelf(t, packTar(t, "a.tar", files))
+	s := newShelf(t, packTar(t, "a.tar.gz", files))
 	disk(t, 1<<36, math.MaxInt64)
 	for _, cache := range []string{"", s.Cache} {
 		s.notes, s.Cache = nil, cache

@@ -10,7 +10,7 @@ import (
 
 // Loader hands out the images of a set on a device. They are bytes, four times smaller than floats, until a batch is
 // taken: all of them in the device's memory where there is room, else fetched from the host batch by batch. Either way
-// batches have the same bits.
+// batches have the same bits. Images are without the set's margin; crops reach into it.
 type Loader struct {
 	set    *Set
 	format torch.MemoryFormat
@@ -53,7 +53,7 @@ var opEmpty = torch.Define("aten::empty.memory_format(SymInt[] size, *, ScalarTy
 // hostPixels returns all pixels of a set, Byte [n, C, H, W].
 func hostPixels(set *Set) torch.Tensor {
 	pixels := opEmpty.One([]int64{int64(set.Len()), int64(set.C), int64(set.H), int64(set.W)}, torch.Byte)
-	if err := set.Read(pixels.Memory(), all(set.Len())); err != nil {
+	if err := set.Read(pixels.Memory(), All(set.Len())); err != nil {
 		panic(unread(err))
 	}
 	return pixels
@@ -92,14 +92,24 @@ func (l *Loader) Free() {
 // cannot be decoded, panic with *torch.Error.
 func (l *Loader) Gather(indices []int) (x, y torch.Tensor) {
 	pixels, at, y := l.fetch(indices)
-	return kernels.GatherLUT(pixels, at, l.table), y
+	return l.inner(kernels.GatherLUT(pixels, at, l.table)), y
 }
 
-// GatherCrops is Gather for training: the images are padded with black, cut and mirrored as crops says, Long [k, 3] as
-// kernels.GatherCrops has it, on any device.
+// GatherCrops is Gather for training: the images, with their margin and then black around them, are cut and mirrored as crops
+// says, Long [k, 3] as kernels.GatherCrops has it, on any device. The middle of the crops is at padding.
 func (l *Loader) GatherCrops(indices []int, crops torch.Tensor, padding int) (x, y torch.Tensor) {
 	pixels, at, y := l.fetch(indices)
-	return kernels.GatherCrops(pixels, at, l.table, crops.To(pixels.Device(), torch.Long), padding), y
+	return l.inner(kernels.GatherCrops(pixels, at, l.table, crops.To(pixels.Device(), torch.Long), padding)), y
+}
+
+// inner cuts the margin off images. A window of the images with their margin, moved and mirrored, has in its middle the window
+// of those without it.
+func (l *Loader) inner(x torch.Tensor) torch.Tensor {
+	m := int64(l.set.Margin)
+	if m == 0 {
+		return x
+	}
+	return x.Narrow(2, m, x.Size(2)-2*m).Narrow(3, m, x.Size(3)-2*m).Contiguous(l.format)
 }
 
 // Expect says which images will probably be asked for next. A stream gathers them while the device works on the last ones.
@@ -118,7 +128,7 @@ func (l *Loader) fetch(indices []int) (pixels, at, y torch.Tensor) {
 	if l.stream == nil {
 		return l.pixels, at, y
 	}
-	return l.stream.send(indices).Contiguous(l.format), l.index(all(len(indices))), y
+	return l.stream.send(indices).Contiguous(l.format), l.index(All(len(indices))), y
 }
 
 func (l *Loader) check(indices []int) {
@@ -138,8 +148,8 @@ func (l *Loader) index(indices []int) torch.Tensor {
 	return torch.FromSlice(index, int64(len(index))).To(l.labels.Device(), torch.Long)
 }
 
-// all returns the numbers below n.
-func all(n int) []int {
+// All returns the indices of all samples of a set of n.
+func All(n int) []int {
 	numbers := make([]int, n)
 	for i := range numbers {
 		numbers[i] = i
@@ -160,7 +170,7 @@ type View struct {
 // where nothing is to be counted. It panics if an index is outside the set.
 func (l *Loader) View(part Part, indices []int, meter *Meter) *View {
 	if indices == nil {
-		indices = all(l.set.Len())
+		indices = All(l.set.Len())
 	}
 	for _, i := range indices {
 		if i < 0 || i >= l.set.Len() {

@@ -260,3 +260,57 @@ func TestSetCheck(t *testing.T) {
 		}
 	}
 }
+
+// Of a set with a margin, images are without it, and crops are windows of what is really there.
+func TestMargin(t *testing.T) {
+	const m, h, w = 2, 3, 4
+	set := &Set{Classes: []string{"a"}, C: 3, H: h + 2*m, W: w + 2*m, Margin: m, Labels: make([]int, 9)}
+	random := rand.New(rand.NewPCG(1, 2))
+	for range set.bytes() {
+		set.Pixels = append(set.Pixels, byte(random.Uint32()))
+	}
+	// window is a window of an image, which may be outside of it.
+	window := func(i, top, left, flip int) (values []float32) {
+		for c := range 3 {
+			for y := top; y < top+h; y++ {
+				for x := range w {
+					if flip == 1 {
+						x = w - 1 - x
+					}
+					x += left
+					value := float32(0)
+					if y >= 0 && y < set.H && x >= 0 && x < set.W {
+						value = float32(set.Image(i)[(c*set.H+y)*set.W+x]) / 255
+					}
+					values = append(values, value)
+				}
+			}
+		}
+		return values
+	}
+	for name, room := range room {
+		for _, format := range []torch.MemoryFormat{torch.Contiguous, torch.ChannelsLast} {
+			err := torch.Run(torch.CPU, func() error {
+				l := NewLoader(set, torch.CPU, format, room)
+				defer l.Free()
+				x, _ := l.Gather([]int{4})
+				if got := torch.ToSlice[float32](x); !slices.Equal(got, window(4, m, m, 0)) || !x.IsContiguous(format) {
+					t.Errorf("%s: an image of shape %v is not the middle", name, x.Shape())
+				}
+				for _, padding := range []int{m, m + 1} {
+					for range 50 {
+						crop := []int{random.IntN(2*padding + 1), random.IntN(2*padding + 1), random.IntN(2)}
+						x, _ := l.GatherCrops([]int{7}, torch.FromSlice([]int64{int64(crop[0]), int64(crop[1]), int64(crop[2])}, 1, 3), padding)
+						if got := torch.ToSlice[float32](x); !slices.Equal(got, window(7, m+crop[0]-padding, m+crop[1]-padding, crop[2])) {
+							t.Errorf("%s: crop %v with padding %d: %v", name, crop, padding, got)
+						}
+					}
+				}
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}

@@ -12,7 +12,7 @@ func init() {
 	tree := classTree{name: "folder", splits: undivided}
 	Register(Dataset{
 		Name:    tree.name,
-		Summary: "JPEG and PNG files in <class>/ of a folder, without splits: all images are both training and test images",
+		Summary: "JPEG and PNG files in <class>/ of a folder or archive, without splits: all images are both training and test images",
 		Files:   true,
 		Sized:   true,
 

@@ -71,7 +71,7 @@ func legacyPermutation(n int, seed int64) []int { return newMT19937(seed).permut
 // permutation is numpy's: a shuffle from the back, whose draws are cut to the bits that the bound has and drawn again while
 // they are above it.
 func (m *mt19937) permutation(n int) []int {
-	perm := all(n)
+	perm := All(n)
 	for i := n - 1; i > 0; i-- {
 		mask := uint32(1)<<bits.Len32(uint32(i)) - 1
 		j := m.uint32() & mask

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -44,6 +45,34 @@ func (s Source) folder() folder {
 	return folder{s.Dir, system(s.Dir)}
 }
 
+// tree is the files of Dir where that is an archive as well, as far as wanted says (see openPacked). found tells the folder of
+// the archive that they are in.
+func (s Source) tree(ctx context.Context, wanted func(name string) bool, found func(folder) bool) (folder, error) {
+	if s.fs != nil {
+		return s.folder(), nil
+	}
+	info, err := os.Stat(s.Dir)
+	if err != nil {
+		return folder{}, unreadable(err)
+	}
+	if info.IsDir() {
+		return s.folder(), nil
+	}
+	p, err := openPacked(ctx, s.Dir, wanted)
+	if err != nil {
+		return folder{}, err
+	}
+	return folder{s.Dir, p}.unwrap(found), nil
+}
+
+// holds tells a folder by a file or folder in it.
+func holds(name string) func(folder) bool {
+	return func(f folder) bool {
+		_, err := f.stat(name)
+		return err == nil
+	}
+}
+
 func (s Source) workers() int { return cmp.Or(s.Workers, runtime.GOMAXPROCS(0)) }
 
 // each calls do with every number below n on the source's workers, and returns an error of theirs or of ctx.
@@ -76,6 +105,7 @@ type Dataset struct {
 	Sized   bool   // its images are files, which Source.Preprocess gives a size as they are decoded
 
 	Preprocess Preprocess // that is usual for the dataset
+	Margin     int        // pixels around that crop that the random crops of training reach into, where others are black: see Set
 
 	// Resembles reports whether a folder, archive or pattern looks like the dataset, so that nobody need say so; nil where that
 	// cannot be told. General is of layouts that anybody's images may have.
@@ -110,6 +140,12 @@ func Datasets() []Dataset {
 		all[i] = registry[name]
 	}
 	return all
+}
+
+// Lookup returns the dataset of a name, or false if there is none.
+func Lookup(name string) (Dataset, bool) {
+	d, ok := registry[name]
+	return d, ok
 }
 
 // unknownSplit is the error of a dataset without such a split.

@@ -54,7 +54,7 @@ func Check(ctx context.Context, dataset string, src Source, split string, progre
 	digest, size := s.newDigest(), s.C*s.H*s.W
 	chunk := min(s.Len(), max(roundBytes/size, src.workers()))
 	pixels := make([]byte, chunk*size)
-	indices := all(s.Len())
+	indices := All(s.Len())
 	for some := range slices.Chunk(indices, chunk) {
 		if err := ctx.Err(); err != nil {
 			return nil, err

@@ -54,7 +54,7 @@ func TestAskedLazy(t *testing.T) {
 			t.Fatal(err)
 		}
 		pixels[i] = make([]byte, sets[0].bytes())
-		if err := sets[0].Read(pixels[i], all(sets[0].Len())); err != nil {
+		if err := sets[0].Read(pixels[i], All(sets[0].Len())); err != nil {
 			t.Fatal(err)
 		}
 		if kept := !sets[0].lazy.decodes(); kept == s.Lazy {

@@ -16,6 +16,7 @@ type Set struct {
 	Classes []string // class names; a label is an index into them
 	C, H, W int      // channels (red, green, blue), height, width of every image
 	Pixels  []byte   // n*C*H*W values, NCHW; or nil where they lie in a file of the cache: see Read
+	Margin  int      // pixels on every side of the images that only the random crops of training see: see Loader
 	Labels  []int    // n values in [0, len(Classes))
 	Names   []string // n file names relative to the split's parent, or nil where samples have none
 

@@ -12,9 +12,11 @@ import (
 func init() {
 	Register(Dataset{
 		Name:    "tiny-imagenet",
-		Summary: "Tiny ImageNet from its folder: train/<wnid>/images/, val/images/ and val/val_annotations.txt",
+		Summary: "Tiny ImageNet from its archive or folder: train/<wnid>/images/, val/images/ and val/val_annotations.txt",
 		Files:   true,
 		Sized:   true,
+
+		Downloads: []Download{{"http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"}},
 
 		Resembles: func(_ context.Context, l look) bool { return l.has("val/val_annotations.txt") },
 
@@ -30,7 +32,10 @@ func openTinyImageNet(ctx context.Context, src Source, splits []string) ([]*Set,
 			return nil, unknownSplit(dataset, split, list)
 		}
 	}
-	f := src.folder()
+	f, err := src.tree(ctx, nil, holds("train"))
+	if err != nil {
+		return nil, err
+	}
 	classes, err := f.folders("train")
 	if err != nil {
 		return nil, err

@@ -1,6 +1,9 @@
 package data
 
-import "testing"
+import (
+	"testing"
+	"testing/fstest"
+)
 
 func TestTinyImageNet(t *testing.T) {
 	files := with(painted(t, "train/n02/images/n02_0.JPEG", "train/n02/images/n02_1.JPEG", "train/n01/images/n01_9.JPEG",
@@ -19,4 +22,32 @@ func TestTinyImageNet(t *testing.T) {
 		refuses(t, "tiny-imagenet", Source{Dir: writeTree(t, with(files, "val/val_annotations.txt", annotations))}, "val", "val_annotations.txt", says)
 	}
 	refuses(t, "tiny-imagenet", Source{Dir: t.TempDir()}, "train", "no classes under train/")
+}
+
+// FuzzTinyImageNet: whatever the table of labels holds, each image gets a class that there is, or none does.
+func FuzzTinyImageNet(f *testing.F) {
+	f.Add("a.JPEG\tn01\t0\t0\t9\t9\nb.JPEG\tn02\t0\r\n")
+	f.Add("b.JPEG\tn02\na.JPEG\t\n")
+	f.Fuzz(func(t *testing.T, table string) {
+		at := folder{"x", fstest.MapFS{
+			"val/val_annotations.txt": {Data: []byte(table)}, "val/images/a.JPEG": {}, "val/images/b.JPEG": {},
+		}}
+		var s imageSplit
+		if err := tinyValidation(at, []string{"n01", "n02"}, &s); err == nil {
+			checkLabels(t, &s, 2, 2)
+		}
+	})
+}
+
+// checkLabels compares the size of a split, and its labels with the number of classes.
+func checkLabels(t *testing.T, s *imageSplit, images, classes int) {
+	t.Helper()
+	if len(s.names) != images || len(s.labels) != images {
+		t.Errorf("%d names and %d labels of %d images", len(s.names), len(s.labels), images)
+	}
+	for _, y := range s.labels {
+		if y < 0 || y >= classes {
+			t.Errorf("label %d of %d classes", y, classes)
+		}
+	}
 }

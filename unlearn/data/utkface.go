@@ -35,6 +35,7 @@ func init() {
 			Sized:   true,
 
 			Preprocess: Preprocess{Resize: 128, Crop: 120, Filter: resample.Bilinear},
+			Margin:     4,
 
 			Resembles: func(_ context.Context, l look) bool { return g.suffix == "" && l.faces() },
 
@@ -58,7 +59,10 @@ func (l look) faces() bool {
 }
 
 func openUTKFace(ctx context.Context, dataset string, edges []int, src Source, splits []string) ([]*Set, error) {
-	f := src.folder()
+	f, err := src.tree(ctx, nil, func(f folder) bool { return look{folder: f}.faces() })
+	if err != nil {
+		return nil, err
+	}
 	names, err := f.images(".")
 	if err != nil {
 		return nil, err

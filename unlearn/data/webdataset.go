@@ -138,41 +138,33 @@ func indexTar(ctx context.Context, r io.ReadSeeker, label string) (samples []web
 		samples = append(samples, sample)
 		return nil
 	}
-	archive := tar.NewReader(r)
-	for members := 0; ; members++ {
-		header, err := archive.Next()
-		if errors.Is(err, io.EOF) && members > 0 {
-			return samples, finish()
+	err = tarMembers(ctx, r, func(h *tar.Header, content io.Reader) error {
+		stem, kind, dotted := strings.Cut(path.Base(h.Name), ".")
+		if !dotted || stem == "" {
+			return nil
 		}
-		switch {
-		case members == 0 && err != nil:
-			return nil, fmt.Errorf("not a plain tar archive, which shards must be to be read in parts: %w", err)
-		case err != nil:
-			return nil, fmt.Errorf("corrupt or truncated archive: %w", err)
-		case members == maxMembers:
-			return nil, fmt.Errorf("more than %d files in the archive", maxMembers)
-		case members%1024 == 0 && ctx.Err() != nil:
-			return nil, ctx.Err()
-		}
-		base := path.Base(header.Name)
-		stem, kind, dotted := strings.Cut(base, ".")
-		if header.Typeflag != tar.TypeReg || !dotted || stem == "" {
-			continue
-		}
-		if k := path.Join(path.Dir(header.Name), stem); k != key {
+		if k := path.Join(path.Dir(h.Name), stem); k != key {
 			if err := finish(); err != nil {
-				return nil, err
+				return err
 			}
 			key, sample = k, webSample{}
 		}
-		if err := sample.add(archive, r, header, strings.ToLower(kind), label); err != nil {
-			return nil, fmt.Errorf("%s: %w", header.Name, err)
+		if err := sample.add(content, r, h, strings.ToLower(kind), label); err != nil {
+			return fmt.Errorf("%s: %w", h.Name, err)
 		}
+		return nil
+	})
+	if e, ok := errors.AsType[*tarError](err); ok && e.msg == msgNoTar {
+		return nil, fmt.Errorf("%w; shards must be plain, to be read in parts", err)
 	}
+	if err != nil {
+		return nil, err
+	}
+	return samples, finish()
 }
 
 // add takes a file of the sample that begins where r is.
-func (s *webSample) add(archive io.Reader, r io.Seeker, header *tar.Header, kind, label string) (err error) {
+func (s *webSample) add(body io.Reader, r io.Seeker, header *tar.Header, kind, label string) (err error) {
 	switch {
 	case kind == "jpg" || kind == "jpeg" || kind == "png":
 		switch {
@@ -180,7 +172,7 @@ func (s *webSample) add(archive io.Reader, r io.Seeker, header *tar.Header, kind
 			return fmt.Errorf("a second image of one sample, beside %s", s.image)
 		case header.Size > maxMember:
 			return fmt.Errorf("%d bytes are more than an image here can have (%d)", header.Size, maxMember)
-		case header.PAXRecords["GNU.sparse.major"] != "" || header.PAXRecords["GNU.sparse.map"] != "":
+		case isSparse(header):
 			return errors.New("a sparse file, which lies in pieces")
 		}
 		s.image, s.size = strings.TrimLeft(path.Clean(header.Name), "/"), header.Size
@@ -190,7 +182,7 @@ func (s *webSample) add(archive io.Reader, r io.Seeker, header *tar.Header, kind
 		if header.Size > maxSidecar {
 			return fmt.Errorf("%d bytes are more than a label here can have (%d)", header.Size, maxSidecar)
 		}
-		content, err := io.ReadAll(archive)
+		content, err := io.ReadAll(body)
 		if err != nil {
 			return err
 		}

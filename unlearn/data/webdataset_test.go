@@ -46,8 +46,8 @@ func TestWebDataset(t *testing.T) {
 		{tarOf(t, "a.jpg", "x", "a.cls", "1"), []string{"x.tar:a.jpg", "neither JPEG nor PNG"}},
 		{tarOf(t, "readme.txt", "x"), []string{"hold no samples"}},
 		{files["small-train-000.tar"][:3000], []string{"corrupt or truncated archive"}},
-		{gzipped(t, files["small-train-000.tar"]), []string{"x.tar", "not a plain tar archive"}},
-		{"", []string{"not a plain tar archive"}},
+		{gzipped(t, files["small-train-000.tar"]), []string{"x.tar", "not a tar archive"}},
+		{"", []string{"not a tar archive"}},
 	} {
 		refuses(t, "webdataset", Source{Dir: writeTree(t, map[string]string{"x.tar": c.content})}, "train", c.says...)
 	}

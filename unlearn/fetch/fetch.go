@@ -16,7 +16,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/gofrs/flock"
+	"l2ul/internal/filelock"
 )
 
 // Source is a file on a server.
@@ -66,11 +66,11 @@ func (c *Client) Fetch(ctx context.Context, src Source, path string, progress fu
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	lock := flock.New(path + ".lock")
-	if _, err := lock.TryLockContext(ctx, 100*time.Millisecond); err != nil {
+	lock, err := filelock.Wait(ctx, path+".lock", nil)
+	if err != nil {
 		return fmt.Errorf("waiting for another process that fetches %s: %w", path, err)
 	}
-	defer lock.Unlock() //nolint:errcheck // closing the file is what counts, and that cannot fail in a way that matters
+	defer lock.Close()
 	there, err := exists(path)
 	if err != nil {
 		return err

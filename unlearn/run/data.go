@@ -187,11 +187,10 @@ const maxDownload = 16 << 30
 // FetchData brings the files of a dataset from where its authors publish them to the cache, where they are found without
 // --data-dir. Files that are there already are not fetched again.
 func FetchData(ctx context.Context, c *Console, o FetchDataOptions, name string) (*Fetched, error) {
-	all := data.Datasets()
-	i := slices.IndexFunc(all, func(d data.Dataset) bool { return d.Name == name })
-	if i < 0 || all[i].Downloads == nil {
+	set, _ := data.Lookup(name)
+	if set.Downloads == nil {
 		var names []string
-		for _, d := range all {
+		for _, d := range data.Datasets() {
 			if d.Downloads != nil {
 				names = append(names, d.Name)
 			}
@@ -205,7 +204,7 @@ func FetchData(ctx context.Context, c *Console, o FetchDataOptions, name string)
 	folder = filepath.Join(folder, name)
 	client := fetch.Client{Offline: o.Offline || weights.HubOffline()}
 	done := &Fetched{Dataset: name, Folder: folder}
-	for _, from := range all[i].Downloads {
+	for _, from := range set.Downloads {
 		file := path.Base(from.URL)
 		progress, end := downloading(c, file)
 		err := client.Fetch(ctx, fetch.Source{URL: from.URL, MD5: from.MD5, Limit: maxDownload}, filepath.Join(folder, file), progress)
@@ -236,10 +235,8 @@ func fetched(name string) string {
 		return ""
 	}
 	where := filepath.Join(cache, datasets, name)
-	for _, d := range data.Datasets() {
-		if d.Name == name && len(d.Downloads) == 1 {
-			where = filepath.Join(where, path.Base(d.Downloads[0].URL))
-		}
+	if set, _ := data.Lookup(name); len(set.Downloads) == 1 {
+		where = filepath.Join(where, path.Base(set.Downloads[0].URL))
 	}
 	if _, err := os.Stat(where); err != nil {
 		return ""

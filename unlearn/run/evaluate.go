@@ -98,10 +98,10 @@ func (d *desk) evaluate(ctx context.Context, o EvaluateOptions) ([]*EvalResult, 
 	}
 	var training *data.Loader
 	for _, split := range o.Splits {
-		set, indices, out := d.train, count(d.train.Len()), func(r *EvalResult) **Score { return &r.Train }
+		set, indices, out := d.train, data.All(d.train.Len()), func(r *EvalResult) **Score { return &r.Train }
 		switch split {
 		case "test":
-			set, indices, out = d.test, count(d.test.Len()), func(r *EvalResult) **Score { return &r.Test }
+			set, indices, out = d.test, data.All(d.test.Len()), func(r *EvalResult) **Score { return &r.Test }
 		case "forget":
 			indices, out = forget.Indices, func(r *EvalResult) **Score { return &r.Forget }
 		case "retain":

@@ -185,7 +185,7 @@ func (f *forgetting) read(ctx context.Context) (err error) {
 			f.gone = append(f.gone, e.set.Indices...)
 		}
 	case f.o.Pool != "":
-		f.rest = count(f.train.Len())
+		f.rest = data.All(f.train.Len())
 		if err := f.load(ctx); err != nil {
 			return err
 		}
@@ -295,7 +295,7 @@ func (f *forgetting) tellPlan() error {
 		[2]string{"steps", steps},
 		[2]string{"update", rates},
 		[2]string{"scores", fmt.Sprintf("%s to forget, %d retained, %s, before and after",
-			Counted(k, "image"), len(f.limited(f.rest)), Counted(len(f.limited(count(f.desk.test.Len()))), "test image"))})...)
+			Counted(k, "image"), len(f.limited(f.rest)), Counted(len(f.limited(data.All(f.desk.test.Len()))), "test image"))})...)
 }
 
 func (f *forgetting) run(ctx context.Context) (*Result, error) {
@@ -379,7 +379,7 @@ func (f *forgetting) openViews() {
 	if len(f.rest) > 0 {
 		f.retain = f.training.View(data.PartRetain, f.limited(f.rest), f.meter)
 	}
-	f.test = f.loader(f.desk.test).View(data.PartTest, f.limited(count(f.desk.test.Len())), f.meter)
+	f.test = f.loader(f.desk.test).View(data.PartTest, f.limited(data.All(f.desk.test.Len())), f.meter)
 }
 
 // labels puts labels on the device.

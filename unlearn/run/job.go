@@ -519,14 +519,6 @@ func (d *desk) limited(indices []int) []int {
 	return limit.Of(indices)
 }
 
-func count(n int) []int {
-	all := make([]int, n)
-	for i := range all {
-		all[i] = i
-	}
-	return all
-}
-
 func (inv *Invocation) opening(o FolderOptions) Opening {
 	return Opening{Catalog: inv.Catalog, Config: inv.Config, Options: o, Argv: inv.Argv, Now: time.Now()}
 }

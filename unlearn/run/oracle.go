@@ -29,10 +29,14 @@ type oracleNote struct {
 // oracleKey identifies an oracle by all that decides its bits. The order of the images to forget is not among that, nor is
 // the network that forgets them.
 func (f *forgetting) oracleKey() string {
-	return f.key(map[string]any{
+	of := map[string]any{
 		"schema": oracleSchema, "data": f.train.Fingerprint(), "forget": slices.Sorted(slices.Values(f.gone)),
 		"recipe": f.recipe, "seed": f.compute.Seed,
-	})
+	}
+	if margin := f.margin(f.recipe); margin > 0 {
+		of["margin"] = margin
+	}
+	return f.key(of)
 }
 
 // retrain makes the network the oracle of the forget set: the one in the cache, or else one trained here.
@@ -94,7 +98,10 @@ func (f *forgetting) fetchOracle(key string) (bool, error) {
 
 // trainOracle trains the network, from where an earlier process stopped if one did, and hands it to the cache.
 func (f *forgetting) trainOracle(ctx context.Context, key string, job *train.Job, saved []nn.Named) error {
-	job.Images = f.training
+	var err error
+	if job.Images, err = f.trainOn(ctx, f.recipe, func() *data.Loader { return f.training }); err != nil {
+		return err
+	}
 	if f.state.Train != nil {
 		f.state.Train.Tensors = saved
 		job.Resume = f.state.Train

@@ -59,18 +59,17 @@ func usualPreprocess(card models.Card) data.Preprocess {
 // choosePreprocess decides what is done to the images of files: what flags say, else what is usual for the network, else for
 // the dataset.
 func (d *desk) choosePreprocess(ctx context.Context) error {
-	datasets := data.Datasets()
-	i := slices.IndexFunc(datasets, func(s data.Dataset) bool { return s.Name == d.source.Dataset })
-	if i < 0 {
+	set, known := data.Lookup(d.source.Dataset)
+	if !known {
 		return nil // which data.Open says better
 	}
-	if o := d.source; !datasets[i].Sized && o.ImgSize == "" { // pixels of one size, which are left as they are
+	if o := d.source; !set.Sized && o.ImgSize == "" { // pixels of one size, which are left as they are
 		if o.CropPct != 0 || o.Interpolation != "" {
 			return Usagef("--crop-pct and --interpolation: %s has pixels of one size; to resize them give --img-size", o.Dataset)
 		}
 		return nil
 	}
-	usual := datasets[i].Preprocess
+	usual := set.Preprocess
 	if d.model.Model == autoModel && d.model.Weights != "" {
 		if err := d.openWeights(ctx); err != nil {
 			return err

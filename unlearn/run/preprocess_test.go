@@ -1,13 +1,23 @@
 package run
 
 import (
+	"bytes"
+	"fmt"
+	"image"
+	"image/png"
 	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"l2ul/torch"
 	"l2ul/torch/models"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/data/resample"
+	"l2ul/unlearn/train"
 )
 
 // Sizes are timm's: the shorter side is floor(img_size / crop_pct).
@@ -92,4 +102,83 @@ func TestPreprocessOfCard(t *testing.T) {
 			t.Errorf("%+v: error %v does not say %q", source, err, says)
 		}
 	}
+}
+
+// UTKFace is trained on windows of 120 pixels of images of 128, and scored in their middle. Images of 128 pixels are those windows
+// without resizing.
+func TestTrainingCropsOfUTKFace(t *testing.T) {
+	t.Setenv("UNLEARN_CACHE", t.TempDir())
+	dir := t.TempDir()
+	random := rand.New(rand.NewPCG(3, 4))
+	photo := image.NewRGBA(image.Rect(0, 0, 128, 128))
+	for i := range 10 {
+		for at := range photo.Pix {
+			photo.Pix[at] = byte(random.Uint32()) | byte(at%4/3*255) // opaque
+		}
+		var file bytes.Buffer
+		if err := png.Encode(&file, photo); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d_0_1_x.png", 10+i)), file.Bytes(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := &desk{Invocation: Invocation{Console: NewConsole(TerminalOptions{Quiet: true}, io.Discard, io.Discard)}, device: torch.CPU}
+	d.source.Dataset, d.source.DataDir, d.model.Model = "utkface", dir, "cifar-resnet18"
+	err := torch.Run(torch.CPU, func() error {
+		defer d.close()
+		if err := d.openData(t.Context(), "train", "test"); err != nil {
+			return err
+		}
+		plain := d.loader(d.train)
+		same := func() *data.Loader { return plain }
+		if l, err := d.trainOn(t.Context(), train.Options{}, same); l != plain || err != nil {
+			t.Errorf("without crops: other images, %v", err)
+		}
+		wide, err := d.trainOn(t.Context(), train.Options{Augment: true}, same)
+		if err != nil {
+			return err
+		}
+		if got, want := middles(wide), middles(plain); !slices.Equal(got, want) {
+			t.Error("images with a margin have another middle")
+		}
+		const i = 5
+		file, err := os.Open(filepath.Join(dir, d.train.Names[i]))
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		decoded, err := png.Decode(file)
+		if err != nil {
+			return err
+		}
+		const top, left = 1, 7 // of 0 to 8
+		x, _ := wide.GatherCrops([]int{i}, torch.FromSlice([]int64{top, left, 1}, 1, 3), 4)
+		got := torch.ToSlice[float32](x)
+		for y := range 120 {
+			for x := range 120 {
+				r, _, _, _ := decoded.At(left+119-x, top+y).RGBA()
+				if want := float32(r>>8) / 255; got[120*y+x] != want {
+					t.Fatalf("pixel %d, %d of a crop is %g, not %g", x, y, got[120*y+x], want)
+				}
+			}
+		}
+		d.source.ImgSize = "64"
+		if err := d.choosePreprocess(t.Context()); err != nil {
+			return err
+		}
+		if m := d.margin(train.Options{Augment: true}); m != 0 {
+			t.Errorf("images of another size have a margin of %d", m)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// middles are the pixels of some images.
+func middles(l *data.Loader) []float32 {
+	x, _ := l.Gather([]int{0, 3, 7})
+	return torch.ToSlice[float32](x)
 }

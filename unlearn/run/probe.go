@@ -70,7 +70,7 @@ func Probe(ctx context.Context, inv Invocation, budget time.Duration) (*Speed, e
 }
 
 func (f *forgetting) probeScores(ctx context.Context, s *Speed, budget time.Duration) error {
-	some := f.loaders[1].View(data.PartTest, count(min(f.batch().N(), f.desk.test.Len())), f.meter)
+	some := f.loaders[1].View(data.PartTest, data.All(min(f.batch().N(), f.desk.test.Len())), f.meter)
 	return repeat(budget, func() error {
 		began := time.Now()
 		_, err := metrics.Evaluate(ctx, f.frozen().Logits, some, f.batch(), nil)

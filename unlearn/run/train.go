@@ -58,7 +58,7 @@ func Train(ctx context.Context, inv Invocation) (result *TrainResult, err error)
 		if err := d.begin(ctx); err != nil {
 			return err
 		}
-		job := d.trainJob(recipe, count(d.train.Len()), "", nil)
+		job := d.trainJob(recipe, data.All(d.train.Len()), "", nil)
 		if err := d.checkTraining(job); err != nil {
 			return err
 		}
@@ -122,7 +122,9 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*T
 		job.Resume = state.Loop
 		began = earlier(began, state.Loop.Seconds)
 	}
-	job.Images = d.loader(d.train)
+	if job.Images, err = d.trainOn(ctx, job.Options, func() *data.Loader { return d.loader(d.train) }); err != nil {
+		return nil, err
+	}
 	held := d.held(job.Options)
 	if len(held) > 0 {
 		job.Val, job.AtOnce = job.Images.View(data.PartVal, held, nil), d.batch()
@@ -160,7 +162,7 @@ func (d *desk) trainRun(ctx context.Context, o TrainOptions, job *train.Job) (*T
 	}{
 		{job.Images, d.limited(job.Indices), "train", &result.Train},
 		{job.Images, held, "val", result.Val},
-		{d.loader(d.test), d.limited(count(d.test.Len())), "test", &result.Test},
+		{d.loader(d.test), d.limited(data.All(d.test.Len())), "test", &result.Test},
 	} {
 		if part.score == nil {
 			continue
@@ -204,6 +206,34 @@ func (d *desk) trainJob(recipe train.Options, indices []int, part data.Part, met
 	return &train.Job{
 		Net: d.net, Indices: without(indices, d.held(recipe)), Part: part, Meter: meter, Options: recipe, Seed: d.compute.Seed,
 	}
+}
+
+// trainOn brings the images that a recipe trains on to the device. plain does so for those without a margin.
+func (d *desk) trainOn(ctx context.Context, recipe train.Options, plain func() *data.Loader) (*data.Loader, error) {
+	margin := d.margin(recipe)
+	if margin == 0 {
+		return plain(), nil
+	}
+	source, err := d.dataSource(ctx)
+	if err != nil {
+		return nil, err
+	}
+	source.Preprocess.Crop += 2 * margin
+	sets, err := data.Open(ctx, d.source.Dataset, source, "train")
+	if err != nil {
+		return nil, err
+	}
+	sets[0].Margin = margin
+	return d.loader(sets[0]), nil
+}
+
+// margin is how far the crops of a recipe reach beyond the images as they are prepared otherwise. Only the usual preparation of
+// the dataset leaves something there.
+func (d *desk) margin(recipe train.Options) int {
+	if set, _ := data.Lookup(d.source.Dataset); recipe.Augment && set.Preprocess == d.preprocess {
+		return set.Margin
+	}
+	return 0
 }
 
 // without are the indices that are not among others, which ascend.

@@ -23,7 +23,7 @@ type Options struct {
 	Warmup         int       `flag:"warmup" default:"0" min:"0" group:"training" help:"epochs in which the rate rises, step by step, from a hundredth of --lr"`
 	Batch          int       `flag:"train-batch" default:"128" min:"2" group:"training" help:"images of a step"`
 	Accumulate     int       `flag:"accumulate" default:"1" min:"1" group:"training" help:"parts in which the images of a step go through the network, for less memory; batch normalisation sees a part"`
-	Augment        bool      `flag:"augment" default:"true" group:"training" help:"random crops of the image padded by 4 zero pixels, and flips"`
+	Augment        bool      `flag:"augment" default:"true" group:"training" help:"random crops of the image with a border of 4 pixels, which are black and of UTKFace its own, and flips"`
 	MixUp          float64   `flag:"mixup" default:"0" min:"0" group:"training" help:"alpha of mixup, 0 for none; with --cutmix each step takes one of the two"`
 	CutMix         float64   `flag:"cutmix" default:"0" min:"0" group:"training" help:"alpha of cutmix, 0 for none"`
 	LabelSmoothing float64   `flag:"label-smoothing" default:"0" min:"0" max:"1" group:"training" help:"share of the label that is spread over all classes"`

@@ -22,8 +22,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
+
+	"l2ul/internal/filelock"
 )
 
 // Cache is such a folder. A nil *Cache holds nothing and takes nothing.
@@ -139,14 +140,9 @@ func (c *Cache) Lock(ctx context.Context, kind, key string, waiting func()) (unl
 	if err != nil || folder == "" {
 		return func() {}, err
 	}
-	lock := flock.New(filepath.Join(folder, key))
-	locked, err := lock.TryLock()
-	if err == nil && !locked {
-		waiting()
-		_, err = lock.TryLockContext(ctx, 100*time.Millisecond)
-	}
+	lock, err := filelock.Wait(ctx, filepath.Join(folder, key), waiting)
 	if err != nil {
-		return nil, errors.Join(err, lock.Close())
+		return nil, err
 	}
 	return func() { _ = lock.Close() }, nil // the end of the process would unlock it as well
 }
