@@ -77,22 +77,25 @@ func TestParseRefuses(t *testing.T) {
 	}
 	list := "[" + strings.Join(many, ", ") + "]"
 	for text, want := range map[string]string{
-		"":                                    "no matrix",
-		"name: x":                             "no matrix",
-		"matrix: {a: []}":                     "a has no values",
-		"matrix: {a: 3}":                      "a list of values is expected",
-		"matrix: {a: [1, 1]}":                 "the value 1 twice",
-		"matrix: {a: [1], a: [2]}":            "already defined",
-		"matrix: {a: [[1]]}":                  "a value is expected",
-		"matrix: {a: [{b: 1}]}":               "a value is expected",
-		"matrix: {a: [&x 1, *x]}":             "anchors",
-		"matrix: {a: [!!str 1]}":              "tags",
-		"matrix: {a: [1]}\nexclude: [{b: 1}]": "b is no key of the matrix",
-		"matrix: {a: [1]}\nexclude: [{}]":     "would exclude everything",
-		"matrix: {a: [1]}\nmatrx: {}":         "unknown field",
-		"matrix: {a: [1]}\n---\nb: 1":         "2 documents",
-		"matrix: {a: " + list + ", b: " + list + ", c: [1]}":                           "more than 10000 combinations",
-		"matrix: {a: [1]}\nchecks: [{}]":                                               "of one kind",
+		"":                                                   "no matrix",
+		"name: x":                                            "no matrix",
+		"matrix: {a: []}":                                    "a has no values",
+		"matrix: {a: 3}":                                     "a list of values is expected",
+		"matrix: {a: [1, 1]}":                                "the value 1 twice",
+		"matrix: {a: [1], a: [2]}":                           "already defined",
+		"matrix: {a: [[1]]}":                                 "a value is expected",
+		"matrix: {a: [{b: 1}]}":                              "a value is expected",
+		"matrix: {a: [&x 1, *x]}":                            "anchors",
+		"matrix: {a: [!!str 1]}":                             "tags",
+		"matrix: {a: [1]}\nexclude: [{b: 1}]":                "b is no key of the matrix",
+		"matrix: {a: [1]}\nexclude: [{}]":                    "would exclude everything",
+		"matrix: {a: [1]}\nmatrx: {}":                        "unknown field",
+		"matrix: {a: [1]}\ncolumns: [b]":                     "columns: b is no key of the matrix",
+		"matrix: {seed: [1]}\ncolumns: [seed]":               "means over the seeds",
+		"matrix: {a: [1]}\ncolumns: [a, a]":                  "a stands there twice",
+		"matrix: {a: [1]}\n---\nb: 1":                        "2 documents",
+		"matrix: {a: " + list + ", b: " + list + ", c: [1]}": "more than 10000 combinations",
+		"matrix: {a: [1]}\nchecks: [{}]":                     "of one kind",
 		"matrix: {a: [1]}\nchecks: [{reached: true, order: a > b}]":                    "of one kind",
 		"matrix: {a: [1]}\nchecks: [{order: adv}]":                                     "adv-imp > adv",
 		"matrix: {a: [1]}\nchecks: [{reached: true, often: true}]":                     "only an order",
@@ -153,9 +156,9 @@ func TestPresets(t *testing.T) {
 			t.Errorf("%s: %d cells, %d runs, want %d", name, len(cells), len(Runs(cells)), want[name])
 		}
 		x := g.Index(cells)
-		for _, key := range slices.Concat(g.Rows, g.Columns) {
+		for _, key := range g.Columns {
 			if _, ok := x.Cells[0].Labels[key]; !ok {
-				t.Errorf("%s: rows or columns by %s, which no cell has", name, key)
+				t.Errorf("%s: columns by %s, which no cell has", name, key)
 			}
 		}
 		for _, c := range g.Checks {

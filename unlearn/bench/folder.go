@@ -28,7 +28,7 @@ const (
 
 // Index is grid.json: which run of the folder is which cell of the grid.
 func (g *Grid) Index(cells []Cell) *results.Grid {
-	x := &results.Grid{Schema: results.GridSchema, Name: g.Name, Title: g.Title, Rows: g.Rows, Columns: g.Columns}
+	x := &results.Grid{Schema: results.GridSchema, Name: g.Name, Title: g.Title, Columns: g.Columns}
 	for _, a := range g.Matrix {
 		x.Axes = append(x.Axes, results.Axis{Key: a.Key})
 	}

@@ -31,8 +31,7 @@ type Grid struct {
 	Matrix  []Axis     `yaml:"-"`       // every combination is a cell,
 	Include []Settings `yaml:"include"` // but for what these add
 	Exclude []Settings `yaml:"exclude"` // and these take away
-	Rows    []string   `yaml:"rows"`    // keys that a table has its rows by,
-	Columns []string   `yaml:"columns"` // and its columns
+	Columns []string   `yaml:"columns"` // keys that its table has columns by; all others but the seed make rows
 	Checks  []Check    `yaml:"checks"`
 }
 
@@ -222,6 +221,17 @@ func (g *Grid) validate() error {
 			if !axis[s.Key] {
 				return fmt.Errorf("exclude: %s is no key of the matrix", s.Key)
 			}
+		}
+	}
+	for i, key := range g.Columns {
+		if !axis[key] {
+			return fmt.Errorf("columns: %s is no key of the matrix", key)
+		}
+		if key == "seed" {
+			return errors.New("columns: a table has means over the seeds; seed can be no column")
+		}
+		if slices.Contains(g.Columns[:i], key) {
+			return fmt.Errorf("columns: %s stands there twice", key)
 		}
 	}
 	for i := range g.Checks {

@@ -39,6 +39,7 @@ type page struct {
 	JS     template.JS
 
 	Title, Lead, Left string
+	Pivot             *htmlPivot
 	Headers           []header
 	Rows              []htmlRow
 	Notes             []string
@@ -53,6 +54,13 @@ type page struct {
 type header struct {
 	Text    string
 	Numeric bool
+}
+
+// htmlPivot is a Pivot for the template.
+type htmlPivot struct {
+	*Pivot
+	Metrics []string
+	Lines   []htmlRow
 }
 
 type htmlRow struct {
@@ -121,6 +129,9 @@ func (r *Report) page() (*page, error) {
 	}
 	if p.Claims = r.Claims; p.Claims != nil {
 		p.Tally = tallyClaims(p.Claims)
+	}
+	if r.Pivot != nil {
+		p.Pivot = r.htmlPivot()
 	}
 	numeric := r.Table.numeric()
 	for i, h := range r.Table.Headers() {
@@ -224,6 +235,19 @@ func (r *Report) htmlRow(i int) htmlRow {
 		h.Cells = append(h.Cells, cell)
 	}
 	return h
+}
+
+func (r *Report) htmlPivot() *htmlPivot {
+	p := &htmlPivot{Pivot: r.Pivot, Metrics: metrics}
+	for i, row := range r.Pivot.Rows {
+		line := htmlRow{Block: i > 0 && row.Section}
+		best := r.Pivot.best(row)
+		for j, text := range r.Pivot.Texts(row, " ± ") {
+			line.Cells = append(line.Cells, htmlCell{Text: text, Numeric: j >= len(row.Labels), Best: best[j], Head: j < len(row.Labels)})
+		}
+		p.Lines = append(p.Lines, line)
+	}
+	return p
 }
 
 func shown(p Plot) (*figure, error) {

@@ -98,8 +98,7 @@ type Grid struct {
 	Title   string            `json:"title"`
 	Hash    string            `json:"hash"`
 	Axes    []Axis            `json:"axes"`
-	Rows    []string          `json:"rows"`    // keys of the axes that make the rows of its table
-	Columns []string          `json:"columns"` // and its columns
+	Columns []string          `json:"columns"` // keys of the axes that its table has columns by, the others making rows
 	Cells   []Cell            `json:"cells"`
 	Checks  []json.RawMessage `json:"checks"` // what `bench check` found
 }
