@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -223,7 +224,7 @@ func (p *program) benchShow() *cli.Command {
 				}
 				t.AppendRow(row)
 			}
-			return printLines(p.stdout, t.Render(), "", fmt.Sprintf("%s: %s, %s", grid.Title, run.Counted(len(cells), "cell"), run.Counted(len(bench.Runs(cells)), "run")))
+			return printLines(p.stdout, t.Render(), "", fmt.Sprintf("%s: %s, %s", cmp.Or(grid.Title, grid.Name), run.Counted(len(cells), "cell"), run.Counted(len(bench.Runs(cells)), "run")))
 		},
 	}
 }

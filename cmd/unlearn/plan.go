@@ -50,7 +50,11 @@ func (p *program) planGrid(ctx context.Context, console *run.Console, cells []be
 	if probed == nil {
 		return run.Usagef("no cell of the grid has gradient steps, by which the others could be judged")
 	}
-	speed, err := run.Probe(ctx, run.Invocation{Catalog: p.catalog, Config: probed.Config, Argv: os.Args, Console: console}, probeTime)
+	cfg, err := probed.One(p.catalog)
+	if err != nil {
+		return err
+	}
+	speed, err := run.Probe(ctx, run.Invocation{Catalog: p.catalog, Config: cfg, Argv: os.Args, Console: console}, probeTime)
 	if err != nil {
 		return err
 	}

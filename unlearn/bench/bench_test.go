@@ -140,7 +140,7 @@ func TestPresets(t *testing.T) {
 		"l2ul/table-cifar10": 7 * 5 * 3, "l2ul/table-cifar100": 7 * 4 * 3, "l2ul/table-imagenet": 7 * 4 * 3, "l2ul/table-cifar10-small": 42,
 		"l2ul/ablation-imp-alone": 3 * 6, "l2ul/ablation-uniform-anchor": 2 * 6, "l2ul/ablation-lambda": 5 * 6, "l2ul/ablation-eps": 5 * 6,
 		"l2ul/ablation-num-adv": 6 * 6, "l2ul/ablation-lr": 4 * 6, "l2ul/ablation-bn": 8 * 6, "l2ul/ablation-loss-weights": 4 * 6,
-		"l2ul/ablation-importance": 5 * 6,
+		"l2ul/ablation-importance": 5 * 6, "l2ul/continual-cifar10-small": 9,
 	}
 	for _, name := range Presets() {
 		g, err := Load("preset:" + name)
@@ -241,6 +241,44 @@ func TestIdentity(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A stream is told from others by how many requests it has, by their size, and by the bytes of its file; and from one run that forgets once.
+func TestIdentityOfStreams(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "requests.jsonl")
+	write(t, file, "one")
+	stream := func(text string) Cell {
+		return cellsOf(t, "base: {model: resnet20, dataset: shapes, method: neggrad}\nmatrix: {seed: [3]}\n"+text)[0]
+	}
+	ids := map[string]bool{}
+	for _, text := range []string{"", "continual: {requests: 2, size: 3}", "continual: {requests: 3, size: 2}", "continual: {file: " + file + "}"} {
+		ids[stream(text).ID] = true
+	}
+	write(t, file, "another")
+	last := stream("continual: {file: " + file + "}")
+	ids[last.ID] = true
+	if len(ids) != 5 {
+		t.Errorf("5 streams have %d names", len(ids))
+	}
+	line := func(c Cell) string { return strings.Join(c.Args, " ") }
+	if got, want := line(last), "continual --model=resnet20 --dataset=shapes --method=neggrad --seed=3 -- "+file; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	drawn := stream("continual: {requests: 2, size: 3}")
+	if got, want := line(drawn), "continual --k=3 --requests=2 --model=resnet20 --dataset=shapes --method=neggrad --seed=3"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	one, err := drawn.One(catalog(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, _, _ := one.Get("forget"); v.String() != "random:3" || one.Spec.Verb != "forget" {
+		t.Errorf("one request is %s %s", one.Spec.Verb, v)
+	}
+	if l := loadOf(&drawn, 100); l.times != 2 || l.step != 3 {
+		t.Errorf("load %+v", l)
 	}
 }
 

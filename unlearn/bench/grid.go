@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -27,12 +28,36 @@ import (
 type Grid struct {
 	Name    string     `yaml:"name"`
 	Title   string     `yaml:"title"`
-	Base    Settings   `yaml:"base"`    // of all cells
-	Matrix  []Axis     `yaml:"-"`       // every combination is a cell,
-	Include []Settings `yaml:"include"` // but for what these add
-	Exclude []Settings `yaml:"exclude"` // and these take away
-	Columns []string   `yaml:"columns"` // keys that its table has columns by; all others but the seed make rows
+	Stream  *Stream    `yaml:"continual"` // cells are streams of deletion requests; nil where each forgets once
+	Base    Settings   `yaml:"base"`      // of all cells
+	Matrix  []Axis     `yaml:"-"`         // every combination is a cell,
+	Include []Settings `yaml:"include"`   // but for what these add
+	Exclude []Settings `yaml:"exclude"`   // and these take away
+	Columns []string   `yaml:"columns"`   // keys that its table has columns by; all others but the seed make rows
 	Checks  []Check    `yaml:"checks"`
+}
+
+// Stream is what requests each cell of a grid serves, as `unlearn continual`: those of a file, or drawn ones.
+type Stream struct {
+	Requests int    `yaml:"requests"` // to draw,
+	Size     int    `yaml:"size"`     // of so many images each
+	File     string `yaml:"file"`
+}
+
+// flags are the options of `unlearn continual` that ask for the stream.
+func (s *Stream) flags() map[string][]string {
+	if s == nil || s.File != "" {
+		return nil
+	}
+	return map[string][]string{"requests": {strconv.Itoa(s.Requests)}, "k": {strconv.Itoa(s.Size)}}
+}
+
+func (s *Stream) validate() error {
+	drawn := s.Requests > 0 && s.Size > 0 && s.File == ""
+	if named := s.File != "" && s.Requests == 0 && s.Size == 0; !drawn && !named {
+		return errors.New("continual: write {requests: 8, size: 8} for 8 drawn requests of 8 images, or {file: requests.jsonl}")
+	}
+	return nil
 }
 
 // Axis is a key of the matrix and its values, as the file writes them.
@@ -221,6 +246,11 @@ func (g *Grid) validate() error {
 			if !axis[s.Key] {
 				return fmt.Errorf("exclude: %s is no key of the matrix", s.Key)
 			}
+		}
+	}
+	if g.Stream != nil {
+		if err := g.Stream.validate(); err != nil {
+			return err
 		}
 	}
 	for i, key := range g.Columns {

@@ -305,12 +305,12 @@ matrix: {method: [neggrad, adv, adv-imp, oracle, rawp, retrain], k: [4]}`, func(
 	}
 	sets := map[string]bool{}
 	for _, c := range cells {
-		got := loadOf(c.Config, 100)
+		got := loadOf(&c, 100)
 		if got.set != "" {
 			sets[got.set] = true
 		}
 		w := want[got.method]
-		w.method, w.set = got.method, got.set
+		w.method, w.set, w.times = got.method, got.set, 1
 		if got != w {
 			t.Errorf("%s: %+v, want %+v", got.method, got, w)
 		}
@@ -325,7 +325,7 @@ matrix: {method: [neggrad, adv, adv-imp, oracle, rawp, retrain], k: [4]}`, func(
 	if usual, most := 10*(2*20+6*30+10*120+50*4)+100*4*24.5, 10*(2*20+6*30+10*120+50*4)+100*4*49.; e.Steps != usual || e.Most != most {
 		t.Errorf("steps %g, at most %g, want %g, %g", e.Steps, e.Most, usual, most)
 	}
-	if p := Probed(cells); p == nil || loadOf(p.Config, usualTraining).method != "oracle" {
+	if p := Probed(cells); p == nil || loadOf(p, usualTraining).method != "oracle" {
 		t.Errorf("probed %v", p)
 	}
 }

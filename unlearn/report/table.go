@@ -160,7 +160,11 @@ func (t *Table) rowBefore(groups []results.Group) Row {
 	for _, g := range groups {
 		for _, r := range g.Runs {
 			// Not by its hash, which new labels are part of.
-			if set := fmt.Sprint(r.Forget.Forget.Indices, r.Forget.Hashes.Weights); !seen[set] && r.Forget.Before != nil {
+			set := fmt.Sprint(r.Forget.Forget.Indices, r.Forget.Hashes.Weights)
+			if r.Stream != nil {
+				set = fmt.Sprint(r.Forget.Forget.Hash, r.Forget.Hashes.Weights)
+			}
+			if !seen[set] && r.Forget.Before != nil {
 				seen[set] = true
 				scores = append(scores, r.Forget.Before)
 			}
@@ -360,6 +364,11 @@ func (t *Table) Notes() []string {
 	}
 	if t.own {
 		notes = append(notes, "Each seed began with a network of its own.")
+	}
+	if slices.ContainsFunc(t.Rows, func(r Row) bool {
+		return slices.ContainsFunc(r.Runs, func(one *results.Run) bool { return one.Stream != nil })
+	}) {
+		notes = append(notes, "Streams of requests: k is the images of all; D_f right after the run of each request, D_r and D_test after the last.")
 	}
 	if scored := t.scored(); scored != "" {
 		notes = append(notes, scored)
