@@ -278,62 +278,57 @@ func (s *Settings) UnmarshalYAML(n ast.Node) error {
 		*s = Settings{{"config", []string{text}}}
 		return nil
 	}
-	pairs, err := mapping(n)
-	if err != nil {
-		return err
-	}
-	for _, p := range pairs {
-		key, err := scalar(p.Key)
-		if err != nil {
-			return err
-		}
-		texts, err := values(p.Value)
-		if err != nil {
-			return fmt.Errorf("%s: %w", key, err)
-		}
+	return each(n, func(key string, value ast.Node) error {
+		texts, err := values(value)
 		*s = append(*s, Setting{key, texts})
-	}
-	return nil
+		return err
+	})
 }
 
 type axes []Axis
 
 // UnmarshalYAML reads a mapping of keys and lists, in its order.
 func (a *axes) UnmarshalYAML(n ast.Node) error {
-	pairs, err := mapping(n)
-	if err != nil {
+	err := each(n, func(key string, value ast.Node) error {
+		if _, list := value.(*ast.SequenceNode); !list {
+			return errors.New("a list of values is expected, as [16, 64]")
+		}
+		texts, err := values(value)
+		for i, t := range texts {
+			if err == nil && slices.Contains(texts[:i], t) {
+				err = fmt.Errorf("it has the value %s twice", t)
+			}
+		}
+		*a = append(*a, Axis{key, texts})
 		return err
+	})
+	if err != nil {
+		return fmt.Errorf("matrix: %w", err)
+	}
+	return nil
+}
+
+// each calls the function for the keys and values of a mapping, in its order.
+func each(n ast.Node, do func(key string, value ast.Node) error) error {
+	var pairs []*ast.MappingValueNode
+	switch m := n.(type) {
+	case *ast.MappingNode:
+		pairs = m.Values
+	case *ast.MappingValueNode:
+		pairs = []*ast.MappingValueNode{m}
+	default:
+		return fmt.Errorf("line %d: keys and values are expected", n.GetToken().Position.Line)
 	}
 	for _, p := range pairs {
 		key, err := scalar(p.Key)
 		if err != nil {
 			return err
 		}
-		if _, list := p.Value.(*ast.SequenceNode); !list {
-			return fmt.Errorf("matrix: %s: a list of values is expected, as [16, 64]", key)
+		if err := do(key, p.Value); err != nil {
+			return fmt.Errorf("%s: %w", key, err)
 		}
-		texts, err := values(p.Value)
-		if err != nil {
-			return fmt.Errorf("matrix: %s: %w", key, err)
-		}
-		for i, t := range texts {
-			if slices.Contains(texts[:i], t) {
-				return fmt.Errorf("matrix: %s has the value %s twice", key, t)
-			}
-		}
-		*a = append(*a, Axis{key, texts})
 	}
 	return nil
-}
-
-func mapping(n ast.Node) ([]*ast.MappingValueNode, error) {
-	switch m := n.(type) {
-	case *ast.MappingNode:
-		return m.Values, nil
-	case *ast.MappingValueNode:
-		return []*ast.MappingValueNode{m}, nil
-	}
-	return nil, fmt.Errorf("line %d: keys and values are expected", n.GetToken().Position.Line)
 }
 
 // values are the texts of a value or of a list.
