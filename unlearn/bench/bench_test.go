@@ -1,6 +1,8 @@
 package bench
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 	"pgregory.net/rapid"
 
 	_ "l2ul/unlearn/methods" // whose options cells have
@@ -140,7 +143,8 @@ func TestPresets(t *testing.T) {
 		"l2ul/table-cifar10": 7 * 5 * 3, "l2ul/table-cifar100": 7 * 4 * 3, "l2ul/table-imagenet": 7 * 4 * 3, "l2ul/table-cifar10-small": 42,
 		"l2ul/ablation-imp-alone": 3 * 6, "l2ul/ablation-uniform-anchor": 2 * 6, "l2ul/ablation-lambda": 5 * 6, "l2ul/ablation-eps": 5 * 6,
 		"l2ul/ablation-num-adv": 6 * 6, "l2ul/ablation-lr": 4 * 6, "l2ul/ablation-bn": 8 * 6, "l2ul/ablation-loss-weights": 4 * 6,
-		"l2ul/ablation-importance": 5 * 6, "l2ul/continual-cifar10-small": 9,
+		"l2ul/ablation-importance": 5 * 6, "l2ul/continual-cifar10-small": 9, "l2ul/continual-cifar10": 9,
+		"l2ul/table-cifar100-vit": 7 * 5 * 3, "l2ul/table-utkface": 7 * 5 * 3, "l2ul/table-cifar100-small": 7 * 3, "l2ul/table-imagenet-small": 7 * 3,
 	}
 	for _, name := range Presets() {
 		g, err := Load("preset:" + name)
@@ -173,6 +177,95 @@ func TestPresets(t *testing.T) {
 	}
 	if len(Presets()) != len(want) {
 		t.Errorf("presets %v", Presets())
+	}
+}
+
+// The grid of UTKFace serves all groupings of the paper: its cells are as many, on another dataset.
+func TestPresetGroupings(t *testing.T) {
+	g, err := Load("preset:l2ul/table-utkface")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]bool{}
+	for _, grouping := range []string{"MFD", "TNN", "balanced", "groups", "tens"} {
+		cells, err := g.Cells(Sources{Catalog: catalog(t), Given: Settings{{"config", []string{"preset:l2ul/utkface-resnet18-" + grouping}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range cells {
+			ids[c.ID] = true
+		}
+	}
+	if len(ids) != 5*7*5*3 {
+		t.Errorf("%d cells, want %d", len(ids), 5*7*5*3)
+	}
+}
+
+// What editors are told about configuration files holds for grids: as a file, the settings of each cell are valid, and one more that
+// there is not is not.
+func TestPresetsFitTheSchema(t *testing.T) {
+	text, err := catalog(t).Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compiler := jsonschema.NewCompiler()
+	if err := compiler.AddResource("config.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	schema, err := compiler.Compile("config.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := func(texts []string) any {
+		values := make([]any, len(texts))
+		for i, text := range texts {
+			if json.Unmarshal([]byte(text), &values[i]) != nil { // neither a number nor a truth value
+				values[i] = text
+			}
+		}
+		if len(values) == 1 {
+			return values[0]
+		}
+		return values
+	}
+	for _, name := range Presets() {
+		g, err := Load("preset:" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, combination := range g.combinations() {
+			file := map[string]any{}
+			for _, s := range slices.Concat(g.Base, combination) {
+				switch s.Key {
+				case "config": // which is a file of its own
+				case "k": // short for forget
+					file["forget"] = map[string]any{"forget": "random:" + s.Texts[0]}
+				default:
+					file[s.Key] = value(s.Texts)
+				}
+			}
+			text, err := json.Marshal(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			valid := func(text []byte) error {
+				doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return schema.Validate(doc)
+			}
+			if err := valid(text); err != nil {
+				t.Errorf("%s: %s: %v", name, combination, err)
+			}
+			if valid(bytes.Replace(text, []byte("{"), []byte(`{"lamda":1,`), 1)) == nil {
+				t.Errorf("%s: %s with an unknown key is valid", name, combination)
+			}
+		}
 	}
 }
 
