@@ -486,6 +486,7 @@ func TestParseShard(t *testing.T) {
 		{"", slurm, Shard{0, 1}},
 		{"2/3", slurm, Shard{2, 3}},
 		{"auto", slurm, Shard{2, 4}},
+		{"auto", env("SLURM_ARRAY_TASK_ID=14", "SLURM_ARRAY_TASK_MIN=0", "SLURM_ARRAY_TASK_STEP=2", "SLURM_ARRAY_TASK_COUNT=8"), Shard{7, 8}},
 		{"auto/64", kubernetes, Shard{5, 64}},
 		{"auto", env("AWS_BATCH_JOB_ARRAY_INDEX=3", "AWS_BATCH_JOB_ARRAY_SIZE=7"), Shard{3, 7}},
 		{"auto", env("BATCH_TASK_INDEX=0", "BATCH_TASK_COUNT=2"), Shard{0, 2}},
@@ -499,6 +500,15 @@ func TestParseShard(t *testing.T) {
 	} {
 		if _, err := ParseShard(text, kubernetes); err == nil || !strings.Contains(err.Error(), want) || run.ExitCode(err) != run.ExitUsage {
 			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+	for want, e := range map[string]func(string) (string, bool){
+		"its numbers have gaps":     env("SLURM_ARRAY_TASK_ID=7", "SLURM_ARRAY_TASK_MIN=1", "SLURM_ARRAY_TASK_STEP=1", "SLURM_ARRAY_TASK_COUNT=3"), // --array=1,3,7
+		"no places in an array":     env("SLURM_ARRAY_TASK_ID=3", "SLURM_ARRAY_TASK_MIN=0", "SLURM_ARRAY_TASK_STEP=2", "SLURM_ARRAY_TASK_COUNT=8"),
+		"STEP=0: these are no plac": env("SLURM_ARRAY_TASK_ID=3", "SLURM_ARRAY_TASK_MIN=0", "SLURM_ARRAY_TASK_STEP=0", "SLURM_ARRAY_TASK_COUNT=8"),
+	} {
+		if _, err := ParseShard("auto", e); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
 		}
 	}
 	if _, err := ParseShard("auto", env()); err == nil || !strings.Contains(err.Error(), "no scheduler") {

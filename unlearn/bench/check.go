@@ -333,24 +333,27 @@ func (e *Outside) Error() string {
 func (*Outside) ExitCode() int { return run.ExitOutside }
 
 // Decide decides the checks of a grid's folder and writes what came of them into its grid.json.
-func Decide(dir string) ([]Check, error) {
-	g, cells, err := open(dir)
-	if err != nil {
-		return nil, err
+func Decide(dir string) (checks []Check, err error) {
+	if _, err := results.OpenGrid(dir); err != nil {
+		return nil, run.Inputf("%w", err)
 	}
-	checks := make([]Check, len(g.Checks))
-	for i := range checks {
-		c := &checks[i]
-		if err := errors.Join(json.Unmarshal(g.Checks[i], c), c.validate()); err != nil {
-			return nil, run.Inputf("%s: check %d: %w", filepath.Join(dir, indexName), i+1, err)
+	err = alone(dir, func() error {
+		g, cells, err := open(dir)
+		if err != nil || len(g.Checks) == 0 {
+			return err
 		}
-		c.decide(cells)
-		g.Checks[i] = marshal(c)
-	}
-	if len(checks) == 0 {
-		return nil, nil
-	}
-	return checks, run.WriteJSON(filepath.Join(dir, indexName), g)
+		checks = make([]Check, len(g.Checks))
+		for i := range checks {
+			c := &checks[i]
+			if err := errors.Join(json.Unmarshal(g.Checks[i], c), c.validate()); err != nil {
+				return run.Inputf("%s: check %d: %w", filepath.Join(dir, indexName), i+1, err)
+			}
+			c.decide(cells)
+			g.Checks[i] = marshal(c)
+		}
+		return run.WriteJSON(filepath.Join(dir, indexName), g)
+	})
+	return checks, err
 }
 
 // Count is how many checks came to an outcome.
@@ -367,10 +370,10 @@ func Count(checks []Check, outcome Verdict) (n int) {
 // results are missing.
 func Verify(dir string) ([]Check, error) {
 	checks, err := Decide(dir)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if len(checks) == 0 {
+	case len(checks) == 0:
 		return nil, run.Usagef("%s: the grid has no checks", dir)
 	}
 	if broken := Count(checks, Broken); broken > 0 {

@@ -142,3 +142,22 @@ func lock(dir, id string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// alone does something about the whole grid while no other process does: what it read is not old when it is written.
+func alone(dir string, do func() error) error {
+	if err := os.MkdirAll(filepath.Join(dir, stateName), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, stateName, "grid.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot lock the grid: %s: %w", f.Name(), err)
+	}
+	return do()
+}
