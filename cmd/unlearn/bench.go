@@ -116,8 +116,14 @@ func (p *program) runGrid(ctx context.Context, console *run.Console, grid *bench
 		return err
 	}
 	mine := shard.Deal(cells)
-	progress := console.Progress("bench", "cells", int64(len(mine)))
+	left := bench.Unfinished(dir, mine) // what is done already took no time, and tells nothing of how long the others will
+	progress := console.Progress("bench", "cells", int64(len(left)))
 	defer progress.Done()
+	ended := func(c *bench.Cell) {
+		if left[c.ID] {
+			progress.Add(1)
+		}
+	}
 	runner := &bench.Runner{
 		Dir: dir, Program: program, Env: share(os.Environ(), jobs), Cells: mine, Jobs: jobs,
 		Watch: func(e bench.Event) {
@@ -135,13 +141,13 @@ func (p *program) runGrid(ctx context.Context, console *run.Console, grid *bench
 				log.Str("reason", e.Failure.Reason).Msg("goes on in another process")
 			case bench.Found:
 				log.Msg("is there already: " + bench.Outcome(e.Result))
-				progress.Add(1)
+				ended(e.Cell)
 			case bench.Done:
 				log.Float64("seconds", e.Result.Seconds.Total).Msg(bench.Outcome(e.Result))
-				progress.Add(1)
+				ended(e.Cell)
 			case bench.Failed:
 				log.Int("exit_code", e.Failure.Code).Msg(e.Failure.Reason)
-				progress.Add(1)
+				ended(e.Cell)
 			}
 		},
 	}
@@ -243,7 +249,11 @@ func (p *program) benchStatus() *cli.Command {
 		}
 		lines := []string{fmt.Sprintf("%s: %d done, %d running, %d failed, %d left", printable(s.Name), s.Done, len(s.Running), len(s.Failed), s.Left)}
 		if s.Seconds > 0 {
-			lines = append(lines, fmt.Sprintf("about %s of work for one process, going by the cells that are done", lasting(s.Seconds)))
+			how := "of work for one process"
+			if n := len(s.Running); n > 0 {
+				how = fmt.Sprintf("left with %d at once", n)
+			}
+			lines = append(lines, fmt.Sprintf("about %s %s, going by the latest cells", lasting(s.Seconds/float64(max(len(s.Running), 1))), how))
 		}
 		for _, r := range s.Running {
 			lines = append(lines, "running  "+printable(r))

@@ -347,3 +347,28 @@ func TestRunnerForgetsFailures(t *testing.T) {
 		t.Errorf("after: %+v, %v", s, err)
 	}
 }
+
+// Two cells are left. The latest five that are done took 10 seconds each; what older ones took does not count.
+func TestStatusGoesByTheLatestCells(t *testing.T) {
+	dir, cells := folder(t, strings.Replace(threeCells, "0, 1, 2", "0, 1, 2, 3, 4, 5, 6, 7, 8", 1), func(c *Cell) string {
+		switch seed, _ := c.Labels.Get("seed"); seed[0] {
+		case "7", "8":
+			return ""
+		case "0", "1":
+			return strings.Replace(result(c, "reached", 1, 1, 1), `"total":10`, `"total":1000`, 1)
+		}
+		return result(c, "reached", 1, 1, 1)
+	})
+	for i, c := range cells[:7] {
+		at := time.Now().Add(time.Duration(i-10) * time.Hour)
+		if err := os.Chtimes(filepath.Join(dir, cellsName, c.ID, "result.json"), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s, err := Status(dir); err != nil || s.Done != 7 || s.Left != 2 || s.Seconds != 20 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if left := Unfinished(dir, cells); len(left) != 2 || !left[cells[7].ID] || !left[cells[8].ID] {
+		t.Errorf("unfinished %v", left)
+	}
+}
