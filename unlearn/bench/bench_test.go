@@ -496,7 +496,7 @@ func TestParseShard(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"3/3": "the shares of 8 are 0/8 to 7/8", "-1/3": "is no share", "a/3": "is no share", "0/0": "is no share", "2": "write 0/8", "auto": "auto/8 for 8",
+		"3/3": "counted from 0: those of 3 are 0/3 to 2/3", "-1/3": "counted from 0", "a/3": "is no share", "0/0": "is no share", "2": "write 0/8", "auto": "auto/8 for 8",
 	} {
 		if _, err := ParseShard(text, kubernetes); err == nil || !strings.Contains(err.Error(), want) || run.ExitCode(err) != run.ExitUsage {
 			t.Errorf("%q: %v, want %q", text, err, want)

@@ -48,8 +48,11 @@ func ParseShard(text string, env func(string) (string, bool)) (s Shard, err erro
 	if s.Index, err = strconv.Atoi(index); err == nil {
 		s.Count, err = strconv.Atoi(count)
 	}
-	if err != nil || s.Count < 1 || s.Index < 0 || s.Index >= s.Count {
+	switch {
+	case err != nil || s.Count < 1:
 		return s, wrong(fmt.Sprintf("%s/%s is no share; the shares of 8 are 0/8 to 7/8", index, count))
+	case s.Index < 0 || s.Index >= s.Count:
+		return s, wrong(fmt.Sprintf("shares are counted from 0: those of %d are 0/%d to %d/%d", s.Count, s.Count, s.Count-1, s.Count))
 	}
 	return s, nil
 }
