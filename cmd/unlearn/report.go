@@ -111,18 +111,24 @@ func tableWriter(md, csv, latex bool) (func(*reports.Report, io.Writer) error, e
 	return write, nil
 }
 
+// pivotColumns are how many columns of a grid's table, of three accuracies each, a terminal shows side by side.
+const pivotColumns = 2
+
 // printTable is the tables for people at a terminal, with the claims of grids below them.
 func printTable(r *reports.Report, w io.Writer) error {
 	var lines []string
-	if p := r.Pivot; p != nil {
-		t := newTable(printables(p.Headers())...)
-		for i, row := range p.Rows {
-			if i > 0 && row.Section {
-				t.AppendSeparator()
+	if r.Pivot != nil {
+		for _, p := range r.Pivot.Parts(pivotColumns) {
+			t := newTable(printables(p.Headers())...)
+			for i, row := range p.Rows {
+				if i > 0 && row.Section {
+					t.AppendSeparator()
+				}
+				t.AppendRow(printables(p.Texts(row, " ± ")))
 			}
-			t.AppendRow(printables(p.Texts(row, " ± ")))
+			lines = append(lines, t.Render(), "")
 		}
-		lines = append(lines, t.Render(), "", strings.Join(p.Notes(), "\n"), "")
+		lines = append(lines, strings.Join(r.Pivot.Notes(), "\n"), "")
 	}
 	rows := r.Table
 	t := newTable(printables(rows.Headers())...)

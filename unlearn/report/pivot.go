@@ -69,6 +69,19 @@ func newPivot(g *results.Grid, t *Table) *Pivot {
 	return p
 }
 
+// Parts are the table in pieces of so many columns, for those who see no more side by side.
+func (p *Pivot) Parts(columns int) (parts []*Pivot) {
+	at := 0
+	for some := range slices.Chunk(p.Columns, columns) {
+		part := &Pivot{Keys: p.Keys, Columns: some, runs: p.runs}
+		for _, r := range p.Rows {
+			part.Rows = append(part.Rows, PivotRow{r.Labels, r.Cells[at : at+len(some)], r.Section})
+		}
+		parts, at = append(parts, part), at+len(some)
+	}
+	return parts
+}
+
 // rowKeys are the axes that are no columns. What runs are averaged over is not among them, and neither is the goal where the
 // names of methods tell it.
 func rowKeys(g *results.Grid, t *Table) (keys []string) {

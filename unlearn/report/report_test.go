@@ -172,6 +172,13 @@ func TestPivot(t *testing.T) {
 	}, rows); d != "" {
 		t.Errorf("rows: -want +got\n%s", d)
 	}
+	var parts []string
+	for _, part := range r.Pivot.Parts(1) {
+		parts = append(parts, strings.Join(part.Texts(part.Rows[2], "±"), " | "))
+	}
+	if d := cmp.Diff([]string{"neggrad | 12.50±158.83 † (n = 2) | 62.50±158.83 | 55.00±190.59", "neggrad | 0.00 (n = 1) | 25.00 | 20.00"}, parts); d != "" {
+		t.Errorf("in parts: -want +got\n%s", d)
+	}
 	var tex, md strings.Builder
 	if err := errors.Join(r.LaTeX(&tex), r.Markdown(&md)); err != nil {
 		t.Fatal(err)
