@@ -69,7 +69,7 @@ func (p *program) planGrid(ctx context.Context, console *run.Console, cells []be
 		known = fmt.Sprintf("%s that are done tell what is usual", run.Counted(e.Recorded, "cell"))
 	}
 	steps := fmt.Sprintf("%s, %s; at most %s, by the caps", lasting(e.Steps), known, lasting(e.Most))
-	if e.Steps == e.Most {
+	if e.Steps == e.Most && e.Steps > 0 {
 		steps = lasting(e.Steps) + ", as many as the caps allow"
 	}
 	total := fmt.Sprintf("%s for one process", lasting(usual))

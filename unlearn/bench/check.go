@@ -266,6 +266,9 @@ func (c *Check) descends(of map[string]results.Label, symbol string, line []Grou
 	var texts []string
 	for _, g := range complete(slices.Clone(line)) {
 		s := accuracy(&g)
+		if s.N == 0 { // nothing was left to retain
+			continue
+		}
 		texts = append(texts, name(&g)+" "+s.String())
 		falls = falls && float64(s.Mean) < before
 		before = float64(s.Mean)

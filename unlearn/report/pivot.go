@@ -3,7 +3,6 @@ package report
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -85,15 +84,12 @@ func (p *Pivot) Parts(columns int) (parts []*Pivot) {
 // rowKeys are the axes that are no columns. What runs are averaged over is not among them, and neither is the goal where the
 // names of methods tell it.
 func rowKeys(g *results.Grid, t *Table) (keys []string) {
-	methods := map[results.Label]map[results.Label]bool{} // goals by name of the method
+	names, pairs := map[string]bool{}, map[string]bool{}
 	for _, c := range g.Cells {
-		name := results.Label(methodLabel(c))
-		if methods[name] == nil {
-			methods[name] = map[results.Label]bool{}
-		}
-		methods[name][c.Labels["goal"]] = true
+		name := methodLabel(c)
+		names[name], pairs[name+" "+string(c.Labels["goal"])] = true, true
 	}
-	told := len(methods) > 1 && !slices.ContainsFunc(slices.Collect(maps.Values(methods)), func(goals map[results.Label]bool) bool { return len(goals) > 1 })
+	told := len(names) > 1 && len(names) == len(pairs)
 	for _, a := range g.Axes {
 		averaged := a.Key == "seed" || t.own && slices.Contains([]string{"weights", "checkpoint"}, a.Key)
 		if !averaged && !slices.Contains(g.Columns, a.Key) && !(a.Key == "goal" && told) {

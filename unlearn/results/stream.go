@@ -46,6 +46,9 @@ func whole(s *run.ContinualResult) (*run.Result, error) {
 		if e == nil || e.Before == nil || e.After == nil {
 			return nil, fmt.Errorf("request %d has no scores", i+1)
 		}
+		if err := checkScores(e.Before, e.After); err != nil {
+			return nil, fmt.Errorf("request %d: %w", i+1, err)
+		}
 		if e.Method() != r.Method {
 			r.Method = MixedMethod
 		}

@@ -65,10 +65,11 @@ func TestStream(t *testing.T) {
 		t.Errorf("a stream of two methods: %v", err)
 	}
 	for text, want := range map[string]string{
-		`{"schema":"unlearn.continual/1"}`:                             "without requests",
-		`{"schema":"unlearn.continual/1","requests":[null]}`:           "without requests",
-		strings.Replace(stream, `"after":{"forget"`, `"x":{"f"`, 1):    "request 1 has no scores",
-		strings.Replace(stream, `"accuracy":0.3,`, `"accuracy":3,`, 1): "no fraction",
+		`{"schema":"unlearn.continual/1"}`:                                         "without requests",
+		`{"schema":"unlearn.continual/1","requests":[null]}`:                       "without requests",
+		strings.Replace(stream, `"after":{"forget"`, `"x":{"f"`, 1):                "request 1 has no scores",
+		strings.Replace(stream, `"accuracy":0.7,"n":90`, `"accuracy":7,"n":90`, 1): "request 1: an accuracy of 7",
+		strings.Replace(stream, `"accuracy":0.3,`, `"accuracy":3,`, 1):             "no fraction",
 	} {
 		write(text)
 		if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), want) {
