@@ -92,9 +92,10 @@ func rowKeys(g *results.Grid, t *Table) (keys []string) {
 	told := len(names) > 1 && len(names) == len(pairs)
 	for _, a := range g.Axes {
 		averaged := a.Key == "seed" || t.own && slices.Contains([]string{"weights", "checkpoint"}, a.Key)
-		if !averaged && !slices.Contains(g.Columns, a.Key) && !(a.Key == "goal" && told) {
-			keys = append(keys, a.Key)
+		if averaged || slices.Contains(g.Columns, a.Key) || a.Key == "goal" && told {
+			continue
 		}
+		keys = append(keys, a.Key)
 	}
 	return keys
 }

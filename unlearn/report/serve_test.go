@@ -198,8 +198,20 @@ func TestServeMakesTheReportOnce(t *testing.T) {
 	write("Title one", then)
 	at := serve(t, dir)
 	get := func() string {
-		_, body := ask(t, at, "GET /report HTTP/1.1\r\nHost: "+at+"\r\nConnection: close\r\n\r\n")
-		return body
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+at+"/report", nil)
+		if err != nil {
+			return err.Error()
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return err.Error()
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			return err.Error()
+		}
+		return string(body)
 	}
 	var together sync.WaitGroup
 	pages := make([]string, 8)
