@@ -2,14 +2,17 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/goccy/go-yaml"
+	"github.com/google/go-cmp/cmp"
 	"github.com/urfave/cli/v2"
 
 	"l2ul/unlearn/bench"
@@ -106,6 +109,63 @@ func TestBatchRecipes(t *testing.T) {
 		resumable := slices.ContainsFunc(at(doc, path...).([]any), func(v any) bool { return v == uint64(75) })
 		if resumable != (name == "gcp-batch.json") { // which lists what to retry, Kubernetes what not to
 			t.Errorf("%s: 75 is to be tried again", name)
+		}
+	}
+}
+
+// The script of Slurm starts one step with its arguments as they are, comes back after a stop and after nothing else, not for ever, and
+// says how it is used.
+func TestSlurmScript(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Skip("no bash on this machine: the script of Slurm is not run")
+	}
+	script, err := filepath.Abs(filepath.Join("..", "..", "scripts", "batch", "slurm-array.sbatch"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// run runs it beside a srun and a scontrol that write down their words, one a line.
+	run := func(step string, args []string, env ...string) (code int, said string) {
+		t.Helper()
+		dir := t.TempDir()
+		for name, text := range map[string]string{
+			"srun": "printf '%s\\n' \"cores $SRUN_CPUS_PER_TASK\" \"cache $UNLEARN_CACHE\" \"$@\"\n" + step, "scontrol": "echo scontrol \"$@\"\n",
+		} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c := exec.CommandContext(t.Context(), bash, append([]string{script}, args...)...)
+		c.Env = append([]string{"PATH=" + dir + ":" + os.Getenv("PATH"), "SLURM_CPUS_PER_TASK=8", "SLURM_JOB_ID=50"}, env...)
+		out, err := c.CombinedOutput()
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			t.Fatal(err)
+		}
+		return c.ProcessState.ExitCode(), string(out)
+	}
+	words := []string{"my grid.yaml", "/out put/$(touch x)", "w*.pt", "/data dir"}
+	started := "cores 8\ncache /out put/$(touch x)-cache\nunlearn\nbench\nrun\nmy grid.yaml\n-o\n/out put/$(touch x)\n--weights\nw*.pt\n--data-dir\n/data dir\n" +
+		"--shard\nauto\n--progress\nnone\n"
+	array := []string{"SLURM_ARRAY_JOB_ID=42", "SLURM_ARRAY_TASK_ID=3"}
+	for name, c := range map[string]struct {
+		step string
+		args []string
+		env  []string
+		code int
+		said string
+	}{
+		"done":            {"exit 0", words, array, 0, started},
+		"cells failed":    {"exit 3", words, array, 3, started},
+		"out of memory":   {"exit 137", words, array, 137, started},
+		"stopped":         {"exit 75", words, array, 0, started + "scontrol requeue 42_3\n"},
+		"no array":        {"exit 75", words, nil, 0, started + "scontrol requeue 50\n"},
+		"stopped always":  {"exit 75", words, append([]string{"SLURM_RESTART_COUNT=100"}, array...), 75, started},
+		"signal to shell": {"kill -TERM $PPID; sleep 0.2; exit 75", words, array, 0, started + "scontrol requeue 42_3\n"},
+		"no arguments":    {"exit 0", nil, array, 2, "usage: sbatch --array=0-7 slurm-array.sbatch GRID OUTPUT WEIGHTS DATA\n"},
+	} {
+		if code, said := run(c.step, c.args, c.env...); code != c.code || said != c.said {
+			t.Errorf("%s: exit code %d, want %d:\n%s", name, code, c.code, cmp.Diff(c.said, said))
 		}
 	}
 }

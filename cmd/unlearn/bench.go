@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -115,8 +116,14 @@ func (p *program) runGrid(ctx context.Context, console *run.Console, grid *bench
 		return err
 	}
 	mine := shard.Deal(cells)
-	progress := console.Progress("bench", "cells", int64(len(mine)))
+	left := bench.Unfinished(dir, mine) // what is done already took no time, and tells nothing of how long the others will
+	progress := console.Progress("bench", "cells", int64(len(left)))
 	defer progress.Done()
+	ended := func(c *bench.Cell) {
+		if left[c.ID] {
+			progress.Add(1)
+		}
+	}
 	runner := &bench.Runner{
 		Dir: dir, Program: program, Env: share(os.Environ(), jobs), Cells: mine, Jobs: jobs,
 		Watch: func(e bench.Event) {
@@ -134,13 +141,13 @@ func (p *program) runGrid(ctx context.Context, console *run.Console, grid *bench
 				log.Str("reason", e.Failure.Reason).Msg("goes on in another process")
 			case bench.Found:
 				log.Msg("is there already: " + bench.Outcome(e.Result))
-				progress.Add(1)
+				ended(e.Cell)
 			case bench.Done:
 				log.Float64("seconds", e.Result.Seconds.Total).Msg(bench.Outcome(e.Result))
-				progress.Add(1)
+				ended(e.Cell)
 			case bench.Failed:
 				log.Int("exit_code", e.Failure.Code).Msg(e.Failure.Reason)
-				progress.Add(1)
+				ended(e.Cell)
 			}
 		},
 	}
@@ -223,94 +230,66 @@ func (p *program) benchShow() *cli.Command {
 				}
 				t.AppendRow(row)
 			}
-			return printLines(p.stdout, t.Render(), "", fmt.Sprintf("%s: %s, %s", grid.Title, run.Counted(len(cells), "cell"), run.Counted(len(bench.Runs(cells)), "run")))
+			return printLines(p.stdout, t.Render(), "", fmt.Sprintf("%s: %s, %s", cmp.Or(grid.Title, grid.Name), run.Counted(len(cells), "cell"), run.Counted(len(bench.Runs(cells)), "run")))
 		},
 	}
-}
-
-// benchFolder is the one argument of a verb that looks at the folder of a grid.
-func benchFolder(c *cli.Context) (string, error) {
-	if c.NArg() != 1 {
-		return "", run.Usagef("%s takes one folder, which `unlearn bench run` was given with -o", c.Command.HelpName)
-	}
-	return c.Args().First(), nil
-}
-
-// lookOptions are those of verbs that look at the folder of a grid.
-type lookOptions struct {
-	JSON bool `flag:"json" config:"no" help:"JSON on stdout"`
 }
 
 func (p *program) benchStatus() *cli.Command {
-	flags, read := simple(lookOptions{})
-	return &cli.Command{
-		Name: "status", Usage: "how far a grid has come", ArgsUsage: "DIR", Flags: flags,
-		Action: func(c *cli.Context) error {
-			var o lookOptions
-			if err := read(c, &o); err != nil {
-				return err
+	return about(&cli.Command{
+		Name: "status", Usage: "how far a grid has come", ArgsUsage: "DIR",
+		Description: "DIR is the folder that unlearn bench run was given with -o.",
+	}, 1, 1, func(_ *cli.Context, o lookOptions, args []string) error {
+		s, err := bench.Status(args[0])
+		if err != nil {
+			return err
+		}
+		if o.JSON {
+			return p.summarize(s)
+		}
+		lines := []string{fmt.Sprintf("%s: %d done, %d running, %d failed, %d left", printable(s.Name), s.Done, len(s.Running), len(s.Failed), s.Left)}
+		if s.Seconds > 0 {
+			how := "of work for one process"
+			if n := len(s.Running); n > 0 {
+				how = fmt.Sprintf("left with %d at once", n)
 			}
-			dir, err := benchFolder(c)
-			if err != nil {
-				return err
-			}
-			s, err := bench.Status(dir)
-			if err != nil {
-				return err
-			}
-			if o.JSON {
-				return p.summarize(s)
-			}
-			lines := []string{fmt.Sprintf("%s: %d done, %d running, %d failed, %d left", s.Name, s.Done, len(s.Running), len(s.Failed), s.Left)}
-			if s.Seconds > 0 {
-				lines = append(lines, fmt.Sprintf("about %s of work for one process, going by the cells that are done", lasting(s.Seconds)))
-			}
-			for _, r := range s.Running {
-				lines = append(lines, "running  "+r)
-			}
-			for _, f := range s.Failed {
-				lines = append(lines, "failed   "+f)
-			}
-			return printLines(p.stdout, lines...)
-		},
-	}
+			lines = append(lines, fmt.Sprintf("about %s %s, going by the latest cells", lasting(s.Seconds/float64(max(len(s.Running), 1))), how))
+		}
+		for _, r := range s.Running {
+			lines = append(lines, "running  "+printable(r))
+		}
+		for _, f := range s.Failed {
+			lines = append(lines, "failed   "+printable(f))
+		}
+		return printLines(p.stdout, lines...)
+	})
 }
 
 func (p *program) benchCheck() *cli.Command {
-	flags, read := simple(lookOptions{})
-	return &cli.Command{
-		Name: "check", Usage: "compare the results of a grid with what is claimed of them", ArgsUsage: "DIR", Flags: flags,
+	return about(&cli.Command{
+		Name: "check", Usage: "compare the results of a grid with what is claimed of them", ArgsUsage: "DIR",
 		Description: "The claims are those of the grid file: orders of methods, published numbers and their tolerances. Exits 6 where one does\n" +
 			"not hold. Numbers are means over the seeds, with the standard deviation.",
-		Action: func(c *cli.Context) error {
-			var o lookOptions
-			if err := read(c, &o); err != nil {
-				return err
-			}
-			dir, err := benchFolder(c)
-			if err != nil {
-				return err
-			}
-			checks, err := bench.Verify(dir)
-			if checks == nil {
-				return err
-			}
-			if o.JSON {
-				return errors.Join(p.summarize(map[string]any{"checks": checks}), err)
-			}
-			for _, check := range checks {
-				lines := []string{fmt.Sprintf("%s: %s", check.Claim(), check.Outcome)}
-				if check.Source != "" {
-					lines = append(lines, "     source: "+check.Source)
-				}
-				for _, d := range check.Detail {
-					lines = append(lines, "     "+d)
-				}
-				if printErr := printLines(p.stdout, append(lines, "")...); printErr != nil {
-					return printErr
-				}
-			}
+	}, 1, 1, func(_ *cli.Context, o lookOptions, args []string) error {
+		checks, err := bench.Verify(args[0])
+		if checks == nil {
 			return err
-		},
-	}
+		}
+		if o.JSON {
+			return errors.Join(p.summarize(map[string]any{"checks": checks}), err)
+		}
+		for _, check := range checks {
+			lines := []string{fmt.Sprintf("%s: %s", printable(check.Claim()), check.Outcome)}
+			if check.Source != "" {
+				lines = append(lines, "     source: "+printable(check.Source))
+			}
+			for _, d := range check.Detail {
+				lines = append(lines, "     "+printable(d))
+			}
+			if printErr := printLines(p.stdout, append(lines, "")...); printErr != nil {
+				return printErr
+			}
+		}
+		return err
+	})
 }

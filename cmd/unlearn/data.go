@@ -20,36 +20,21 @@ func (p *program) data() *cli.Command {
 }
 
 // aboutData is a subcommand with one argument, whose result is a summary or a text.
-func aboutData[Options, Result any](p *program, cmd *cli.Command,
+func aboutData[Options interface{ Terminal() run.TerminalOptions }, Result any](p *program, cmd *cli.Command,
 	do func(context.Context, *run.Console, Options, string) (Result, error), text func(Result) []string,
 ) *cli.Command {
-	var none Options
-	flags, read := simple(none)
-	cmd.Flags = flags
-	cmd.Action = func(c *cli.Context) error {
-		var o Options
-		if err := read(c, &o); err != nil {
-			return err
-		}
-		var terminal run.TerminalOptions
-		if err := read(c, &terminal); err != nil {
-			return err
-		}
-		if c.Args().Len() != 1 {
-			return run.Usagef("data %s takes one argument, %s, not %d", cmd.Name, cmd.ArgsUsage, c.Args().Len())
-		}
-		ctx, release := run.Signals(c.Context, time.Second, nil, p.abort(terminal.JSON))
+	return about(cmd, 1, 1, func(c *cli.Context, o Options, args []string) error {
+		console := run.NewConsole(o.Terminal(), p.stdout, p.stderr)
+		ctx, release := run.Signals(c.Context, time.Second, nil, p.abort(o.Terminal().JSON))
 		defer release()
-		console := run.NewConsole(terminal, p.stdout, p.stderr)
-		result, err := do(ctx, console, o, c.Args().First())
+		result, err := do(ctx, console, o, args[0])
 		if err == nil && console.JSON() {
 			console.Emit(run.Summary{Result: result})
 		} else if err == nil {
 			err = printLines(p.stdout, text(result)...)
 		}
 		return errors.Join(err, console.Close())
-	}
-	return cmd
+	})
 }
 
 func (p *program) dataShow() *cli.Command {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"l2ul/unlearn/run"
 	"l2ul/unlearn/run/config"
 )
 
@@ -109,4 +110,27 @@ func simple(options any) (flags []cli.Flag, read func(*cli.Context, any) error) 
 		}
 		return cfg.Decode(target)
 	}
+}
+
+// about makes a verb that has simple options and takes least to most arguments, as its ArgsUsage names them.
+func about[Options any](cmd *cli.Command, least, most int, do func(*cli.Context, Options, []string) error) *cli.Command {
+	var none Options
+	flags, read := simple(none)
+	cmd.Flags = flags
+	cmd.Action = func(c *cli.Context) error {
+		var o Options
+		if err := read(c, &o); err != nil {
+			return err
+		}
+		if n := c.Args().Len(); n < least || n > most {
+			return run.Usagef("%s takes %s, not %s", c.Command.HelpName, cmd.ArgsUsage, run.Counted(n, "argument"))
+		}
+		return do(c, o, c.Args().Slice())
+	}
+	return cmd
+}
+
+// lookOptions are those of verbs that say what they found.
+type lookOptions struct {
+	JSON bool `flag:"json" config:"no" help:"JSON on stdout"`
 }

@@ -50,7 +50,11 @@ func (p *program) planGrid(ctx context.Context, console *run.Console, cells []be
 	if probed == nil {
 		return run.Usagef("no cell of the grid has gradient steps, by which the others could be judged")
 	}
-	speed, err := run.Probe(ctx, run.Invocation{Catalog: p.catalog, Config: probed.Config, Argv: os.Args, Console: console}, probeTime)
+	cfg, err := probed.One(p.catalog)
+	if err != nil {
+		return err
+	}
+	speed, err := run.Probe(ctx, run.Invocation{Catalog: p.catalog, Config: cfg, Argv: os.Args, Console: console}, probeTime)
 	if err != nil {
 		return err
 	}
@@ -64,14 +68,22 @@ func (p *program) planGrid(ctx context.Context, console *run.Console, cells []be
 	if e.Recorded > 0 {
 		known = fmt.Sprintf("%s that are done tell what is usual", run.Counted(e.Recorded, "cell"))
 	}
+	steps := fmt.Sprintf("%s, %s; at most %s, by the caps", lasting(e.Steps), known, lasting(e.Most))
+	if e.Steps == e.Most && e.Steps > 0 {
+		steps = lasting(e.Steps) + ", as many as the caps allow"
+	}
+	total := fmt.Sprintf("%s for one process", lasting(usual))
+	if most > usual {
+		total += ", at most " + lasting(most)
+	}
 	console.Plan("plan", [][2]string{
 		{"cells", fmt.Sprintf("%d, which are %s; %d done, %d left", e.Cells, run.Counted(e.Runs, "run"), e.Done, e.Runs-e.Done)},
 		{"device", fmt.Sprintf("%s, measured with %s", speed.Device, probed.Labels)},
 		{"attack", fmt.Sprintf("%s, %s: %s", run.Counted(e.Sets, "set"), run.Counted(e.Pairs, "pair"), lasting(e.Attack))},
-		{"steps", fmt.Sprintf("%s, %s; at most %s, by the caps", lasting(e.Steps), known, lasting(e.Most))},
+		{"steps", steps},
 		{"scores", fmt.Sprintf("%s, %d images of each cell", lasting(e.Scores), speed.Scored)},
 		{"start", lasting(e.Start)},
-		{"total", fmt.Sprintf("%s for one process, at most %s", lasting(usual), lasting(most))},
+		{"total", total},
 		{"memory", fmt.Sprintf("%.1f GiB of each process", float64(speed.Memory)/(1<<30))},
 		{"how good", fmt.Sprintf("steps that were measured lie %.0f %% apart; their number is a guess", 100*speed.Spread)},
 	})

@@ -99,7 +99,7 @@ func tableWriter(md, csv, latex bool) (func(*reports.Report, io.Writer) error, e
 	}{
 		{md, (*reports.Report).Markdown},
 		{csv, func(r *reports.Report, w io.Writer) error { return r.Table.CSV(w) }},
-		{latex, func(r *reports.Report, w io.Writer) error { return r.Table.LaTeX(w) }},
+		{latex, (*reports.Report).LaTeX},
 	} {
 		if format.wanted {
 			write, chosen = format.write, chosen+1
@@ -111,27 +111,45 @@ func tableWriter(md, csv, latex bool) (func(*reports.Report, io.Writer) error, e
 	return write, nil
 }
 
-// printTable is the table for people at a terminal, with the claims of grids below it.
+// pivotColumns are how many columns of a grid's table, of three accuracies each, a terminal shows side by side.
+const pivotColumns = 2
+
+// printTable is the tables for people at a terminal, with the claims of grids below them.
 func printTable(r *reports.Report, w io.Writer) error {
-	rows := r.Table
-	var header []any
-	for _, h := range rows.Headers() {
-		header = append(header, h)
+	var lines []string
+	if r.Pivot != nil {
+		for _, p := range r.Pivot.Parts(pivotColumns) {
+			t := newTable(printables(p.Headers())...)
+			for i, row := range p.Rows {
+				if i > 0 && row.Section {
+					t.AppendSeparator()
+				}
+				t.AppendRow(printables(p.Texts(row, " ± ")))
+			}
+			lines = append(lines, t.Render(), "")
+		}
+		lines = append(lines, strings.Join(r.Pivot.Notes(), "\n"), "")
 	}
-	t := newTable(header...)
-	for i, r := range rows.Rows {
-		if i > 0 && rows.Rows[i-1].Block != r.Block {
+	rows := r.Table
+	t := newTable(printables(rows.Headers())...)
+	for i, row := range rows.Rows {
+		if i > 0 && rows.Rows[i-1].Block != row.Block {
 			t.AppendSeparator()
 		}
-		var cells []any
-		for _, c := range rows.Cells(r, " ± ") {
-			cells = append(cells, printable(c))
-		}
-		t.AppendRow(cells)
+		t.AppendRow(printables(rows.Cells(row, " ± ")))
 	}
-	lines := []string{t.Render(), "", strings.Join(rows.Notes(), "\n")}
+	lines = append(lines, t.Render(), "", strings.Join(rows.Notes(), "\n"))
 	if claims := r.ClaimLines(); claims != nil {
 		lines = append(append(lines, ""), claims...)
 	}
 	return printLines(w, lines...)
+}
+
+// printables are texts from run folders that cannot move the cursor of a terminal.
+func printables(texts []string) []any {
+	safe := make([]any, len(texts))
+	for i, s := range texts {
+		safe[i] = printable(s)
+	}
+	return safe
 }

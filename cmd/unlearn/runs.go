@@ -26,24 +26,6 @@ func (p *program) runs() *cli.Command {
 	}
 }
 
-// aboutRuns is a subcommand about run folders, of which it takes least to most.
-func aboutRuns[Options any](cmd *cli.Command, least, most int, do func(Options, []string) error) *cli.Command {
-	var none Options
-	flags, read := simple(none)
-	cmd.Flags = flags
-	cmd.Action = func(c *cli.Context) error {
-		var o Options
-		if err := read(c, &o); err != nil {
-			return err
-		}
-		if n := c.Args().Len(); n < least || n > most {
-			return run.Usagef("runs %s takes %s, not %s", cmd.Name, cmd.ArgsUsage, run.Counted(n, "argument"))
-		}
-		return do(o, c.Args().Slice())
-	}
-	return cmd
-}
-
 // openRun reads a run folder that a person named.
 func openRun(path string) (*results.Run, error) {
 	r, err := results.Open(path)
@@ -84,10 +66,10 @@ func (p *program) runsList() *cli.Command {
 		JSON bool   `flag:"json" config:"no" help:"JSON on stdout"`
 		Sort string `flag:"sort" config:"no" env:"-" default:"began" oneof:"began|run|method|k|outcome|forget|retain|test|seconds" help:"column to sort by, smallest first"`
 	}
-	return aboutRuns(&cli.Command{
+	return about(&cli.Command{
 		Name: "ls", Usage: "the runs below a folder, unfinished ones as well", ArgsUsage: "[DIR]",
 		Description: "Without DIR, those below runs. Accuracies are those after forgetting.",
-	}, 0, 1, func(o options, args []string) error {
+	}, 0, 1, func(_ *cli.Context, o options, args []string) error {
 		dir := "runs"
 		if len(args) > 0 {
 			dir = args[0]
@@ -136,12 +118,9 @@ func fraction(f *float64) string {
 }
 
 func (p *program) runsShow() *cli.Command {
-	type options struct {
-		JSON bool `flag:"json" config:"no" help:"JSON on stdout"`
-	}
-	return aboutRuns(&cli.Command{
+	return about(&cli.Command{
 		Name: "show", Usage: "all that a run folder tells: outcome, scores, settings, environment, command lines", ArgsUsage: "RUN",
-	}, 1, 1, func(o options, args []string) error {
+	}, 1, 1, func(_ *cli.Context, o lookOptions, args []string) error {
 		r, err := openRun(args[0])
 		if err != nil {
 			return err
@@ -242,13 +221,10 @@ func flat(text json.RawMessage) (rows [][2]string) {
 }
 
 func (p *program) runsDiff() *cli.Command {
-	type options struct {
-		JSON bool `flag:"json" config:"no" help:"JSON on stdout"`
-	}
-	return aboutRuns(&cli.Command{
+	return about(&cli.Command{
 		Name: "diff", Usage: "where two runs part: settings, first step, first weight", ArgsUsage: "A B",
 		Description: "Steps are compared without their times, weights bit by bit.",
-	}, 2, 2, func(o options, args []string) error {
+	}, 2, 2, func(_ *cli.Context, o lookOptions, args []string) error {
 		var pair [2]*results.Run
 		for i, path := range args {
 			var err error
@@ -325,10 +301,10 @@ func (p *program) runsRemove() *cli.Command {
 	type options struct {
 		Yes bool `flag:"yes,y" config:"no" env:"-" help:"do not ask"`
 	}
-	return aboutRuns(&cli.Command{
+	return about(&cli.Command{
 		Name: "rm", Usage: "remove run folders", ArgsUsage: "RUN…",
 		Description: "Removes what runs wrote, and no other file that lies in their folders. Runs at work are left alone.",
-	}, 1, 1000, func(o options, args []string) error {
+	}, 1, 1000, func(_ *cli.Context, o options, args []string) error {
 		for _, path := range args { // all or none
 			if err := run.CheckRemovable(path); err != nil {
 				return err

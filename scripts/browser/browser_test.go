@@ -133,7 +133,9 @@ func gridReport(t *testing.T) string {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{
-		"grid.json": `{"schema":"unlearn.grid/1","name":"g","title":"A grid","cells":[{"id":"a","folder":"cells/adv-0"},{"id":"b","folder":"cells/oracle-0"}],
+		"grid.json": `{"schema":"unlearn.grid/1","name":"g","title":"A grid","axes":[{"key":"method"},{"key":"k"}],"columns":["k"],
+			"cells":[{"id":"a","folder":"cells/adv-0","labels":{"method":"adv","k":"4"}},{"id":"b","folder":"cells/oracle-0","labels":{"method":"oracle","k":"4"}},
+				{"id":"c","folder":"cells/many-0","labels":{"method":"neggrad","k":"16"}}],
 			"checks":[{"claim":"every run reaches its goal","outcome":"held","source":"the paper","detail":["yes  2 runs"]},{"claim":"adv > oracle","outcome":"did not hold"}]}`,
 		"cells/adv-0/analyses/labels.json": `{"title":"Labels","reading":"Read it.","data":{"entropy":1.5,"rows":[{"label":1,"after":2}]}}`,
 	} {
@@ -194,6 +196,20 @@ func TestSortAndFilterByKeyboard(t *testing.T) {
 	run(t, ctx, chromedp.KeyEvent(kb.Backspace), chromedp.KeyEvent(kb.Backspace), chromedp.KeyEvent(kb.Backspace), chromedp.SendKeys("#filter", "method=adv"))
 	if got := column(t, ctx, "1"); !slices.Equal(got, []string{"adv"}) {
 		t.Errorf("filtered by method=adv: %q", got)
+	}
+}
+
+// The table of a grid stays readable where it is scrolled: the names of its rows stay where they are.
+func TestGridTableKeepsItsNames(t *testing.T) {
+	ctx := open(t, gridReport(t), 375, 800)
+	if got := eval[string](t, ctx, `[...document.querySelectorAll(".pivot tbody tr")].map((r) => r.cells[0].textContent).join(" ")`); got != "before adv oracle neggrad" {
+		t.Errorf("rows %q", got)
+	}
+	const left = `document.querySelector(".pivot tbody th").getBoundingClientRect().left`
+	before := eval[float64](t, ctx, left)
+	moved := eval[float64](t, ctx, `(() => { const w = document.querySelector(".wide"); w.scrollLeft = 100; return w.scrollLeft; })()`)
+	if after := eval[float64](t, ctx, left); moved != 100 || after != before {
+		t.Errorf("scrolled by %v, names went from %v to %v", moved, before, after)
 	}
 }
 

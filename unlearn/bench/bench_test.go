@@ -1,6 +1,8 @@
 package bench
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 	"pgregory.net/rapid"
 
 	_ "l2ul/unlearn/methods" // whose options cells have
@@ -77,22 +80,25 @@ func TestParseRefuses(t *testing.T) {
 	}
 	list := "[" + strings.Join(many, ", ") + "]"
 	for text, want := range map[string]string{
-		"":                                    "no matrix",
-		"name: x":                             "no matrix",
-		"matrix: {a: []}":                     "a has no values",
-		"matrix: {a: 3}":                      "a list of values is expected",
-		"matrix: {a: [1, 1]}":                 "the value 1 twice",
-		"matrix: {a: [1], a: [2]}":            "already defined",
-		"matrix: {a: [[1]]}":                  "a value is expected",
-		"matrix: {a: [{b: 1}]}":               "a value is expected",
-		"matrix: {a: [&x 1, *x]}":             "anchors",
-		"matrix: {a: [!!str 1]}":              "tags",
-		"matrix: {a: [1]}\nexclude: [{b: 1}]": "b is no key of the matrix",
-		"matrix: {a: [1]}\nexclude: [{}]":     "would exclude everything",
-		"matrix: {a: [1]}\nmatrx: {}":         "unknown field",
-		"matrix: {a: [1]}\n---\nb: 1":         "2 documents",
-		"matrix: {a: " + list + ", b: " + list + ", c: [1]}":                           "more than 10000 combinations",
-		"matrix: {a: [1]}\nchecks: [{}]":                                               "of one kind",
+		"":                                                   "no matrix",
+		"name: x":                                            "no matrix",
+		"matrix: {a: []}":                                    "a has no values",
+		"matrix: {a: 3}":                                     "a list of values is expected",
+		"matrix: {a: [1, 1]}":                                "the value 1 twice",
+		"matrix: {a: [1], a: [2]}":                           "already defined",
+		"matrix: {a: [[1]]}":                                 "a value is expected",
+		"matrix: {a: [{b: 1}]}":                              "a value is expected",
+		"matrix: {a: [&x 1, *x]}":                            "anchors",
+		"matrix: {a: [!!str 1]}":                             "tags",
+		"matrix: {a: [1]}\nexclude: [{b: 1}]":                "b is no key of the matrix",
+		"matrix: {a: [1]}\nexclude: [{}]":                    "would exclude everything",
+		"matrix: {a: [1]}\nmatrx: {}":                        "unknown field",
+		"matrix: {a: [1]}\ncolumns: [b]":                     "columns: b is no key of the matrix",
+		"matrix: {seed: [1]}\ncolumns: [seed]":               "means over the seeds",
+		"matrix: {a: [1]}\ncolumns: [a, a]":                  "a stands there twice",
+		"matrix: {a: [1]}\n---\nb: 1":                        "2 documents",
+		"matrix: {a: " + list + ", b: " + list + ", c: [1]}": "more than 10000 combinations",
+		"matrix: {a: [1]}\nchecks: [{}]":                     "of one kind",
 		"matrix: {a: [1]}\nchecks: [{reached: true, order: a > b}]":                    "of one kind",
 		"matrix: {a: [1]}\nchecks: [{order: adv}]":                                     "adv-imp > adv",
 		"matrix: {a: [1]}\nchecks: [{reached: true, often: true}]":                     "only an order",
@@ -137,7 +143,8 @@ func TestPresets(t *testing.T) {
 		"l2ul/table-cifar10": 7 * 5 * 3, "l2ul/table-cifar100": 7 * 4 * 3, "l2ul/table-imagenet": 7 * 4 * 3, "l2ul/table-cifar10-small": 42,
 		"l2ul/ablation-imp-alone": 3 * 6, "l2ul/ablation-uniform-anchor": 2 * 6, "l2ul/ablation-lambda": 5 * 6, "l2ul/ablation-eps": 5 * 6,
 		"l2ul/ablation-num-adv": 6 * 6, "l2ul/ablation-lr": 4 * 6, "l2ul/ablation-bn": 8 * 6, "l2ul/ablation-loss-weights": 4 * 6,
-		"l2ul/ablation-importance": 5 * 6,
+		"l2ul/ablation-importance": 5 * 6, "l2ul/continual-cifar10-small": 9, "l2ul/continual-cifar10": 9,
+		"l2ul/table-cifar100-vit": 7 * 5 * 3, "l2ul/table-utkface": 7 * 5 * 3, "l2ul/table-cifar100-small": 7 * 3, "l2ul/table-imagenet-small": 7 * 3,
 	}
 	for _, name := range Presets() {
 		g, err := Load("preset:" + name)
@@ -153,9 +160,9 @@ func TestPresets(t *testing.T) {
 			t.Errorf("%s: %d cells, %d runs, want %d", name, len(cells), len(Runs(cells)), want[name])
 		}
 		x := g.Index(cells)
-		for _, key := range slices.Concat(g.Rows, g.Columns) {
+		for _, key := range g.Columns {
 			if _, ok := x.Cells[0].Labels[key]; !ok {
-				t.Errorf("%s: rows or columns by %s, which no cell has", name, key)
+				t.Errorf("%s: columns by %s, which no cell has", name, key)
 			}
 		}
 		for _, c := range g.Checks {
@@ -170,6 +177,95 @@ func TestPresets(t *testing.T) {
 	}
 	if len(Presets()) != len(want) {
 		t.Errorf("presets %v", Presets())
+	}
+}
+
+// The grid of UTKFace serves all groupings of the paper: its cells are as many, on another dataset.
+func TestPresetGroupings(t *testing.T) {
+	g, err := Load("preset:l2ul/table-utkface")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]bool{}
+	for _, grouping := range []string{"MFD", "TNN", "balanced", "groups", "tens"} {
+		cells, err := g.Cells(Sources{Catalog: catalog(t), Given: Settings{{"config", []string{"preset:l2ul/utkface-resnet18-" + grouping}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range cells {
+			ids[c.ID] = true
+		}
+	}
+	if len(ids) != 5*7*5*3 {
+		t.Errorf("%d cells, want %d", len(ids), 5*7*5*3)
+	}
+}
+
+// What editors are told about configuration files holds for grids: as a file, the settings of each cell are valid, and one more that
+// there is not is not.
+func TestPresetsFitTheSchema(t *testing.T) {
+	text, err := catalog(t).Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	compiler := jsonschema.NewCompiler()
+	if err := compiler.AddResource("config.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	schema, err := compiler.Compile("config.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := func(texts []string) any {
+		values := make([]any, len(texts))
+		for i, text := range texts {
+			if json.Unmarshal([]byte(text), &values[i]) != nil { // neither a number nor a truth value
+				values[i] = text
+			}
+		}
+		if len(values) == 1 {
+			return values[0]
+		}
+		return values
+	}
+	for _, name := range Presets() {
+		g, err := Load("preset:" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, combination := range g.combinations() {
+			file := map[string]any{}
+			for _, s := range slices.Concat(g.Base, combination) {
+				switch s.Key {
+				case "config": // which is a file of its own
+				case "k": // short for forget
+					file["forget"] = map[string]any{"forget": "random:" + s.Texts[0]}
+				default:
+					file[s.Key] = value(s.Texts)
+				}
+			}
+			text, err := json.Marshal(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			valid := func(text []byte) error {
+				doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return schema.Validate(doc)
+			}
+			if err := valid(text); err != nil {
+				t.Errorf("%s: %s: %v", name, combination, err)
+			}
+			if valid(bytes.Replace(text, []byte("{"), []byte(`{"lamda":1,`), 1)) == nil {
+				t.Errorf("%s: %s with an unknown key is valid", name, combination)
+			}
+		}
 	}
 }
 
@@ -238,6 +334,44 @@ func TestIdentity(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A stream is told from others by how many requests it has, by their size, and by the bytes of its file; and from one run that forgets once.
+func TestIdentityOfStreams(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "requests.jsonl")
+	write(t, file, "one")
+	stream := func(text string) Cell {
+		return cellsOf(t, "base: {model: resnet20, dataset: shapes, method: neggrad}\nmatrix: {seed: [3]}\n"+text)[0]
+	}
+	ids := map[string]bool{}
+	for _, text := range []string{"", "continual: {requests: 2, size: 3}", "continual: {requests: 3, size: 2}", "continual: {file: " + file + "}"} {
+		ids[stream(text).ID] = true
+	}
+	write(t, file, "another")
+	last := stream("continual: {file: " + file + "}")
+	ids[last.ID] = true
+	if len(ids) != 5 {
+		t.Errorf("5 streams have %d names", len(ids))
+	}
+	line := func(c Cell) string { return strings.Join(c.Args, " ") }
+	if got, want := line(last), "continual --model=resnet20 --dataset=shapes --method=neggrad --seed=3 -- "+file; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	drawn := stream("continual: {requests: 2, size: 3}")
+	if got, want := line(drawn), "continual --k=3 --requests=2 --model=resnet20 --dataset=shapes --method=neggrad --seed=3"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	one, err := drawn.One(catalog(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, _, _ := one.Get("forget"); v.String() != "random:3" || one.Spec.Verb != "forget" {
+		t.Errorf("one request is %s %s", one.Spec.Verb, v)
+	}
+	if l := loadOf(&drawn, 100); l.times != 2 || l.step != 3 {
+		t.Errorf("load %+v", l)
 	}
 }
 
@@ -352,6 +486,7 @@ func TestParseShard(t *testing.T) {
 		{"", slurm, Shard{0, 1}},
 		{"2/3", slurm, Shard{2, 3}},
 		{"auto", slurm, Shard{2, 4}},
+		{"auto", env("SLURM_ARRAY_TASK_ID=14", "SLURM_ARRAY_TASK_MIN=0", "SLURM_ARRAY_TASK_STEP=2", "SLURM_ARRAY_TASK_COUNT=8"), Shard{7, 8}},
 		{"auto/64", kubernetes, Shard{5, 64}},
 		{"auto", env("AWS_BATCH_JOB_ARRAY_INDEX=3", "AWS_BATCH_JOB_ARRAY_SIZE=7"), Shard{3, 7}},
 		{"auto", env("BATCH_TASK_INDEX=0", "BATCH_TASK_COUNT=2"), Shard{0, 2}},
@@ -361,10 +496,19 @@ func TestParseShard(t *testing.T) {
 		}
 	}
 	for text, want := range map[string]string{
-		"3/3": "the shares of 8 are 0/8 to 7/8", "-1/3": "is no share", "a/3": "is no share", "0/0": "is no share", "2": "write 0/8", "auto": "auto/8 for 8",
+		"3/3": "counted from 0: those of 3 are 0/3 to 2/3", "-1/3": "counted from 0", "a/3": "is no share", "0/0": "is no share", "2": "write 0/8", "auto": "auto/8 for 8",
 	} {
 		if _, err := ParseShard(text, kubernetes); err == nil || !strings.Contains(err.Error(), want) || run.ExitCode(err) != run.ExitUsage {
 			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+	for want, e := range map[string]func(string) (string, bool){
+		"its numbers have gaps":     env("SLURM_ARRAY_TASK_ID=7", "SLURM_ARRAY_TASK_MIN=1", "SLURM_ARRAY_TASK_STEP=1", "SLURM_ARRAY_TASK_COUNT=3"), // --array=1,3,7
+		"no places in an array":     env("SLURM_ARRAY_TASK_ID=3", "SLURM_ARRAY_TASK_MIN=0", "SLURM_ARRAY_TASK_STEP=2", "SLURM_ARRAY_TASK_COUNT=8"),
+		"STEP=0: these are no plac": env("SLURM_ARRAY_TASK_ID=3", "SLURM_ARRAY_TASK_MIN=0", "SLURM_ARRAY_TASK_STEP=0", "SLURM_ARRAY_TASK_COUNT=8"),
+	} {
+		if _, err := ParseShard("auto", e); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
 		}
 	}
 	if _, err := ParseShard("auto", env()); err == nil || !strings.Contains(err.Error(), "no scheduler") {

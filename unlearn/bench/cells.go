@@ -1,9 +1,11 @@
 package bench
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -17,10 +19,17 @@ type Cell struct {
 	ID     string   // of everything that decides the result
 	Labels Settings // of the matrix
 	Config *config.Config
-	Args   []string // of `unlearn forget`, but for where it writes
+	Args   []string // of our program, but for where it writes
+	Stream *Stream  // nil where it forgets once
 }
 
-const verb = "forget"
+// verb is what the cells of a grid do.
+func (g *Grid) verb() string {
+	if g.Stream != nil {
+		return "continual"
+	}
+	return "forget"
+}
 
 // Sources are what settings of cells come from beside the grid.
 type Sources struct {
@@ -32,7 +41,7 @@ type Sources struct {
 
 // Cells resolves every cell of the grid, in its order.
 func (g *Grid) Cells(from Sources) ([]Cell, error) {
-	spec := from.Catalog.Find(verb)
+	spec := from.Catalog.Find(g.verb())
 	base := g.Base
 	for _, s := range from.Given {
 		key, err := keyOf(spec, s.Key)
@@ -67,12 +76,12 @@ func (g *Grid) Cells(from Sources) ([]Cell, error) {
 			}
 			settings = settings.With(key, s.Texts...)
 		}
-		c, err := resolve(from, settings)
+		c, err := g.resolve(from, settings)
 		if err != nil {
 			return nil, fmt.Errorf("cell %s: %w", combination, err)
 		}
 		c.Labels = combination
-		if c.ID, err = identify(c.Config, inputs); err != nil {
+		if c.ID, err = c.identify(inputs); err != nil {
 			return nil, err
 		}
 		cells = append(cells, *c)
@@ -90,7 +99,7 @@ func once(spec *config.Spec, settings Settings) error {
 			return err
 		}
 		if other, ok := seen[key]; ok {
-			return run.Usagef("%s and %s are one key of %s; leave one of the two out", other, s.Key, verb)
+			return run.Usagef("%s and %s are one key of %s; leave one of the two out", other, s.Key, spec.Verb)
 		}
 		seen[key] = s.Key
 	}
@@ -110,41 +119,62 @@ func keyOf(spec *config.Spec, name string) (string, error) {
 		}
 		names = append(names, f.Name)
 	}
-	return "", run.Usagef("%s has no key %q; %s`unlearn config show forget` lists all", verb, name, nearest.Hint(name, names))
+	return "", run.Usagef("%s has no key %q; %s`unlearn config show %s` lists all", spec.Verb, name, nearest.Hint(name, names), spec.Verb)
 }
 
 // resolve decides every option of a cell, and leaves out what its method has no use for.
-func resolve(from Sources, settings Settings) (*Cell, error) {
-	flags := map[string][]string{}
+func (g *Grid) resolve(from Sources, settings Settings) (*Cell, error) {
+	flags := g.Stream.flags()
+	c := &Cell{Args: []string{g.verb()}, Stream: g.Stream}
+	for _, key := range slices.Sorted(maps.Keys(flags)) {
+		c.Args = append(c.Args, "--"+key+"="+flags[key][0])
+	}
+	if flags == nil {
+		flags = map[string][]string{}
+	}
 	for _, s := range settings {
 		flags[s.Key] = s.Texts
 	}
-	cfg, err := from.Catalog.Resolve(verb, config.Sources{Flags: flags, Env: from.Env, Auto: from.Auto})
-	if err != nil {
+	var err error
+	if c.Config, err = from.Catalog.Resolve(g.verb(), config.Sources{Flags: flags, Env: from.Env, Auto: from.Auto}); err != nil {
 		return nil, err
 	}
-	if err := cfg.Decode(&run.ForgetOptions{}); err != nil { // which checks it
+	var checked any = &run.ForgetOptions{}
+	if g.Stream != nil {
+		checked = &run.ContinualOptions{}
+	}
+	if err := c.Config.Decode(checked); err != nil {
 		return nil, err
 	}
-	c := &Cell{Config: cfg, Args: []string{verb}}
 	for _, s := range settings {
-		if slices.Contains(cfg.Unused, s.Key) {
+		if slices.Contains(c.Config.Unused, s.Key) {
 			continue
 		}
 		for _, text := range s.Texts {
 			c.Args = append(c.Args, "--"+s.Key+"="+text)
 		}
 	}
+	if g.Stream != nil && g.Stream.File != "" {
+		c.Args = append(c.Args, "--", g.Stream.File)
+	}
 	return c, nil
 }
 
+// One is the configuration of one run of the cell: of a stream, that of a request.
+func (c *Cell) One(catalog config.Catalog) (*config.Config, error) {
+	if c.Stream == nil {
+		return c.Config, nil
+	}
+	return catalog.Derive(c.Config, "forget", map[string][]string{"forget": {fmt.Sprintf("random:%d", cmp.Or(c.Stream.Size, usualForgotten))}})
+}
+
 // identify hashes what decides the result of a cell.
-func identify(cfg *config.Config, inputs identities) (string, error) {
-	found, err := inputs.of(cfg)
+func (c *Cell) identify(inputs identities) (string, error) {
+	found, err := inputs.of(c)
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(marshal(map[string]any{"config": cfg.Hash(), "inputs": found}))
+	sum := sha256.Sum256(marshal(map[string]any{"config": c.Config.Hash(), "inputs": found}))
 	return hex.EncodeToString(sum[:8]), nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"path/filepath"
 	"slices"
@@ -116,7 +117,8 @@ func (c *Check) Claim() string {
 	return text
 }
 
-// decide compares the claim with the cells.
+// decide compares the claim with the cells. A claim is about all of them, so that one counterexample decides it, whatever is
+// missing; and what is missing keeps it from being held. Means are compared once all their runs are there.
 func (c *Check) decide(cells []cell) {
 	cells = slices.DeleteFunc(slices.Clone(cells), func(x cell) bool {
 		return slices.ContainsFunc(c.Where, func(s Setting) bool {
@@ -124,51 +126,54 @@ func (c *Check) decide(cells []cell) {
 		})
 	})
 	c.Says, c.Outcome, c.Detail = c.Claim(), Held, nil
+	if len(cells) == 0 {
+		c.Outcome, c.Detail = Unknown, []string{"no cell of the grid is meant"}
+		return
+	}
 	missing := 0
 	for _, x := range cells {
 		if x.result == nil {
 			missing++
 		}
 	}
-	switch {
-	case len(cells) == 0:
-		c.Outcome, c.Detail = Unknown, []string{"no cell of the grid is meant"}
-		return
-	case missing > 0:
-		c.Outcome, c.Detail = Unknown, []string{fmt.Sprintf("%d of %s have no result", missing, run.Counted(len(cells), "cell"))}
-		return
-	}
+	none := "" // why nothing could be compared
 	switch {
 	case c.Reached:
 		c.reached(cells)
 	case c.Order != "":
-		c.order(cells)
+		none = c.order(cells)
 	case c.FallsWith != "":
-		c.fallsWith(cells)
+		none = c.fallsWith(cells)
 	case c.AttackSuccess != 0:
-		for _, g := range grouped(cells, "seed") {
+		none = "no cell has an attack"
+		for _, g := range complete(grouped(cells, "seed")) {
 			if g.AttackSuccess.N > 0 {
+				none = ""
 				c.note(float64(g.AttackSuccess.Mean) >= c.AttackSuccess, "%s: %s", labelText(g.Labels), g.AttackSuccess)
 			}
 		}
-		if c.Detail == nil {
-			c.Outcome, c.Detail = Unknown, []string{"no cell has an attack"}
-		}
 	case c.NoRetainReads:
-		for _, g := range grouped(cells, "seed") {
-			if g.RetainReads > 0 {
-				c.note(false, "%s: %d of %s read it", labelText(g.Labels), g.RetainReads, run.Counted(g.N, "run"))
-			}
-		}
-		if c.Detail == nil {
-			c.note(true, "%s", run.Counted(len(cells), "run"))
-		}
+		c.noRetainReads(cells)
 	case c.Reference != nil:
-		for _, g := range grouped(cells, "seed") {
+		for _, g := range complete(grouped(cells, "seed")) {
 			s := map[string]Stat{"forget": g.After.Forget, "retain": g.After.Retain, "test": g.After.Test}[c.Reference.Of]
 			c.note(math.Abs(float64(s.Mean)-c.Reference.Value) <= c.Reference.Tolerance, "%s: %s", labelText(g.Labels), s)
 		}
 	}
+	switch {
+	case missing > 0:
+		if c.Outcome == Held || c.Often {
+			c.Outcome = Unknown
+		}
+		c.Detail = append(c.Detail, fmt.Sprintf("%d of %s have no result", missing, run.Counted(len(cells), "cell")))
+	case none != "":
+		c.Outcome, c.Detail = Unknown, []string{none}
+	}
+}
+
+// complete are the groups whose runs are all there.
+func complete(groups []Group) []Group {
+	return slices.DeleteFunc(groups, func(g Group) bool { return g.N < g.Cells })
 }
 
 // note adds a comparison and whether it held.
@@ -181,95 +186,126 @@ func (c *Check) note(held bool, format string, args ...any) {
 }
 
 func (c *Check) reached(cells []cell) {
+	done := 0
 	for _, x := range cells {
+		if x.result == nil {
+			continue
+		}
+		done++
 		if o := x.result.Outcome; o != unlearn.Reached && o != unlearn.Already {
 			c.note(false, "%s: %s", labelText(x.Labels), Outcome(x.result))
 		}
 	}
-	if c.Detail == nil {
-		c.note(true, "%s", run.Counted(len(cells), "run"))
+	if c.Detail == nil && done > 0 {
+		c.note(true, "%s", run.Counted(done, "run"))
 	}
 }
 
-// order compares methods wherever all else but the seed is the same. What only some of them have is not compared.
-func (c *Check) order(cells []cell) {
+func (c *Check) noRetainReads(cells []cell) {
+	done := 0
+	for _, g := range grouped(cells, "seed") {
+		done += g.N
+		if g.RetainReads > 0 {
+			c.note(false, "%s: %d of %s read it", labelText(g.Labels), g.RetainReads, run.Counted(g.N, "run"))
+		}
+	}
+	if c.Detail == nil && done > 0 {
+		c.note(true, "%s", run.Counted(done, "run"))
+	}
+}
+
+// kept are the accuracies that orders are about.
+var kept = []struct {
+	symbol string
+	of     func(*Group) Stat
+}{
+	{"D_r", func(g *Group) Stat { return g.After.Retain }},
+	{"D_test", func(g *Group) Stat { return g.After.Test }},
+}
+
+// order compares methods wherever all else but the seed is the same, and says why it could compare nothing. What only some of them
+// have is not compared.
+func (c *Check) order(cells []cell) (none string) {
 	ranks := c.ranks()
 	compared, held := 0, 0
+	groups := grouped(cells, "seed")
 	for _, rest := range grouped(cells, "seed", "method") {
-		var means [][2]Stat
+		var line []Group
 		for _, name := range ranks {
-			for _, g := range grouped(cells, "seed") {
-				labels := g.Labels
-				if string(labels["method"]) == name && labelText(rest.Labels) == labelText(without(labels, "method")) {
-					means = append(means, [2]Stat{g.After.Retain, g.After.Test})
+			for _, g := range groups {
+				if string(g.Labels["method"]) == name && labelText(rest.Labels) == labelText(without(g.Labels, "method")) {
+					line = append(line, g)
 				}
 			}
 		}
-		if len(means) < len(ranks) {
+		if len(line) < len(ranks) {
 			continue
 		}
-		for i, symbol := range []string{"D_r", "D_test"} {
-			texts := make([]string, len(means))
-			falls := true
-			for j, m := range means {
-				texts[j] = ranks[j] + " " + m[i].String()
-				falls = falls && (j == 0 || m[i].Mean < means[j-1][i].Mean)
+		for _, k := range kept {
+			if falls, ok := c.descends(rest.Labels, k.symbol, line, k.of, func(g *Group) string { return string(g.Labels["method"]) }); ok {
+				compared++
+				if falls {
+					held++
+				}
 			}
-			compared++
-			if falls {
-				held++
-			}
-			c.note(falls, "%s %s: %s", labelText(rest.Labels), symbol, strings.Join(texts, ", "))
 		}
 	}
-	switch {
-	case compared == 0:
-		c.Outcome, c.Detail = Unknown, []string{"nothing in the grid is the same for all of them"}
-	case c.Often && 2*held > compared:
+	if c.Often && 2*held > compared {
 		c.Outcome = Held
 	}
+	if compared == 0 {
+		return "nothing in the grid is the same for all of them"
+	}
+	return ""
+}
+
+// descends notes whether an accuracy becomes less and less along the complete groups of a line; ok is false where fewer than two of them are.
+func (c *Check) descends(of map[string]results.Label, symbol string, line []Group, accuracy func(*Group) Stat, name func(*Group) string) (falls, ok bool) {
+	falls = true
+	before := math.Inf(1)
+	var texts []string
+	for _, g := range complete(slices.Clone(line)) {
+		s := accuracy(&g)
+		if s.N == 0 { // nothing was left to retain
+			continue
+		}
+		texts = append(texts, name(&g)+" "+s.String())
+		falls = falls && float64(s.Mean) < before
+		before = float64(s.Mean)
+	}
+	if len(texts) < 2 {
+		return false, false
+	}
+	c.note(falls, "%s", strings.TrimSpace(fmt.Sprintf("%s %s: %s", labelText(of), symbol, strings.Join(texts, ", "))))
+	return falls, true
 }
 
 func without(labels map[string]results.Label, key string) map[string]results.Label {
-	rest := map[string]results.Label{}
-	for k, v := range labels {
-		if k != key {
-			rest[k] = v
-		}
-	}
+	rest := maps.Clone(labels)
+	delete(rest, key)
 	return rest
 }
 
-// fallsWith follows a key through its values in ascending order.
-func (c *Check) fallsWith(cells []cell) {
+// fallsWith follows a key through its values in ascending order, and says why it could compare nothing.
+func (c *Check) fallsWith(cells []cell) (none string) {
 	key := c.FallsWith
+	none = "the grid has fewer than two values of " + key
+	groups := grouped(cells, "seed")
 	for _, rest := range grouped(cells, "seed", key) {
 		var line []Group
-		for _, g := range grouped(cells, "seed") {
+		for _, g := range groups {
 			if _, ok := g.Labels[key]; ok && labelText(without(g.Labels, key)) == labelText(rest.Labels) {
 				line = append(line, g)
 			}
 		}
-		if len(line) < 2 {
-			continue
-		}
 		slices.SortStableFunc(line, func(a, b Group) int { return cmp.Compare(number(a.Labels[key]), number(b.Labels[key])) })
-		for i, symbol := range []string{"D_r", "D_test"} {
-			texts := make([]string, len(line))
-			falls := true
-			before := math.Inf(1)
-			for j, g := range line {
-				s := []Stat{g.After.Retain, g.After.Test}[i]
-				texts[j] = fmt.Sprintf("%s=%s %s", key, g.Labels[key], s)
-				falls = falls && float64(s.Mean) < before
-				before = float64(s.Mean)
+		for _, k := range kept {
+			if _, ok := c.descends(rest.Labels, k.symbol, line, k.of, func(g *Group) string { return key + "=" + string(g.Labels[key]) }); ok {
+				none = ""
 			}
-			c.note(falls, "%s %s: %s", labelText(rest.Labels), symbol, strings.Join(texts, ", "))
 		}
 	}
-	if c.Detail == nil {
-		c.Outcome, c.Detail = Unknown, []string{"the grid has fewer than two values of " + key}
-	}
+	return none
 }
 
 // number reads a label as a number; what is none comes last.
@@ -300,24 +336,27 @@ func (e *Outside) Error() string {
 func (*Outside) ExitCode() int { return run.ExitOutside }
 
 // Decide decides the checks of a grid's folder and writes what came of them into its grid.json.
-func Decide(dir string) ([]Check, error) {
-	g, cells, err := open(dir)
-	if err != nil {
-		return nil, err
+func Decide(dir string) (checks []Check, err error) {
+	if _, err := results.OpenGrid(dir); err != nil {
+		return nil, run.Inputf("%w", err)
 	}
-	checks := make([]Check, len(g.Checks))
-	for i := range checks {
-		c := &checks[i]
-		if err := errors.Join(json.Unmarshal(g.Checks[i], c), c.validate()); err != nil {
-			return nil, run.Inputf("%s: check %d: %w", filepath.Join(dir, indexName), i+1, err)
+	err = alone(dir, func() error {
+		g, cells, err := open(dir)
+		if err != nil || len(g.Checks) == 0 {
+			return err
 		}
-		c.decide(cells)
-		g.Checks[i] = marshal(c)
-	}
-	if len(checks) == 0 {
-		return nil, nil
-	}
-	return checks, run.WriteJSON(filepath.Join(dir, indexName), g)
+		checks = make([]Check, len(g.Checks))
+		for i := range checks {
+			c := &checks[i]
+			if err := errors.Join(json.Unmarshal(g.Checks[i], c), c.validate()); err != nil {
+				return run.Inputf("%s: check %d: %w", filepath.Join(dir, indexName), i+1, err)
+			}
+			c.decide(cells)
+			g.Checks[i] = marshal(c)
+		}
+		return run.WriteJSON(filepath.Join(dir, indexName), g)
+	})
+	return checks, err
 }
 
 // Count is how many checks came to an outcome.
@@ -334,10 +373,10 @@ func Count(checks []Check, outcome Verdict) (n int) {
 // results are missing.
 func Verify(dir string) ([]Check, error) {
 	checks, err := Decide(dir)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if len(checks) == 0 {
+	case len(checks) == 0:
 		return nil, run.Usagef("%s: the grid has no checks", dir)
 	}
 	if broken := Count(checks, Broken); broken > 0 {

@@ -8,7 +8,6 @@ import (
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/results"
 	"l2ul/unlearn/run"
-	"l2ul/unlearn/run/config"
 	"l2ul/unlearn/train"
 )
 
@@ -22,6 +21,7 @@ type load struct {
 	usual   float64 // steps
 	most    float64 // steps, by the caps
 	forward float64 // images of one step that are only classified, as on a ladder
+	times   float64 // as often as a stream has requests
 }
 
 const (
@@ -36,12 +36,17 @@ const (
 
 // work is how long a cell takes beside others, in passes of one image through the network and back.
 func work(c *Cell) float64 {
-	l := loadOf(c.Config, usualTraining)
-	return l.pairs*l.iters + l.step*l.usual + l.forward*l.usual/3
+	l := loadOf(c, usualTraining)
+	return l.times * (l.pairs*l.iters + l.step*l.usual + l.forward*l.usual/3)
 }
 
+// usualRequests are those of a file of requests, for want of knowing better.
+const usualRequests = 8
+
 // loadOf works out the load of a cell from its configuration and the number of training images.
-func loadOf(cfg *config.Config, training int) (l load) {
+func loadOf(c *Cell, training int) (l load) {
+	cfg := c.Config
+	l.times = 1
 	var o run.ForgetOptions
 	var loop unlearn.Options
 	var crafting attack.Options
@@ -55,6 +60,10 @@ func loadOf(cfg *config.Config, training int) (l load) {
 	}
 	l.method = m.Name
 	k := forgotten(o.Forget)
+	if s := c.Stream; s != nil {
+		l.times = float64(cmp.Or(s.Requests, usualRequests))
+		k = cmp.Or(s.Size, usualForgotten)
+	}
 	switch {
 	case m.Scratch:
 		l.step = float64(recipe.Batch)
@@ -76,6 +85,9 @@ func loadOf(cfg *config.Config, training int) (l load) {
 		driving, batch = n*k, loop.AdvBatch
 		l.pairs, l.iters = float64(driving), float64(crafting.Iters)
 		l.set = string(marshal([]any{crafting, o.Forget, o.Seed, o.Mode, o.Model, o.Weights}))
+		if c.Stream != nil { // whose second request begins with weights that only its method made
+			l.set = c.ID
+		}
 	case unlearn.ByRetain:
 		driving, batch = max(training-k, 1), loop.RetainBatch
 	case unlearn.ByForget:
@@ -124,7 +136,7 @@ func (e *Estimate) Total() (usual, most float64) {
 // has.
 func Probed(cells []Cell) (probed *Cell) {
 	for i := range cells {
-		l := loadOf(cells[i].Config, usualTraining)
+		l := loadOf(&cells[i], usualTraining)
 		if m, err := unlearn.FindMethod(l.method); err != nil || m.Scratch || m.Ladder != nil {
 			continue
 		}
@@ -142,10 +154,10 @@ func Plan(cells []Cell, dir string, speed *run.Speed) *Estimate {
 	var left []load
 	for _, c := range Runs(cells) {
 		e.Runs++
-		l := loadOf(c.Config, speed.Train)
+		l := loadOf(&c, speed.Train)
 		if r := finished(dir, c.ID, c.Config.Hash()); dir != "" && r != nil {
 			e.Done++
-			steps[l.method] = append(steps[l.method], float64(r.Steps))
+			steps[l.method] = append(steps[l.method], float64(r.Steps)/l.times)
 			continue
 		}
 		left = append(left, l)
@@ -156,16 +168,16 @@ func Plan(cells []Cell, dir string, speed *run.Speed) *Estimate {
 		if l.set != "" && !made[l.set] {
 			made[l.set] = true
 			e.Sets++
-			e.Pairs += int(l.pairs)
-			e.Attack += l.pairs * l.iters * speed.Attack
+			e.Pairs += int(l.times * l.pairs)
+			e.Attack += l.times * l.pairs * l.iters * speed.Attack
 		}
 		if known := steps[l.method]; len(known) > 0 {
 			l.usual = min(results.Summarize(known).Mean, l.most)
 		}
 		step := l.step*speed.Step + l.forward*speed.Score
-		e.Steps += l.usual * step
-		e.Most += l.most * step
-		e.Scores += float64(speed.Scored) * speed.Score // after; before is shared by most
+		e.Steps += l.times * l.usual * step
+		e.Most += l.times * l.most * step
+		e.Scores += l.times * float64(speed.Scored) * speed.Score // after; before is shared by most
 		e.Start += speed.Start
 	}
 	return e

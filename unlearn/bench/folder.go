@@ -28,7 +28,7 @@ const (
 
 // Index is grid.json: which run of the folder is which cell of the grid.
 func (g *Grid) Index(cells []Cell) *results.Grid {
-	x := &results.Grid{Schema: results.GridSchema, Name: g.Name, Title: g.Title, Rows: g.Rows, Columns: g.Columns}
+	x := &results.Grid{Schema: results.GridSchema, Name: g.Name, Title: g.Title, Columns: g.Columns}
 	for _, a := range g.Matrix {
 		x.Axes = append(x.Axes, results.Axis{Key: a.Key})
 	}
@@ -94,7 +94,11 @@ func Prepare(dir string, x *results.Grid) error {
 // configuration that it must have had, "" for any.
 func finished(dir, id, hash string) *run.Result {
 	r, err := results.Open(filepath.Join(dir, cellsName, id))
-	if err != nil || r.Forget == nil || hash != "" && r.Forget.Hashes.Config != hash {
+	if err != nil || r.Forget == nil {
+		return nil
+	}
+	// Of a stream, whose runs have configurations of their own, the name of the cell alone tells it.
+	if r.Stream == nil && hash != "" && r.Forget.Hashes.Config != hash {
 		return nil
 	}
 	switch r.Forget.Outcome {
@@ -137,4 +141,23 @@ func lock(dir, id string) (*os.File, error) {
 		return nil, fmt.Errorf("cannot lock a cell of the grid: %s: %w", f.Name(), err)
 	}
 	return f, nil
+}
+
+// alone does something about the whole grid while no other process does: what it read is not old when it is written.
+func alone(dir string, do func() error) error {
+	if err := os.MkdirAll(filepath.Join(dir, stateName), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, stateName, "grid.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot lock the grid: %s: %w", f.Name(), err)
+	}
+	return do()
 }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -27,13 +28,36 @@ import (
 type Grid struct {
 	Name    string     `yaml:"name"`
 	Title   string     `yaml:"title"`
-	Base    Settings   `yaml:"base"`    // of all cells
-	Matrix  []Axis     `yaml:"-"`       // every combination is a cell,
-	Include []Settings `yaml:"include"` // but for what these add
-	Exclude []Settings `yaml:"exclude"` // and these take away
-	Rows    []string   `yaml:"rows"`    // keys that a table has its rows by,
-	Columns []string   `yaml:"columns"` // and its columns
+	Stream  *Stream    `yaml:"continual"` // cells are streams of deletion requests; nil where each forgets once
+	Base    Settings   `yaml:"base"`      // of all cells
+	Matrix  []Axis     `yaml:"-"`         // every combination is a cell,
+	Include []Settings `yaml:"include"`   // but for what these add
+	Exclude []Settings `yaml:"exclude"`   // and these take away
+	Columns []string   `yaml:"columns"`   // keys that its table has columns by; all others but the seed make rows
 	Checks  []Check    `yaml:"checks"`
+}
+
+// Stream is what requests each cell of a grid serves, as `unlearn continual`: those of a file, or drawn ones.
+type Stream struct {
+	Requests int    `yaml:"requests"` // to draw,
+	Size     int    `yaml:"size"`     // of so many images each
+	File     string `yaml:"file"`
+}
+
+// flags are the options of `unlearn continual` that ask for the stream.
+func (s *Stream) flags() map[string][]string {
+	if s == nil || s.File != "" {
+		return nil
+	}
+	return map[string][]string{"requests": {strconv.Itoa(s.Requests)}, "k": {strconv.Itoa(s.Size)}}
+}
+
+func (s *Stream) validate() error {
+	drawn := s.Requests > 0 && s.Size > 0 && s.File == ""
+	if named := s.File != "" && s.Requests == 0 && s.Size == 0; !drawn && !named {
+		return errors.New("continual: write {requests: 8, size: 8} for 8 drawn requests of 8 images, or {file: requests.jsonl}")
+	}
+	return nil
 }
 
 // Axis is a key of the matrix and its values, as the file writes them.
@@ -224,6 +248,22 @@ func (g *Grid) validate() error {
 			}
 		}
 	}
+	if g.Stream != nil {
+		if err := g.Stream.validate(); err != nil {
+			return err
+		}
+	}
+	for i, key := range g.Columns {
+		if !axis[key] {
+			return fmt.Errorf("columns: %s is no key of the matrix", key)
+		}
+		if key == "seed" {
+			return errors.New("columns: a table has means over the seeds; seed can be no column")
+		}
+		if slices.Contains(g.Columns[:i], key) {
+			return fmt.Errorf("columns: %s stands there twice", key)
+		}
+	}
 	for i := range g.Checks {
 		if err := g.Checks[i].validate(); err != nil {
 			return fmt.Errorf("checks: %w", err)
@@ -238,62 +278,57 @@ func (s *Settings) UnmarshalYAML(n ast.Node) error {
 		*s = Settings{{"config", []string{text}}}
 		return nil
 	}
-	pairs, err := mapping(n)
-	if err != nil {
-		return err
-	}
-	for _, p := range pairs {
-		key, err := scalar(p.Key)
-		if err != nil {
-			return err
-		}
-		texts, err := values(p.Value)
-		if err != nil {
-			return fmt.Errorf("%s: %w", key, err)
-		}
+	return each(n, func(key string, value ast.Node) error {
+		texts, err := values(value)
 		*s = append(*s, Setting{key, texts})
-	}
-	return nil
+		return err
+	})
 }
 
 type axes []Axis
 
 // UnmarshalYAML reads a mapping of keys and lists, in its order.
 func (a *axes) UnmarshalYAML(n ast.Node) error {
-	pairs, err := mapping(n)
-	if err != nil {
+	err := each(n, func(key string, value ast.Node) error {
+		if _, list := value.(*ast.SequenceNode); !list {
+			return errors.New("a list of values is expected, as [16, 64]")
+		}
+		texts, err := values(value)
+		for i, t := range texts {
+			if err == nil && slices.Contains(texts[:i], t) {
+				err = fmt.Errorf("it has the value %s twice", t)
+			}
+		}
+		*a = append(*a, Axis{key, texts})
 		return err
+	})
+	if err != nil {
+		return fmt.Errorf("matrix: %w", err)
+	}
+	return nil
+}
+
+// each calls the function for the keys and values of a mapping, in its order.
+func each(n ast.Node, do func(key string, value ast.Node) error) error {
+	var pairs []*ast.MappingValueNode
+	switch m := n.(type) {
+	case *ast.MappingNode:
+		pairs = m.Values
+	case *ast.MappingValueNode:
+		pairs = []*ast.MappingValueNode{m}
+	default:
+		return fmt.Errorf("line %d: keys and values are expected", n.GetToken().Position.Line)
 	}
 	for _, p := range pairs {
 		key, err := scalar(p.Key)
 		if err != nil {
 			return err
 		}
-		if _, list := p.Value.(*ast.SequenceNode); !list {
-			return fmt.Errorf("matrix: %s: a list of values is expected, as [16, 64]", key)
+		if err := do(key, p.Value); err != nil {
+			return fmt.Errorf("%s: %w", key, err)
 		}
-		texts, err := values(p.Value)
-		if err != nil {
-			return fmt.Errorf("matrix: %s: %w", key, err)
-		}
-		for i, t := range texts {
-			if slices.Contains(texts[:i], t) {
-				return fmt.Errorf("matrix: %s has the value %s twice", key, t)
-			}
-		}
-		*a = append(*a, Axis{key, texts})
 	}
 	return nil
-}
-
-func mapping(n ast.Node) ([]*ast.MappingValueNode, error) {
-	switch m := n.(type) {
-	case *ast.MappingNode:
-		return m.Values, nil
-	case *ast.MappingValueNode:
-		return []*ast.MappingValueNode{m}, nil
-	}
-	return nil, fmt.Errorf("line %d: keys and values are expected", n.GetToken().Position.Line)
 }
 
 // values are the texts of a value or of a list.

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -13,7 +14,6 @@ import (
 	"l2ul/unlearn/importance"
 	"l2ul/unlearn/run"
 	"l2ul/unlearn/run/cache"
-	"l2ul/unlearn/run/config"
 )
 
 // identities tells inputs apart by what they are and not by where they lie, so that a grid can move to another machine. They
@@ -21,14 +21,18 @@ import (
 type identities map[string]string
 
 // of returns what identifies the inputs of a cell beside its configuration.
-func (ids identities) of(cfg *config.Config) (map[string]string, error) {
+func (ids identities) of(c *Cell) (map[string]string, error) {
 	text := func(name string) string {
-		v, _, _ := cfg.Get(name)
+		v, _, ok := c.Config.Get(name)
+		if !ok {
+			return ""
+		}
 		return v.String()
 	}
+	stream := cmp.Or(c.Stream, &Stream{})
 	forget, list := strings.CutPrefix(text("forget"), "@")
 	var anchoring importance.Options
-	_ = cfg.Decode(&anchoring) // resolving the cell has checked it
+	_ = c.Config.Decode(&anchoring) // resolving the cell has checked it
 	found := map[string]string{}
 	for _, in := range []struct {
 		name, path string
@@ -41,6 +45,7 @@ func (ids identities) of(cfg *config.Config) (map[string]string, error) {
 		{"pairs", text("pairs"), true, content},
 		{"importance", anchoring.File(), true, content},
 		{"pool", text("pool"), true, listing},
+		{"requests", stream.File, true, content},
 	} {
 		if in.path == "" || !in.there {
 			continue
@@ -54,6 +59,9 @@ func (ids identities) of(cfg *config.Config) (map[string]string, error) {
 			ids[key] = id
 		}
 		found[in.name] = ids[key]
+	}
+	if stream.Requests > 0 {
+		found["requests"] = fmt.Sprintf("%d of %d images", stream.Requests, stream.Size)
 	}
 	return found, nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -144,8 +145,10 @@ func (r *Runner) cell(ctx context.Context, c *Cell, wait bool) (f *Failure, take
 			return nil, true, nil
 		}
 		if result := finished(r.Dir, c.ID, c.Config.Hash()); result != nil {
-			r.Watch(Event{Cell: c, What: Done, Result: result})
-			return nil, true, removed(statePath(r.Dir, c.ID, ".json"))
+			if f = r.verify(c); f == nil {
+				r.Watch(Event{Cell: c, What: Done, Result: result})
+				return nil, true, removed(statePath(r.Dir, c.ID, ".json"))
+			}
 		}
 		if !f.outside() || try == attempts {
 			break
@@ -156,10 +159,21 @@ func (r *Runner) cell(ctx context.Context, c *Cell, wait bool) (f *Failure, take
 	return f, true, run.WriteJSON(statePath(r.Dir, c.ID, ".json"), f)
 }
 
+// verify checks the deletion record of a stream.
+func (r *Runner) verify(c *Cell) *Failure {
+	if c.Stream == nil {
+		return nil
+	}
+	if _, err := run.Verify(run.NewConsole(run.TerminalOptions{Quiet: true}, io.Discard, io.Discard), filepath.Join(r.Dir, cellsName, c.ID), ""); err != nil {
+		return &Failure{Code: run.ExitCode(err), Reason: "its deletion record: " + err.Error()}
+	}
+	return nil
+}
+
 // found reports whether a cell has a result. Why it failed before is then forgotten.
 func (r *Runner) found(c *Cell) (bool, error) {
 	result := finished(r.Dir, c.ID, c.Config.Hash())
-	if result == nil {
+	if result == nil || r.verify(c) != nil { // in which case its process is to say what is wrong
 		return false, nil
 	}
 	r.Watch(Event{Cell: c, What: Found, Result: result})
@@ -174,12 +188,15 @@ func (f *Failure) outside() bool {
 // process runs a cell once, from where an earlier process stopped if one did, and says how that failed if it left no result.
 func (r *Runner) process(ctx context.Context, c *Cell, held *os.File) *Failure {
 	folder := filepath.Join(r.Dir, cellsName, c.ID)
-	going := []string{"--resume", "auto"}
-	if _, err := os.Stat(filepath.Join(folder, "result.json")); err == nil { // one that nobody can read, or of another configuration
-		going = []string{"--force"}
+	args := []string{c.Args[0], "-o", folder, "-q", "--progress", "none", "--log-format", "json"}
+	if c.Stream == nil { // which always goes on
+		going := []string{"--resume", "auto"}
+		if _, err := os.Stat(filepath.Join(folder, "result.json")); err == nil { // one that nobody can read, or of another configuration
+			going = []string{"--force"}
+		}
+		args = append(args, going...)
 	}
-	args := append(append([]string{}, c.Args...), "-o", folder, "-q", "--progress", "none", "--log-format", "json")
-	cmd := exec.CommandContext(ctx, r.Program, append(args, going...)...) //nolint:gosec // this program, and the settings of a grid
+	cmd := exec.CommandContext(ctx, r.Program, append(args, c.Args[1:]...)...) //nolint:gosec // this program, and the settings of a grid
 	cmd.Env = r.Env
 	said := &tail{}
 	cmd.Stderr = said
@@ -261,7 +278,7 @@ func (*Incomplete) ExitCode() int { return run.ExitNotReached }
 // Outcome says how a cell ended, as people read it.
 func Outcome(r *run.Result) string {
 	text := fmt.Sprintf("%s after %s", r.Outcome, run.Counted(int(r.Steps), "step"))
-	if r.Outcome == unlearn.Capped {
+	if r.Outcome == unlearn.Capped && r.GoalHits != nil {
 		text += ", " + r.Progress()
 	}
 	return text

@@ -213,27 +213,36 @@ matrix: {method: [neggrad, adv, adv-imp], k: [2, 16], seed: [0, 1]}
 		want   Verdict
 		detail string
 	}{
-		"reached":                {"reached: true", nil, Held, "yes  12 runs"},
-		"not reached":            {"reached: true", func(_ map[string]float64, o map[string]string) { o["adv 16"] = "cap" }, Broken, "NO   k=16 method=adv seed=0: cap after 7 steps, 1 of 2 images keep their label"},
-		"not meant":              {"reached: true, where: {method: [neggrad, adv-imp]}", func(_ map[string]float64, o map[string]string) { o["adv 16"] = "cap" }, Held, "yes  8 runs"},
-		"order":                  {"order: adv-imp > adv > neggrad", nil, Held, "yes  k=16 D_test: adv-imp 0.7000 ± 0.0141, adv 0.5000 ± 0.0141, neggrad 0.3000 ± 0.0141"},
-		"order the other way":    {"order: adv > adv-imp", nil, Broken, "NO   k=2 D_r: adv 0.6000 ± 0.0141, adv-imp 0.8000 ± 0.0141"},
-		"order of equals":        {"order: adv-imp > adv", func(a map[string]float64, _ map[string]string) { a["adv 2"] = 0.8 }, Broken, "NO   k=2 D_r"},
-		"half is not often":      {"order: adv-imp > adv, often: true", func(a map[string]float64, _ map[string]string) { a["adv 2"] = 0.9 }, Broken, "NO   k=2 D_r"},
-		"order of the absent":    {"order: adv-imp > oracle", nil, Unknown, "nothing in the grid"},
-		"falls":                  {"falls-with: k", nil, Held, "yes  method=adv D_r: k=2 0.6000 ± 0.0141, k=16 0.5000 ± 0.0141"},
-		"rises":                  {"falls-with: k", func(a map[string]float64, _ map[string]string) { a["adv 16"] = 0.61 }, Broken, "NO   method=adv D_test"},
-		"falls with nothing":     {"falls-with: lr", nil, Unknown, "fewer than two values of lr"},
-		"success":                {"attack-success: 0.95", nil, Held, "yes  k=2 method=adv: 0.9600"},
-		"less success":           {"attack-success: 0.97", nil, Broken, "NO   k=2 method=adv: 0.9600"},
-		"reads":                  {"no-retain-reads: true", nil, Held, "yes  12 runs"},
-		"reference":              {"reference: {of: test, value: 0.72, tolerance: 0.021}, where: {method: adv-imp, k: 16}, source: s", nil, Held, "yes  k=16 method=adv-imp: 0.7000"},
-		"reference missed":       {"reference: {of: test, value: 0.72, tolerance: 0.019}, where: {method: adv-imp, k: 16}, source: s", nil, Broken, "NO   k=16 method=adv-imp: 0.7000"},
-		"reference of retain":    {"reference: {of: retain, value: 0.7, tolerance: 1e-9}, where: {method: adv-imp, k: 16}, source: s", nil, Held, "yes"},
-		"reference of forget":    {"reference: {of: forget, value: 0.7, tolerance: 0.6}, source: s", nil, Broken, "NO"},
-		"no such cell":           {"reached: true, where: {method: oracle}", nil, Unknown, "no cell of the grid is meant"},
-		"results are missing":    {"reached: true", func(_ map[string]float64, o map[string]string) { o["adv 2"] = "" }, Unknown, "2 of 12 cells have no result"},
-		"missing, and not meant": {"order: adv-imp > neggrad, where: {k: 16}", func(_ map[string]float64, o map[string]string) { o["adv 2"] = "" }, Held, "yes"},
+		"reached":                   {"reached: true", nil, Held, "yes  12 runs"},
+		"not reached":               {"reached: true", func(_ map[string]float64, o map[string]string) { o["adv 16"] = "cap" }, Broken, "NO   k=16 method=adv seed=0: cap after 7 steps, 1 of 2 images keep their label"},
+		"not meant":                 {"reached: true, where: {method: [neggrad, adv-imp]}", func(_ map[string]float64, o map[string]string) { o["adv 16"] = "cap" }, Held, "yes  8 runs"},
+		"order":                     {"order: adv-imp > adv > neggrad", nil, Held, "yes  k=16 D_test: adv-imp 0.7000 ± 0.0141, adv 0.5000 ± 0.0141, neggrad 0.3000 ± 0.0141"},
+		"order the other way":       {"order: adv > adv-imp", nil, Broken, "NO   k=2 D_r: adv 0.6000 ± 0.0141, adv-imp 0.8000 ± 0.0141"},
+		"order of equals":           {"order: adv-imp > adv", func(a map[string]float64, _ map[string]string) { a["adv 2"] = 0.8 }, Broken, "NO   k=2 D_r"},
+		"half is not often":         {"order: adv-imp > adv, often: true", func(a map[string]float64, _ map[string]string) { a["adv 2"] = 0.9 }, Broken, "NO   k=2 D_r"},
+		"order of the absent":       {"order: adv-imp > oracle", nil, Unknown, "nothing in the grid"},
+		"falls":                     {"falls-with: k", nil, Held, "yes  method=adv D_r: k=2 0.6000 ± 0.0141, k=16 0.5000 ± 0.0141"},
+		"rises":                     {"falls-with: k", func(a map[string]float64, _ map[string]string) { a["adv 16"] = 0.61 }, Broken, "NO   method=adv D_test"},
+		"falls with nothing":        {"falls-with: lr", nil, Unknown, "fewer than two values of lr"},
+		"success":                   {"attack-success: 0.95", nil, Held, "yes  k=2 method=adv: 0.9600"},
+		"less success":              {"attack-success: 0.97", nil, Broken, "NO   k=2 method=adv: 0.9600"},
+		"reads":                     {"no-retain-reads: true", nil, Held, "yes  12 runs"},
+		"reference":                 {"reference: {of: test, value: 0.72, tolerance: 0.021}, where: {method: adv-imp, k: 16}, source: s", nil, Held, "yes  k=16 method=adv-imp: 0.7000"},
+		"reference missed":          {"reference: {of: test, value: 0.72, tolerance: 0.019}, where: {method: adv-imp, k: 16}, source: s", nil, Broken, "NO   k=16 method=adv-imp: 0.7000"},
+		"reference of retain":       {"reference: {of: retain, value: 0.7, tolerance: 1e-9}, where: {method: adv-imp, k: 16}, source: s", nil, Held, "yes"},
+		"reference of forget":       {"reference: {of: forget, value: 0.7, tolerance: 0.6}, source: s", nil, Broken, "NO"},
+		"no such cell":              {"reached: true, where: {method: oracle}", nil, Unknown, "no cell of the grid is meant"},
+		"results are missing":       {"reached: true", func(_ map[string]float64, o map[string]string) { o["adv 2"] = "" }, Unknown, "2 of 12 cells have no result"},
+		"missing, yet decided":      {"reached: true", func(_ map[string]float64, o map[string]string) { o["adv 2"], o["adv 16"] = "", "cap" }, Broken, "NO   k=16 method=adv seed=0: cap after 7 steps, 1 of 2 images keep their label\nNO   k=16 method=adv seed=1: cap after 7 steps, 1 of 2 images keep their label\n2 of 12 cells have no result"},
+		"order, the third missing":  {"order: adv-imp > adv > neggrad", func(a map[string]float64, o map[string]string) { o["neggrad 2"], a["adv 2"] = "", 0.9 }, Broken, "NO   k=2 D_r: adv-imp 0.8000 ± 0.0141, adv 0.9000 ± 0.0141\n"},
+		"order, one of two missing": {"order: adv-imp > adv", func(_ map[string]float64, o map[string]string) { o["adv 2"] = "" }, Unknown, "yes  k=16 D_test: adv-imp"},
+		"nothing yet":               {"order: adv-imp > adv", func(_ map[string]float64, o map[string]string) { clear(o) }, Unknown, "12 of 12 cells have no result"},
+		"often, some missing":       {"order: adv > adv-imp, often: true", func(_ map[string]float64, o map[string]string) { o["adv 2"] = "" }, Unknown, "NO   k=16 D_r: adv 0.5"},
+		"success, some missing":     {"attack-success: 0.97", func(_ map[string]float64, o map[string]string) { o["adv 2"] = "" }, Broken, "NO   k=16 method=adv: 0.9600"},
+		"reference, some missing":   {"reference: {of: test, value: 0.1, tolerance: 0.1}, source: s", func(_ map[string]float64, o map[string]string) { o["adv 2"] = "" }, Broken, "NO   k=16 method=adv: 0.5000"},
+		"falls, one missing":        {"falls-with: k", func(_ map[string]float64, o map[string]string) { o["adv 2"] = "" }, Unknown, "yes  method=neggrad D_r: k=2"},
+		"rises, others missing":     {"falls-with: k", func(a map[string]float64, o map[string]string) { o["adv 2"], a["neggrad 16"] = "", 0.5 }, Broken, "NO   method=neggrad D_test"},
+		"missing, and not meant":    {"order: adv-imp > neggrad, where: {k: 16}", func(_ map[string]float64, o map[string]string) { o["adv 2"] = "" }, Held, "yes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			accuracy, outcome := map[string]float64{}, map[string]string{}
@@ -296,12 +305,12 @@ matrix: {method: [neggrad, adv, adv-imp, oracle, rawp, retrain], k: [4]}`, func(
 	}
 	sets := map[string]bool{}
 	for _, c := range cells {
-		got := loadOf(c.Config, 100)
+		got := loadOf(&c, 100)
 		if got.set != "" {
 			sets[got.set] = true
 		}
 		w := want[got.method]
-		w.method, w.set = got.method, got.set
+		w.method, w.set, w.times = got.method, got.set, 1
 		if got != w {
 			t.Errorf("%s: %+v, want %+v", got.method, got, w)
 		}
@@ -316,7 +325,7 @@ matrix: {method: [neggrad, adv, adv-imp, oracle, rawp, retrain], k: [4]}`, func(
 	if usual, most := 10*(2*20+6*30+10*120+50*4)+100*4*24.5, 10*(2*20+6*30+10*120+50*4)+100*4*49.; e.Steps != usual || e.Most != most {
 		t.Errorf("steps %g, at most %g, want %g, %g", e.Steps, e.Most, usual, most)
 	}
-	if p := Probed(cells); p == nil || loadOf(p.Config, usualTraining).method != "oracle" {
+	if p := Probed(cells); p == nil || loadOf(p, usualTraining).method != "oracle" {
 		t.Errorf("probed %v", p)
 	}
 }
@@ -336,5 +345,30 @@ func TestRunnerForgetsFailures(t *testing.T) {
 	}
 	if s, err := Status(dir); err != nil || s.Done != 3 || len(s.Failed) != 0 {
 		t.Errorf("after: %+v, %v", s, err)
+	}
+}
+
+// Two cells are left. The latest five that are done took 10 seconds each; what older ones took does not count.
+func TestStatusGoesByTheLatestCells(t *testing.T) {
+	dir, cells := folder(t, strings.Replace(threeCells, "0, 1, 2", "0, 1, 2, 3, 4, 5, 6, 7, 8", 1), func(c *Cell) string {
+		switch seed, _ := c.Labels.Get("seed"); seed[0] {
+		case "7", "8":
+			return ""
+		case "0", "1":
+			return strings.Replace(result(c, "reached", 1, 1, 1), `"total":10`, `"total":1000`, 1)
+		}
+		return result(c, "reached", 1, 1, 1)
+	})
+	for i, c := range cells[:7] {
+		at := time.Now().Add(time.Duration(i-10) * time.Hour)
+		if err := os.Chtimes(filepath.Join(dir, cellsName, c.ID, "result.json"), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s, err := Status(dir); err != nil || s.Done != 7 || s.Left != 2 || s.Seconds != 20 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if left := Unfinished(dir, cells); len(left) != 2 || !left[cells[7].ID] || !left[cells[8].ID] {
+		t.Errorf("unfinished %v", left)
 	}
 }

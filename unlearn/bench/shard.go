@@ -14,12 +14,12 @@ import (
 type Shard struct{ Index, Count int }
 
 // schedulers tell a task of an array which it is, and how many there are (`unlearn help environment`). Slurm's arrays may begin
-// anywhere.
-var schedulers = []struct{ index, first, count string }{
-	{"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT"},
-	{"JOB_COMPLETION_INDEX", "", ""}, // Kubernetes tells no count
-	{"AWS_BATCH_JOB_ARRAY_INDEX", "", "AWS_BATCH_JOB_ARRAY_SIZE"},
-	{"BATCH_TASK_INDEX", "", "BATCH_TASK_COUNT"},
+// anywhere and go in steps.
+var schedulers = []struct{ index, first, step, count string }{
+	{"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP", "SLURM_ARRAY_TASK_COUNT"},
+	{"JOB_COMPLETION_INDEX", "", "", ""}, // Kubernetes tells no count
+	{"AWS_BATCH_JOB_ARRAY_INDEX", "", "", "AWS_BATCH_JOB_ARRAY_SIZE"},
+	{"BATCH_TASK_INDEX", "", "", "BATCH_TASK_COUNT"},
 }
 
 // ParseShard reads what --shard says: i/n with i counted from 0, auto for what the scheduler says, or auto/n where it tells no
@@ -48,8 +48,11 @@ func ParseShard(text string, env func(string) (string, bool)) (s Shard, err erro
 	if s.Index, err = strconv.Atoi(index); err == nil {
 		s.Count, err = strconv.Atoi(count)
 	}
-	if err != nil || s.Count < 1 || s.Index < 0 || s.Index >= s.Count {
+	switch {
+	case err != nil || s.Count < 1:
 		return s, wrong(fmt.Sprintf("%s/%s is no share; the shares of 8 are 0/8 to 7/8", index, count))
+	case s.Index < 0 || s.Index >= s.Count:
+		return s, wrong(fmt.Sprintf("shares are counted from 0: those of %d are 0/%d to %d/%d", s.Count, s.Count, s.Count-1, s.Count))
 	}
 	return s, nil
 }
@@ -63,12 +66,19 @@ func scheduled(env func(string) (string, bool)) (index, count string, err error)
 		}
 		count, _ = env(s.count)
 		if first, ok := env(s.first); ok && s.first != "" {
+			step, _ := env(s.step)
 			i, errI := strconv.Atoi(text)
 			f, errF := strconv.Atoi(first)
-			if err := cmp.Or(errI, errF); err != nil {
-				return "", "", fmt.Errorf("%s=%s, %s=%s: %w", s.index, text, s.first, first, err)
+			by, errBy := strconv.Atoi(cmp.Or(step, "1"))
+			if err := cmp.Or(errI, errF, errBy); err != nil || by < 1 || (i-f)%by != 0 {
+				return "", "", fmt.Errorf("%s=%s, %s=%s, %s=%s: these are no places in an array", s.index, text, s.first, first, s.step, step)
 			}
-			text = strconv.Itoa(i - f)
+			place := (i - f) / by
+			if n, err := strconv.Atoi(count); err == nil && place >= n {
+				return "", "", fmt.Errorf("%s=%s of an array of %d that begins at %d: its numbers have gaps; number its tasks as in --array=0-7, or name the share, as 3/8",
+					s.index, text, n, f)
+			}
+			text = strconv.Itoa(place)
 		}
 		return text, count, nil
 	}

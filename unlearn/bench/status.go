@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,7 +19,26 @@ type Progress struct {
 	Running []string `json:"running"` // labels, and what they are doing
 	Failed  []string `json:"failed"`  // labels, and why
 	Left    int      `json:"left"`    // that nobody has begun, or whose process was stopped
-	Seconds float64  `json:"seconds"` // of work that is left to one process, going by the cells that are done; 0 where none is
+	Seconds float64  `json:"seconds"` // of work that is left to one process, going by the latest cells; 0 where none is done
+}
+
+// latest are how many cells tell how long others will take: older ones may be from when the machine had more, or less, to do beside.
+const latest = 5
+
+// took is how long a cell took, and when it was done.
+type took struct {
+	done    time.Time
+	seconds float64
+}
+
+// expected is how long a cell takes, going by the latest of some.
+func expected(cells []took) float64 {
+	slices.SortFunc(cells, func(a, b took) int { return b.done.Compare(a.done) })
+	var seconds []float64
+	for _, c := range cells[:min(len(cells), latest)] {
+		seconds = append(seconds, c.seconds)
+	}
+	return results.Summarize(seconds).Mean
 }
 
 // Status reads how far the grid of a folder has come.
@@ -28,7 +49,7 @@ func Status(dir string) (*Progress, error) {
 	}
 	p := &Progress{Name: g.Name, Running: []string{}, Failed: []string{}}
 	seen := map[string]bool{}
-	took := map[results.Label][]float64{} // seconds of cells that are done, by method; "" is all
+	known := map[results.Label][]took{} // by method; "" is all
 	var open []cell
 	for _, c := range cells {
 		if seen[c.ID] {
@@ -37,8 +58,14 @@ func Status(dir string) (*Progress, error) {
 		seen[c.ID] = true
 		if c.result != nil && failed(dir, c.ID) == nil { // a result that failed is not the cell's
 			p.Done++
-			for _, method := range []results.Label{"", c.Labels["method"]} {
-				took[method] = append(took[method], c.result.Seconds.Total)
+			info, err := os.Stat(filepath.Join(dir, filepath.FromSlash(c.Folder), "result.json"))
+			if err != nil {
+				continue // gone since
+			}
+			one := took{info.ModTime(), c.result.Seconds.Total}
+			known[""] = append(known[""], one)
+			if method := c.Labels["method"]; method != "" {
+				known[method] = append(known[method], one)
 			}
 			continue
 		}
@@ -55,15 +82,26 @@ func Status(dir string) (*Progress, error) {
 		default:
 			p.Left++
 		}
-		of := took[c.Labels["method"]]
+		of := known[c.Labels["method"]]
 		if len(of) == 0 {
-			of = took[""]
+			of = known[""]
 		}
 		if len(of) > 0 {
-			p.Seconds += results.Summarize(of).Mean
+			p.Seconds += expected(of)
 		}
 	}
 	return p, nil
+}
+
+// Unfinished are the cells that have no result yet, by ID.
+func Unfinished(dir string, cells []Cell) map[string]bool {
+	left := map[string]bool{}
+	for _, c := range cells {
+		if finished(dir, c.ID, c.Config.Hash()) == nil {
+			left[c.ID] = true
+		}
+	}
+	return left
 }
 
 // held reports whether some process has the lock of a cell.

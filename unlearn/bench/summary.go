@@ -173,11 +173,14 @@ func accuracies(runs []*run.Result, of func(*run.Result) *run.Scores) Accuracies
 }
 
 // Summarize writes the summary of a grid's folder, as far as its cells have come.
-func Summarize(dir string) (*Summary, error) {
-	g, cells, err := open(dir)
-	if err != nil {
-		return nil, err
-	}
-	s := &Summary{Schema: SummarySchema, Name: g.Name, Hash: g.Hash, Groups: grouped(cells, "seed")}
-	return s, run.WriteJSON(filepath.Join(dir, summaryName), s)
+func Summarize(dir string) (s *Summary, err error) {
+	err = alone(dir, func() error {
+		g, cells, err := open(dir)
+		if err != nil {
+			return err
+		}
+		s = &Summary{Schema: SummarySchema, Name: g.Name, Hash: g.Hash, Groups: grouped(cells, "seed")}
+		return run.WriteJSON(filepath.Join(dir, summaryName), s)
+	})
+	return s, err
 }

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"encoding/csv"
 	"fmt"
 	"io"
@@ -11,27 +12,38 @@ import (
 	"l2ul/unlearn/results"
 )
 
-// Markdown writes the table, and what came of the claims of grids, as GitHub reads it.
+// Markdown writes the tables, and what came of the claims of grids, as GitHub reads it.
 func (r *Report) Markdown(w io.Writer) error {
-	t := r.Table
 	var b strings.Builder
-	line := func(cells []string) {
+	table := func(headers []string, numeric []bool) (line func(cells []string)) {
+		line = func(cells []string) {
+			b.WriteString("|")
+			for _, c := range cells {
+				b.WriteString(" " + escapeMarkdown(c) + " |")
+			}
+			b.WriteString("\n")
+		}
+		line(headers)
 		b.WriteString("|")
-		for _, c := range cells {
-			b.WriteString(" " + escapeMarkdown(c) + " |")
+		for _, n := range numeric {
+			if n {
+				b.WriteString(" ---: |")
+			} else {
+				b.WriteString(" --- |")
+			}
 		}
 		b.WriteString("\n")
+		return line
 	}
-	line(t.Headers())
-	b.WriteString("|")
-	for _, numeric := range t.numeric() {
-		if numeric {
-			b.WriteString(" ---: |")
-		} else {
-			b.WriteString(" --- |")
+	if p := r.Pivot; p != nil {
+		line := table(p.Headers(), p.numeric())
+		for _, row := range p.Rows {
+			line(p.Texts(row, " ± "))
 		}
+		b.WriteString("\n" + escapeMarkdown(strings.Join(p.Notes(), " ")) + "\n\n")
 	}
-	b.WriteString("\n")
+	t := r.Table
+	line := table(t.Headers(), t.numeric())
 	for _, row := range t.Rows {
 		line(t.Cells(row, " ± "))
 	}
@@ -132,51 +144,102 @@ func cellText(text string) string {
 	return text
 }
 
-// LaTeX writes the table for the package booktabs, the best of each block in bold.
-func (t *Table) LaTeX(w io.Writer) error {
+// LaTeX writes the table for the package booktabs, the best of each block in bold: that of a grid as its columns lay it out.
+func (r *Report) LaTeX(w io.Writer) error {
+	t := &latexTable{notes: append(r.Table.Notes(), bestNote)}
+	if r.Pivot != nil {
+		r.Pivot.latex(t)
+	} else {
+		r.Table.latex(t)
+	}
 	var b strings.Builder
 	columns := ""
-	for _, numeric := range t.numeric() {
+	for _, numeric := range t.numeric {
 		if numeric {
 			columns += "r"
 		} else {
 			columns += "l"
 		}
 	}
-	fmt.Fprintf(&b, "%% \\usepackage{booktabs}\n\\begin{tabular}{%s}\n\\toprule\n", columns)
-	symbols := map[string]string{"k": "$k$", "n": "$n$", "D_f %": `$D_f$ (\%)`, "D_r %": `$D_r$ (\%)`, "D_test %": `$D_{\mathrm{test}}$ (\%)`}
-	var header []string
-	for _, h := range t.Headers() {
-		if s, ok := symbols[h]; ok {
-			header = append(header, s)
-		} else {
-			header = append(header, escapeLaTeX(h))
-		}
-	}
-	b.WriteString(strings.Join(header, " & ") + " \\\\\n")
-	for i, r := range t.Rows {
-		if i == 0 || t.Rows[i-1].Block != r.Block {
+	fmt.Fprintf(&b, "%% \\usepackage{booktabs}\n\\begin{tabular}{%s}\n\\toprule\n%s", columns, t.over)
+	b.WriteString(strings.Join(t.headers, " & ") + " \\\\\n")
+	for _, row := range t.rows {
+		if row.rule {
 			b.WriteString("\\midrule\n")
 		}
-		cells := t.Cells(r, " ± ")
-		for j, c := range cells {
-			cells[j] = escapeLaTeX(c)
-		}
-		accuracies := cells[2+len(t.Keys):]
-		for j, best := range []bool{r.Best.Forget, r.Best.Retain, r.Best.Test} {
-			if best {
-				mean, rest, _ := strings.Cut(accuracies[j], " ")
-				accuracies[j] = strings.TrimSpace(`\textbf{` + mean + "} " + rest)
+		for j, c := range row.cells {
+			if row.cells[j] = escapeLaTeX(c); row.best[j] {
+				mean, rest, _ := strings.Cut(row.cells[j], " ")
+				row.cells[j] = strings.TrimSpace(`\textbf{` + mean + "} " + rest)
 			}
 		}
-		b.WriteString(strings.Join(cells, " & ") + " \\\\\n")
+		b.WriteString(strings.Join(row.cells, " & ") + " \\\\\n")
 	}
 	b.WriteString("\\bottomrule\n\\end{tabular}\n")
-	for _, note := range append(t.Notes(), bestNote) {
+	for _, note := range t.notes {
 		b.WriteString("% " + oneLine(note) + "\n")
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// latexTable is a table before it is written.
+type latexTable struct {
+	numeric []bool
+	over    string   // lines above the headers
+	headers []string // as LaTeX
+	rows    []latexRow
+	notes   []string
+}
+
+type latexRow struct {
+	cells []string
+	best  []bool
+	rule  bool // above it
+}
+
+// symbols are headers as formulas.
+var symbols = map[string]string{"k": "$k$", "n": "$n$", "D_f %": `$D_f$ (\%)`, "D_r %": `$D_r$ (\%)`, "D_test %": `$D_{\mathrm{test}}$ (\%)`}
+
+func symbol(header string) string { return cmp.Or(symbols[header], escapeLaTeX(header)) }
+
+func (t *Table) latex(into *latexTable) {
+	into.numeric = t.numeric()
+	for _, h := range t.Headers() {
+		into.headers = append(into.headers, symbol(h))
+	}
+	for i, r := range t.Rows {
+		row := latexRow{cells: t.Cells(r, " ± "), rule: i == 0 || t.Rows[i-1].Block != r.Block}
+		row.best = make([]bool, len(row.cells))
+		copy(row.best[2+len(t.Keys):], []bool{r.Best.Forget, r.Best.Retain, r.Best.Test})
+		into.rows = append(into.rows, row)
+	}
+}
+
+func (p *Pivot) latex(into *latexTable) {
+	into.numeric = p.numeric()
+	over, rules := strings.Repeat(" & ", len(p.Keys)), ""
+	for i, c := range p.Columns {
+		if i > 0 {
+			over += " & "
+		}
+		first := len(p.Keys) + len(metrics)*i + 1
+		over += fmt.Sprintf(`\multicolumn{%d}{c}{%s}`, len(metrics), escapeLaTeX(c))
+		rules += fmt.Sprintf(`\cmidrule(lr){%d-%d}`, first, first+len(metrics)-1)
+	}
+	into.over = strings.TrimPrefix(over, " ") + " \\\\\n" + rules + "\n"
+	for _, key := range p.Keys {
+		into.headers = append(into.headers, symbol(key))
+	}
+	for range p.Columns {
+		for _, m := range metrics {
+			into.headers = append(into.headers, symbol(m))
+		}
+	}
+	for _, r := range p.Rows {
+		into.rows = append(into.rows, latexRow{p.Texts(r, " ± "), p.best(r), r.Section})
+	}
+	into.notes = append(p.Notes(), into.notes...)
 }
 
 const bestNote = "Bold: the best of its k and goal, of the methods that reached the goal in every run and read no retained image."
@@ -184,7 +247,7 @@ const bestNote = "Bold: the best of its k and goal, of the methods that reached 
 var latex = strings.NewReplacer(
 	`\`, `\textbackslash{}`, `{`, `\{`, `}`, `\}`, `$`, `\$`, `&`, `\&`, `#`, `\#`, `%`, `\%`, `_`, `\_`,
 	`~`, `\textasciitilde{}`, `^`, `\textasciicircum{}`, `<`, `\textless{}`, `>`, `\textgreater{}`, `"`, `\textquotedbl{}`,
-	`±`, `$\pm$`,
+	`±`, `$\pm$`, `†`, `$\dagger$`,
 )
 
 // escapeLaTeX makes a text one that TeX prints as it is.

@@ -39,6 +39,7 @@ type page struct {
 	JS     template.JS
 
 	Title, Lead, Left string
+	Pivot             *htmlPivot
 	Headers           []header
 	Rows              []htmlRow
 	Notes             []string
@@ -47,12 +48,20 @@ type page struct {
 	TradeOff          *figure
 	Groups            []group
 	Runs              []runView
+	RequestColumns    []string
 	Spent             string // what was left out for the sake of the size, in a sentence
 }
 
 type header struct {
 	Text    string
 	Numeric bool
+}
+
+// htmlPivot is a Pivot for the template.
+type htmlPivot struct {
+	*Pivot
+	Metrics []string
+	Lines   []htmlRow
 }
 
 type htmlRow struct {
@@ -91,6 +100,7 @@ type runView struct {
 	Access    string
 	Again     string // the command line that repeats it
 	Commands  []string
+	Requests  [][]string // of a stream, under requestColumns
 	Settings  []config.Text
 	Around    []config.Text
 	Warnings  []string
@@ -117,10 +127,13 @@ func policy(css, js, more string) string {
 func (r *Report) page() (*page, error) {
 	p := &page{
 		Policy: template.HTMLAttr(`content="` + policy(pageCSS, pageJS, "") + `"`), CSS: template.CSS(pageCSS), JS: template.JS(pageJS), //nolint:gosec // our own
-		Title: r.Title, Lead: r.lead(), Left: r.Left(), Notes: append(r.Table.Notes(), bestNote),
+		Title: r.Title, Lead: r.lead(), Left: r.Left(), Notes: append(r.Table.Notes(), bestNote), RequestColumns: requestColumns,
 	}
 	if p.Claims = r.Claims; p.Claims != nil {
 		p.Tally = tallyClaims(p.Claims)
+	}
+	if r.Pivot != nil {
+		p.Pivot = r.htmlPivot()
 	}
 	numeric := r.Table.numeric()
 	for i, h := range r.Table.Headers() {
@@ -179,12 +192,18 @@ func (r *Report) lead() string {
 	for _, run := range r.Runs {
 		models[run.Forget.Model] = true
 		datasets[run.Forget.Dataset] = true
-		machines[run.Forget.Device] = true
+		if run.Forget.Device != "" { // which records of streams do not tell
+			machines[run.Forget.Device] = true
+		}
 	}
 	if len(r.Runs) == 0 {
 		return "No run has finished yet."
 	}
-	return fmt.Sprintf("%s of %s on %s, computed on %s.", run.Counted(len(r.Runs), "run"), names(models), names(datasets), names(machines))
+	text := fmt.Sprintf("%s of %s on %s", run.Counted(len(r.Runs), "run"), names(models), names(datasets))
+	if len(machines) > 0 {
+		text += ", computed on " + names(machines)
+	}
+	return text + "."
 }
 
 func names(counts map[string]bool) string {
@@ -226,6 +245,19 @@ func (r *Report) htmlRow(i int) htmlRow {
 	return h
 }
 
+func (r *Report) htmlPivot() *htmlPivot {
+	p := &htmlPivot{Pivot: r.Pivot, Metrics: metrics}
+	for i, row := range r.Pivot.Rows {
+		line := htmlRow{Block: i > 0 && row.Section}
+		best := r.Pivot.best(row)
+		for j, text := range r.Pivot.Texts(row, " ± ") {
+			line.Cells = append(line.Cells, htmlCell{Text: text, Numeric: j >= len(row.Labels), Best: best[j], Head: j < len(row.Labels)})
+		}
+		p.Lines = append(p.Lines, line)
+	}
+	return p
+}
+
 func shown(p Plot) (*figure, error) {
 	svg, err := p.inline()
 	if err != nil {
@@ -241,14 +273,27 @@ func view(r *results.Run, number int, title string) runView {
 		ID: "run-" + strconv.Itoa(number), Title: fmt.Sprintf("%s, seed %d", title, r.Seed()), Access: access(f), Warnings: f.Warnings,
 		Commands: r.Commands, Settings: r.Settings, Again: "unlearn forget -c " + run.Quote([]string{r.Path + "/config.yaml"}) + " -o NEW",
 	}
+	if r.Stream != nil {
+		v.Again = strings.Join(r.Commands[:min(1, len(r.Commands))], "") // its configuration does not tell the requests
+		for _, e := range r.Stream.Requests {
+			v.Requests = append(v.Requests, requestRow(e))
+		}
+	}
 	fact := func(key, value string) {
 		if value != "" {
 			v.Facts = append(v.Facts, config.Text{Key: key, Value: value})
 		}
 	}
 	fact("folder", r.Path)
-	fact("outcome", fmt.Sprintf("%s after %s, %s", f.Outcome, run.Counted(int(f.Steps), "step"), run.Counted(int(f.Passes), "pass")))
-	fact("seconds", fmt.Sprintf("%.1f: attack %.1f, importance %.1f, unlearning %.1f, scores %.1f", f.Seconds.Total, f.Seconds.Attack, f.Seconds.Importance, f.Seconds.Unlearn, f.Seconds.Eval))
+	outcome := fmt.Sprintf("%s after %s", f.Outcome, run.Counted(int(f.Steps), "step"))
+	if r.Stream != nil {
+		fact("outcome", outcome+" for "+run.Counted(len(r.Stream.Requests), "request"))
+		fact("seconds", fmt.Sprintf("%.1f", f.Seconds.Total))
+		fact("head of the deletion record", r.Stream.Record.Head)
+	} else {
+		fact("outcome", outcome+", "+run.Counted(int(f.Passes), "pass"))
+		fact("seconds", fmt.Sprintf("%.1f: attack %.1f, importance %.1f, unlearning %.1f, scores %.1f", f.Seconds.Total, f.Seconds.Attack, f.Seconds.Importance, f.Seconds.Unlearn, f.Seconds.Eval))
+	}
 	fact("taken from the cache", strings.Join(f.Cached, ", "))
 	if f.Attack != nil {
 		fact("adversarial examples", fmt.Sprintf("%d, of which %s %% reached their class; L2 norm of the perturbation %.4g to %.4g, median %.4g",
@@ -285,6 +330,22 @@ func view(r *results.Run, number int, title string) runView {
 		}
 	}
 	return v
+}
+
+// requestColumns are what a page says of each request of a stream.
+var requestColumns = []string{"request", "outcome", "steps", "D_f %", "right again of earlier ones", "D_r %", "D_test %"}
+
+func requestRow(e *run.Entry) []string {
+	row := &Row{}
+	row.score([]*run.Scores{e.After})
+	var regained, earlier int64
+	for _, before := range e.Earlier {
+		regained, earlier = regained+before.Regained, earlier+before.N
+	}
+	return []string{
+		e.ID, string(e.Outcome), strconv.FormatInt(e.Steps, 10), interval(row.Forget, percent, ""), fmt.Sprintf("%d of %d", regained, earlier),
+		interval(row.Retain, percent, ""), interval(row.Test, percent, ""),
+	}
 }
 
 // access states what a run read.

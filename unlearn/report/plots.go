@@ -219,10 +219,11 @@ func (r *Report) curves(i int) ([]Plot, error) {
 	if row.Runs[0].Forget.Goal == string(unlearn.Relabel) {
 		hits, hitsAxis = "Images with their new label by step, where they were counted", "with the new label (%)"
 	}
-	kinds := []struct{ name, title, axis, value string }{
-		{"forget-loss", "Loss on the images to forget by step", "loss", "forget_loss"},
-		{"driver-loss", "Loss on the images that drive the steps", "loss", "driver_loss"},
-		{"hits", hits, hitsAxis, "hits"},
+	kinds := []struct{ name, title, x, axis, value string }{
+		{"forget-loss", "Loss on the images to forget by step", "step", "loss", "forget_loss"},
+		{"driver-loss", "Loss on the images that drive the steps", "step", "loss", "driver_loss"},
+		{"hits", hits, "step", hitsAxis, "hits"},
+		{"test", "Accuracy on test images after each request", "request", "accuracy (%)", "test"},
 	}
 	var plots []Plot
 	metrics := make([][]results.Metric, len(row.Runs))
@@ -233,7 +234,7 @@ func (r *Report) curves(i int) ([]Plot, error) {
 		}
 	}
 	for _, kind := range kinds {
-		p := newPlot(r.slug(i)+"-"+kind.name, kind.title, "step", kind.axis, 300, 180)
+		p := newPlot(r.slug(i)+"-"+kind.name, kind.title, kind.x, kind.axis, 300, 180)
 		var said []string
 		for j, run := range row.Runs {
 			scale := 1.0
@@ -241,6 +242,9 @@ func (r *Report) curves(i int) ([]Plot, error) {
 				scale = 100 / float64(max(run.K(), 1))
 			}
 			points := curve(metrics[j], kind.value, scale)
+			if kind.x == "request" {
+				points = requestCurve(run)
+			}
 			if len(points) == 0 {
 				continue
 			}
@@ -251,13 +255,13 @@ func (r *Report) curves(i int) ([]Plot, error) {
 			}
 			p.plot.Legend.Add(fmt.Sprintf("seed %d ", run.Seed()), line)
 			first, last := points[0], points[len(points)-1]
-			said = append(said, fmt.Sprintf("seed %d: %.4g at step %.0f, %.4g at step %.0f", run.Seed(), first.Y, first.X, last.Y, last.X))
+			said = append(said, fmt.Sprintf("seed %d: %.4g at %s %.0f, %.4g at %s %.0f", run.Seed(), first.Y, kind.x, first.X, last.Y, kind.x, last.X))
 		}
 		if len(said) == 0 {
 			continue
 		}
 		p.plot.X.Min, p.plot.X.Max = 0, 1.25*p.plot.X.Max // room for the legend
-		if kind.value == "hits" {
+		if kind.value == "hits" || kind.value == "test" {
 			p.plot.Y.Min, p.plot.Y.Max = 0, 100
 		}
 		p.Alt = kind.title + ". " + strings.Join(said, "; ") + "."
@@ -272,6 +276,20 @@ func curve(metrics []results.Metric, value string, scale float64) (points plotte
 		y := m.Values[value]
 		if m.Phase == "unlearn" && y != nil && math.Abs(*y) <= maxDrawn && m.Step >= 0 {
 			points = append(points, plotter.XY{X: float64(m.Step), Y: *y * scale})
+		}
+	}
+	return points
+}
+
+// requestCurve is the accuracy on D_test along a stream, of the network as it was and after each request; nil of other runs.
+func requestCurve(r *results.Run) (points plotter.XYs) {
+	if r.Stream == nil || r.Forget.Before.Test == nil {
+		return nil
+	}
+	points = plotter.XYs{{X: 0, Y: 100 * r.Forget.Before.Test.Accuracy}}
+	for i, e := range r.Stream.Requests {
+		if e.After.Test != nil {
+			points = append(points, plotter.XY{X: float64(i + 1), Y: 100 * e.After.Test.Accuracy})
 		}
 	}
 	return points

@@ -17,6 +17,7 @@ type Report struct {
 	Title string
 	Grid  *results.Grid // when it is of one grid
 	Table *Table
+	Pivot *Pivot // the same as a grid wants it; nil without columns of a grid
 
 	Claims []results.Claim // of grids, and what came of them
 	Broken []string        // run folders that cannot be read, and why
@@ -53,8 +54,11 @@ func Load(paths ...string) (*Report, error) {
 		r.Title = r.Grid.Title
 	}
 	var err error
-	r.Table, err = newTable(r.Runs)
-	return r, err
+	if r.Table, err = newTable(r.Runs); err != nil {
+		return nil, err
+	}
+	r.Pivot = newPivot(r.Grid, r.Table)
+	return r, nil
 }
 
 func (r *Report) load(path string) (runs []*results.Run, err error) {

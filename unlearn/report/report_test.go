@@ -3,6 +3,8 @@ package report_test
 import (
 	"bytes"
 	"encoding/csv"
+	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -47,7 +49,7 @@ func page(t *testing.T, r *report.Report) string {
 func TestGolden(t *testing.T) {
 	r := load(t, runs)
 	for name, write := range map[string]func(io.Writer) error{
-		"table.md": r.Markdown, "table.csv": r.Table.CSV, "table.tex": r.Table.LaTeX,
+		"table.md": r.Markdown, "table.csv": r.Table.CSV, "table.tex": r.LaTeX,
 	} {
 		var b bytes.Buffer
 		if err := write(&b); err != nil {
@@ -143,6 +145,112 @@ func TestGridCounts(t *testing.T) {
 	if r.Title != "A small grid" || len(r.Runs) != 1 || r.Ahead != 1 || r.Left() != "Not in the table: 1 run not begun." {
 		t.Errorf("title %q, %d runs, %d ahead, %q", r.Title, len(r.Runs), r.Ahead, r.Left())
 	}
+}
+
+// The numbers of a grid's table are those of TestTable, with rows and columns as the grid wants them: those of adv are means over
+// three seeds; the run of neggrad with seed 1 did not reach its goal; oracle with k = 16 has not begun.
+func TestPivot(t *testing.T) {
+	dir := gridOf(t, `"columns":["k"],"axes":[{"key":"method"},{"key":"goal"},{"key":"k"},{"key":"seed"}]`, []string{
+		"oracle misclassify 4 0 oracle-0", "oracle misclassify 16 0 none",
+		"neggrad misclassify 4 0 neggrad-0", "neggrad misclassify 4 1 neggrad-1", "neggrad misclassify 16 0 many-0",
+		"neggrad relabel 4 0 correct-0", "adv misclassify 4 0 adv-0", "adv misclassify 4 1 adv-1", "adv misclassify 4 2 adv-2",
+	})
+	r := load(t, dir)
+	if d := cmp.Diff([]string{"method", "k = 4: D_f %", "k = 4: D_r %", "k = 4: D_test %", "k = 16: D_f %", "k = 16: D_r %", "k = 16: D_test %"}, r.Pivot.Headers()); d != "" {
+		t.Errorf("headers: -want +got\n%s", d)
+	}
+	var rows []string
+	for _, row := range r.Pivot.Rows {
+		rows = append(rows, strings.Join(r.Pivot.Texts(row, "±"), " | "))
+	}
+	if d := cmp.Diff([]string{
+		"before | 100.00±0.00 | 96.00±0.00 | 90.00±0.00 | 100.00 | 96.00 | 90.00",
+		"oracle | 0.00 (n = 1) | 93.75 | 88.00 | - | - | -",
+		"neggrad | 12.50±158.83 † (n = 2) | 62.50±158.83 | 55.00±190.59 | 0.00 (n = 1) | 25.00 | 20.00",
+		"correct | 0.00 (n = 1) | 62.50 | 60.00 | - | - | -",
+		"adv | 0.00±0.00 | 87.50±0.00 | 82.00±4.97 | - | - | -",
+	}, rows); d != "" {
+		t.Errorf("rows: -want +got\n%s", d)
+	}
+	var parts []string
+	for _, part := range r.Pivot.Parts(1) {
+		parts = append(parts, strings.Join(part.Texts(part.Rows[2], "±"), " | "))
+	}
+	if d := cmp.Diff([]string{"neggrad | 12.50±158.83 † (n = 2) | 62.50±158.83 | 55.00±190.59", "neggrad | 0.00 (n = 1) | 25.00 | 20.00"}, parts); d != "" {
+		t.Errorf("in parts: -want +got\n%s", d)
+	}
+	var tex, md strings.Builder
+	if err := errors.Join(r.LaTeX(&tex), r.Markdown(&md)); err != nil {
+		t.Fatal(err)
+	}
+	for form, want := range map[string][]string{
+		tex.String(): {
+			"\\begin{tabular}{lrrrrrr}\n\\toprule\n& \\multicolumn{3}{c}{k = 4} & \\multicolumn{3}{c}{k = 16} \\\\\n\\cmidrule(lr){2-4}\\cmidrule(lr){5-7}\n",
+			"neggrad & 12.50 $\\pm$ 158.83 $\\dagger$ (n = 2) & 62.50", "% †: not every run reached its goal.",
+		},
+		md.String(): {"| oracle | 0.00 (n = 1) | 93.75 | 88.00 | - | - | - |\n", "| 4 | oracle | 0.00 | 93.75 |"},
+		page(t, r):  {`<th scope="colgroup" colspan="3" class="group">k = 16</th>`, `<th scope="row">correct</th>`},
+	} {
+		for _, w := range want {
+			if !strings.Contains(form, w) {
+				t.Errorf("%q is not in\n%.3000s", w, form)
+			}
+		}
+	}
+	if p := load(t, runs).Pivot; p != nil {
+		t.Errorf("runs without a grid are laid out as %+v", p)
+	}
+}
+
+// Rows that began with other networks are a section of their own, with what was before above it; a key that is no column is one of rows.
+func TestPivotSections(t *testing.T) {
+	dir := gridOf(t, `"columns":["seed"],"axes":[{"key":"k"},{"key":"lr"},{"key":"seed"}]`, []string{
+		"4 1e-3 0 adv-0", "16 1e-3 0 many-0", "16 5e-4 0 many-1",
+	})
+	p := load(t, dir).Pivot
+	var rows []string
+	for _, row := range p.Rows {
+		rows = append(rows, strings.Join(row.Labels, " "))
+	}
+	if d := cmp.Diff([]string{"before ", "4 1e-3", "before ", "16 1e-3", "16 5e-4"}, rows); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}
+
+// gridOf writes a grid whose cells are the values of its axes, in their order, and a run folder of the test data, or none.
+func gridOf(t *testing.T, about string, cells []string) string {
+	t.Helper()
+	var g struct {
+		Axes []struct{ Key string }
+	}
+	if err := json.Unmarshal([]byte("{"+about+"}"), &g); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	var list []string
+	for _, c := range cells {
+		words := strings.Fields(c)
+		name := words[len(words)-1]
+		if _, err := os.Stat(runs + "/" + name); err == nil {
+			if err := os.CopyFS(filepath.Join(dir, "cells", name), os.DirFS(runs+"/"+name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		labels := map[string]string{}
+		for i, a := range g.Axes {
+			labels[a.Key] = words[i]
+		}
+		text, err := json.Marshal(map[string]any{"id": name, "folder": "cells/" + name, "labels": labels})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, string(text))
+	}
+	grid := `{"schema":"unlearn.grid/1","name":"g",` + about + `,"cells":[` + strings.Join(list, ",") + `]}`
+	if err := os.WriteFile(filepath.Join(dir, "grid.json"), []byte(grid), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // What came of the claims of a grid stands in every form that people read, as text.
@@ -341,7 +449,7 @@ func TestHostileNamesStayText(t *testing.T) {
 		t.Errorf("the legend of the plot lacks the method: %q", text(n))
 	}
 	var b bytes.Buffer
-	if err := r.Table.LaTeX(&b); err != nil {
+	if err := r.LaTeX(&b); err != nil {
 		t.Fatal(err)
 	}
 	want := `\textless{}/script\textgreater{}\textless{}script\textgreater{}alert(1)\textless{}/script\textgreater{}\textquotedbl{}'\textgreater{}\textless{}img src=x onerror=alert(2)\textgreater{} | \$x\_1\textasciicircum{}2\$ \& \textbackslash{}input\{/etc/passwd\} \%`

@@ -74,7 +74,8 @@ func closed(err error) error {
 	return err
 }
 
-// handler answers requests. Run folders are read at most once a second, however many ask.
+// handler answers requests. Run folders are read at most once a second, and the whole report is made once for each state of theirs, however
+// many ask.
 type handler struct {
 	paths []string
 	hosts []string // the values of Host that are ours
@@ -82,6 +83,10 @@ type handler struct {
 	mu   sync.Mutex
 	at   time.Time
 	last []byte
+
+	making sync.Mutex // of the report
+	state  string     // of the folders that made is of
+	made   []byte
 }
 
 func newHandler(port int, paths []string) http.Handler {
@@ -135,12 +140,37 @@ func (h *handler) live(w http.ResponseWriter) {
 // report is the whole report of what has finished.
 func (h *handler) report(w http.ResponseWriter) {
 	h.page(w, policy(pageCSS, pageJS, "; frame-ancestors 'none'"), func(b *bytes.Buffer) error {
-		r, err := Load(h.paths...)
-		if err != nil {
-			return err
-		}
-		return r.HTML(b)
+		text, err := h.current()
+		b.Write(text)
+		return err
 	})
+}
+
+// current is the report of the folders as they are now.
+func (h *handler) current() ([]byte, error) {
+	h.making.Lock()
+	defer h.making.Unlock()
+	state := "" // before they are read: what changes meanwhile makes it another
+	for _, p := range h.paths {
+		one, err := results.State(p)
+		if err != nil { // Load says what is wrong, and what is too large is made each time
+			h.made = nil
+		}
+		state += one
+	}
+	if h.made != nil && state == h.state {
+		return h.made, nil
+	}
+	r, err := Load(h.paths...)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	if err := r.HTML(&b); err != nil {
+		return nil, err
+	}
+	h.state, h.made = state, b.Bytes()
+	return h.made, nil
 }
 
 func (h *handler) page(w http.ResponseWriter, rules string, write func(*bytes.Buffer) error) {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -173,5 +174,74 @@ func TestServeStaysOnTheLoopback(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", address, err, want)
 		}
+	}
+}
+
+// The report is made once for each state of the folders: what changes without a trace in names, sizes and times is not seen, what
+// leaves one is, and many who ask at once get the same.
+func TestServeMakesTheReportOnce(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	if err := os.CopyFS(dir, os.DirFS(runs+"/adv-0")); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "analyses", "labels.json")
+	then := time.Now().Add(-time.Hour)
+	write := func(title string, at time.Time) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(`{"title":"`+title+`"}`), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("Title one", then)
+	at := serve(t, dir)
+	get := func() string {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+at+"/report", nil)
+		if err != nil {
+			return err.Error()
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return err.Error()
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			return err.Error()
+		}
+		return string(body)
+	}
+	var together sync.WaitGroup
+	pages := make([]string, 8)
+	for i := range pages {
+		together.Go(func() { pages[i] = get() })
+	}
+	together.Wait()
+	for _, p := range pages {
+		if p != pages[0] || !strings.Contains(p, "Title one") {
+			t.Fatalf("%.200s", p)
+		}
+	}
+	write("Title two", then)
+	if p := get(); p != pages[0] {
+		t.Error("it was made again, and nothing tells that it must be")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "metrics.jsonl"), nil, 0o644); err != nil { // as a run at work writes it all along
+		t.Fatal(err)
+	}
+	if p := get(); p != pages[0] {
+		t.Error("it was made again for a step of a run")
+	}
+	write("Title two", then.Add(time.Second))
+	if p := get(); !strings.Contains(p, "Title two") {
+		t.Error("an analysis that changed is not in it")
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if p := get(); !strings.Contains(p, "no such file") {
+		t.Errorf("a folder that is gone: %.200s", p)
 	}
 }

@@ -160,7 +160,11 @@ func (t *Table) rowBefore(groups []results.Group) Row {
 	for _, g := range groups {
 		for _, r := range g.Runs {
 			// Not by its hash, which new labels are part of.
-			if set := fmt.Sprint(r.Forget.Forget.Indices, r.Forget.Hashes.Weights); !seen[set] && r.Forget.Before != nil {
+			set := fmt.Sprint(r.Forget.Forget.Indices, r.Forget.Hashes.Weights)
+			if r.Stream != nil {
+				set = fmt.Sprint(r.Forget.Forget.Hash, r.Forget.Hashes.Weights)
+			}
+			if !seen[set] && r.Forget.Before != nil {
 				seen[set] = true
 				scores = append(scores, r.Forget.Before)
 			}
@@ -361,18 +365,62 @@ func (t *Table) Notes() []string {
 	if t.own {
 		notes = append(notes, "Each seed began with a network of its own.")
 	}
-	limited := map[bool]bool{}
+	if slices.ContainsFunc(t.Rows, func(r Row) bool {
+		return slices.ContainsFunc(r.Runs, func(one *results.Run) bool { return one.Stream != nil })
+	}) {
+		notes = append(notes, "Streams of requests: k is the images of all; D_f right after the run of each request, D_r and D_test after the last.")
+	}
+	if scored := t.scored(); scored != "" {
+		notes = append(notes, scored)
+	}
+	return append(notes, "seconds: of the whole run, with attack and scores; what came from the cache is not in them.")
+}
+
+// scored says how many images the accuracies on D_r and D_test are of, before as after.
+func (t *Table) scored() string {
+	var retain, test []int64
+	limited, whole := false, false
 	for _, r := range t.Rows {
-		for _, run := range r.Runs {
-			limited[run.Forget.Limited] = true
+		for _, one := range r.Runs {
+			if one.Forget.Limited {
+				limited = true
+			} else {
+				whole = true
+			}
+			for _, s := range []*run.Scores{one.Forget.Before, one.Forget.After} {
+				if s != nil && s.Retain != nil {
+					retain = append(retain, s.Retain.N)
+				}
+				if s != nil && s.Test != nil {
+					test = append(test, s.Test.N)
+				}
+			}
 		}
 	}
-	if limited[true] {
-		which := "D_r and D_test are"
-		if limited[false] {
-			which = "In some runs D_r and D_test are"
+	var parts []string
+	for _, p := range []struct {
+		counts []int64
+		what   string
+	}{{retain, "retained"}, {test, "test"}} {
+		if len(p.counts) == 0 {
+			continue
 		}
-		notes = append(notes, fmt.Sprintf("%s scored on a part of their images (--limit).", which))
+		least, most := slices.Min(p.counts), slices.Max(p.counts)
+		text := strconv.FormatInt(least, 10)
+		if most > least {
+			text += " to " + strconv.FormatInt(most, 10)
+		}
+		parts = append(parts, text+" "+p.what)
 	}
-	return notes
+	if parts == nil {
+		return ""
+	}
+	text := "Scored before and after: " + strings.Join(parts, " and ") + " images"
+	switch {
+	case limited && whole:
+		text += ", in some runs a part of them (--limit)"
+	case limited:
+		text += ", a part of them (--limit)"
+	}
+	return text + "."
 }

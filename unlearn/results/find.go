@@ -1,6 +1,8 @@
 package results
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -64,6 +66,41 @@ func Find(dir string) ([]string, error) {
 	return found, nil
 }
 
+// State is a text that stays the same as long as nothing changes at or below dir that a report shows: files by their names, sizes and
+// times, but for those that a run writes all along.
+func State(dir string) (string, error) {
+	root, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	seen := 0
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+			return nil // gone since, or none of ours
+		}
+		if err != nil {
+			return err
+		}
+		if seen++; seen > maxFolders {
+			return fmt.Errorf("%s: more than %d files below it", dir, maxFolders)
+		}
+		switch name := d.Name(); {
+		case d.IsDir() && path != root && (name == "checkpoints" || strings.HasPrefix(name, ".")):
+			return fs.SkipDir
+		case d.IsDir() || name == "metrics.jsonl" || name == "log.jsonl":
+			return nil
+		}
+		info, err := d.Info()
+		if err != nil {
+			return nil //nolint:nilerr // gone since
+		}
+		fmt.Fprintf(h, "%q %d %d\n", path, info.Size(), info.ModTime().UnixNano())
+		return nil
+	})
+	return hex.EncodeToString(h.Sum(nil)), err
+}
+
 // names returns the sorted names of a folder that are wanted; more than limit are an error.
 func names(dir *os.File, limit int, wanted func(fs.DirEntry) bool) ([]string, error) {
 	var all []string
@@ -98,8 +135,7 @@ type Grid struct {
 	Title   string            `json:"title"`
 	Hash    string            `json:"hash"`
 	Axes    []Axis            `json:"axes"`
-	Rows    []string          `json:"rows"`    // keys of the axes that make the rows of its table
-	Columns []string          `json:"columns"` // and its columns
+	Columns []string          `json:"columns"` // keys of the axes that its table has columns by, the others making rows
 	Cells   []Cell            `json:"cells"`
 	Checks  []json.RawMessage `json:"checks"` // what `bench check` found
 }

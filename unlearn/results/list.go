@@ -61,6 +61,9 @@ func (r *Run) Entry() Entry {
 	if json.Unmarshal(r.Result, &about) == nil {
 		e.Name, e.Outcome, e.Seconds = about.Name, about.Outcome, total(about.Seconds)
 	}
+	if r.Stream != nil {
+		e.Outcome, e.Seconds = string(r.Forget.Outcome), &r.Forget.Seconds.Total
+	}
 	if r.Forget != nil {
 		e.Method = r.Forget.Method
 		if after := r.Forget.After; after != nil {

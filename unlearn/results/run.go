@@ -32,11 +32,12 @@ type Run struct {
 	Commands []string      // the command lines of argv.txt, one for each start
 	Settings []config.Text // the keys of config.yaml, in its order
 
-	Schema      string           // of result.json; "" while the run is not finished
-	Result      json.RawMessage  // result.json as it is; nil while the run is not finished
-	Forget      *run.Result      // the same of `unlearn forget`; else nil
-	Set         *ForgetSet       // forget.json; nil where there is none
-	Environment *run.Environment // env.json; nil where there is none
+	Schema      string               // of result.json; "" while the run is not finished
+	Result      json.RawMessage      // result.json as it is; nil while the run is not finished
+	Forget      *run.Result          // the same of `unlearn forget`, or what a stream comes to as one run; else nil
+	Stream      *run.ContinualResult // the same of `unlearn continual`; else nil
+	Set         *ForgetSet           // forget.json; nil where there is none
+	Environment *run.Environment     // env.json; nil where there is none
 }
 
 // ForgetSet is what forget.json says of the images to forget.
@@ -131,12 +132,23 @@ func (r *Run) decode() error {
 		return errors.New("it does not say its schema")
 	}
 	r.Schema = about.Schema
-	if r.Schema != run.ResultSchema {
+	switch r.Schema {
+	case run.ResultSchema:
+		r.Forget = &run.Result{}
+		if err := json.Unmarshal(r.Result, r.Forget); err != nil {
+			return err
+		}
+	case run.ContinualSchema:
+		r.Stream = &run.ContinualResult{}
+		if err := json.Unmarshal(r.Result, r.Stream); err != nil {
+			return err
+		}
+		var err error
+		if r.Forget, err = whole(r.Stream); err != nil {
+			return err
+		}
+	default:
 		return nil
-	}
-	r.Forget = &run.Result{}
-	if err := json.Unmarshal(r.Result, r.Forget); err != nil {
-		return err
 	}
 	if r.Forget.Method == "" || r.Forget.Outcome == "" {
 		return errors.New("it names no method or no outcome")
@@ -161,7 +173,7 @@ func checkScores(all ...*run.Scores) error {
 
 // verb is told by the result, or by the keys of the configuration, of which only forget has a method.
 func (r *Run) verb() string {
-	if r.Forget != nil || r.Schema == "" && r.Setting("method") != "" {
+	if r.Schema == run.ResultSchema || r.Schema == "" && r.Setting("method") != "" {
 		return "forget"
 	}
 	name, _, _ := strings.Cut(strings.TrimPrefix(r.Schema, "unlearn."), "/")
@@ -190,6 +202,8 @@ func (r *Run) Seed() int64 {
 // K returns how many images are to be forgotten; 0 where nothing tells it yet.
 func (r *Run) K() int {
 	switch {
+	case r.Stream != nil:
+		return int(r.Forget.After.Forget.N)
 	case r.Forget != nil:
 		return len(r.Forget.Forget.Indices)
 	case r.Set != nil:

@@ -15,6 +15,9 @@ type TerminalOptions struct {
 	Progress  string `flag:"progress" default:"auto" oneof:"auto|bar|plain|none" result:"no" help:"auto: bars on a terminal, a line every 10 s elsewhere"`
 }
 
+// Terminal is those of whatever embeds them.
+func (o TerminalOptions) Terminal() TerminalOptions { return o }
+
 // ConfigOptions name the sources of the configuration. Every verb that has keys has them.
 type ConfigOptions struct {
 	Config []string `flag:"config,c" config:"no" arg:"FILE" help:"YAML file or preset:NAME; repeatable, later ones win"`

@@ -1,0 +1,85 @@
+package results
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+
+	"l2ul/unlearn"
+	"l2ul/unlearn/data"
+	"l2ul/unlearn/run"
+)
+
+// MixedMethod names the method of a stream whose requests were served by several.
+const MixedMethod = "mixed"
+
+// whole is what a stream of requests comes to, as one run that forgot the images of all: from the weights that its first request
+// began with to those that its last one ended with. D_f is scored right before and right after the run of each request. No list of
+// its images is known here, and the hash of the forget set is one over those of the requests.
+func whole(s *run.ContinualResult) (*run.Result, error) {
+	if len(s.Requests) == 0 || s.Requests[0] == nil {
+		return nil, fmt.Errorf("a stream without requests")
+	}
+	first, last := s.Requests[0], s.Requests[len(s.Requests)-1]
+	r := &run.Result{
+		Schema: s.Schema, Model: s.Model, Dataset: s.Dataset, Method: first.Method(), Outcome: unlearn.Reached, Reached: true,
+		Before: &run.Scores{}, After: &run.Scores{}, Hashes: run.Hashes{Weights: first.WeightsBefore, Data: first.Data},
+		DataAccess: run.DataAccess{Reads: data.Reads{}}, Versions: last.Versions,
+	}
+	text := func(key string) string {
+		if v := first.Settings[key]; v != nil {
+			return fmt.Sprint(v)
+		}
+		return ""
+	}
+	if r.Goal = text("goal"); r.Goal == "" {
+		r.Goal = string(unlearn.Misclassify)
+	}
+	if seed, ok := first.Settings["seed"].(float64); ok { // as JSON has it
+		r.Seed = int64(seed)
+	}
+	limit := text("limit")
+	r.Limited = limit != "" && limit != "0"
+	hash := sha256.New()
+	for i, e := range s.Requests {
+		if e == nil || e.Before == nil || e.After == nil {
+			return nil, fmt.Errorf("request %d has no scores", i+1)
+		}
+		if err := checkScores(e.Before, e.After); err != nil {
+			return nil, fmt.Errorf("request %d: %w", i+1, err)
+		}
+		if e.Method() != r.Method {
+			r.Method = MixedMethod
+		}
+		if e.Outcome != unlearn.Reached && e.Outcome != unlearn.Already {
+			r.Outcome, r.Reached = e.Outcome, false
+		}
+		r.Steps += e.Steps
+		r.Seconds.Total += e.Seconds
+		pool(&r.Before.Forget, e.Before.Forget)
+		pool(&r.After.Forget, e.After.Forget)
+		for phase, parts := range e.Reads {
+			if r.DataAccess.Reads[phase] == nil {
+				r.DataAccess.Reads[phase] = map[data.Part]int64{}
+			}
+			for part, n := range parts {
+				r.DataAccess.Reads[phase][part] += n
+				around := slices.Contains([]data.Phase{data.PhaseBefore, data.PhaseAfter}, phase)
+				r.DataAccess.RetainDuringUnlearning = r.DataAccess.RetainDuringUnlearning || n > 0 && part == data.PartRetain && !around
+			}
+		}
+		fmt.Fprintln(hash, e.Forget)
+	}
+	r.Before.Retain, r.Before.Test, r.After.Retain, r.After.Test = first.Before.Retain, first.Before.Test, last.After.Retain, last.After.Test
+	r.Forget.Hash = hex.EncodeToString(hash.Sum(nil))
+	return r, nil
+}
+
+// pool adds a score of other images.
+func pool(to *run.Score, s run.Score) {
+	to.Hits, to.N = to.Hits+s.Hits, to.N+s.N
+	if to.N > 0 {
+		to.Accuracy = float64(to.Hits) / float64(to.N)
+	}
+}

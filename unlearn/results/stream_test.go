@@ -1,0 +1,79 @@
+package results
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"l2ul/unlearn/data"
+	"l2ul/unlearn/run"
+)
+
+// A stream of a request of 2 images and one of 6, worked out by hand: 1 of 2 and 3 of 6 images had their label, 0 and 2 kept it.
+const stream = `{"schema":"unlearn.continual/1","model":"m","dataset":"d","record":{"requests":2,"head":"h"},"requests":[
+	{"id":"a","outcome":"reached","steps":3,"seconds":1.5,"settings":{"method":"adv","goal":"misclassify","seed":7},"weights_before":"w0","weights_after":"w1","data":"x","forget":"f1",
+	 "before":{"forget":{"accuracy":0.5,"hits":1,"n":2},"retain":{"accuracy":0.9,"n":90},"test":{"accuracy":0.8,"n":10}},
+	 "after":{"forget":{"accuracy":0,"hits":0,"n":2},"retain":{"accuracy":0.7,"n":90},"test":{"accuracy":0.6,"n":10}},
+	 "reads":{"before":{"retain":90},"unlearn":{"forget":20}}},
+	{"id":"b","outcome":"cap","steps":4,"seconds":2,"settings":{"method":"adv","goal":"misclassify","seed":7},"weights_before":"w1","weights_after":"w2","data":"x","forget":"f2",
+	 "before":{"forget":{"accuracy":0.5,"hits":3,"n":6},"retain":{"accuracy":0.7,"n":84},"test":{"accuracy":0.6,"n":10}},
+	 "after":{"forget":{"accuracy":0.3333,"hits":2,"n":6},"retain":{"accuracy":0.4,"n":84},"test":{"accuracy":0.3,"n":10}},
+	 "reads":{"after":{"retain":84},"unlearn":{"forget":30}}}]}`
+
+func TestStream(t *testing.T) {
+	dir := t.TempDir()
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, "result.json"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(stream)
+	r, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := r.Forget
+	want := &run.Scores{
+		Forget: run.Score{Accuracy: 0.5, Hits: 4, N: 8}, Retain: &run.Score{Accuracy: 0.9, N: 90}, Test: &run.Score{Accuracy: 0.8, N: 10},
+	}
+	if d := cmp.Diff(want, f.Before); d != "" {
+		t.Errorf("before: -want +got\n%s", d)
+	}
+	want = &run.Scores{
+		Forget: run.Score{Accuracy: 0.25, Hits: 2, N: 8}, Retain: &run.Score{Accuracy: 0.4, N: 84}, Test: &run.Score{Accuracy: 0.3, N: 10},
+	}
+	if d := cmp.Diff(want, f.After); d != "" {
+		t.Errorf("after: -want +got\n%s", d)
+	}
+	if r.Verb != "continual" || r.K() != 8 || r.Seed() != 7 || f.Method != "adv" || f.Outcome != "cap" || f.Reached || f.Steps != 7 || f.Seconds.Total != 3.5 ||
+		f.Hashes.Weights != "w0" || f.Limited || f.DataAccess.RetainDuringUnlearning || f.DataAccess.Reads[data.PhaseUnlearn][data.PartForget] != 50 {
+		t.Errorf("%s of %d: %+v", r.Verb, r.K(), f)
+	}
+	if e := r.Entry(); e.Outcome != "cap" || e.Method != "adv" || *e.Seconds != 3.5 || *e.Test != 0.3 {
+		t.Errorf("in a list: %+v", e)
+	}
+	write(strings.Replace(stream, `"unlearn":{"forget":30}`, `"unlearn":{"retain":1}`, 1))
+	if r, err = Open(dir); err != nil || !r.Forget.DataAccess.RetainDuringUnlearning {
+		t.Errorf("a stream that read D_r: %v", err)
+	}
+	write(strings.Replace(stream, `"settings":{"method":"adv"`, `"settings":{"method":"neggrad"`, 1))
+	if r, err = Open(dir); err != nil || r.Forget.Method != MixedMethod {
+		t.Errorf("a stream of two methods: %v", err)
+	}
+	for text, want := range map[string]string{
+		`{"schema":"unlearn.continual/1"}`:                                         "without requests",
+		`{"schema":"unlearn.continual/1","requests":[null]}`:                       "without requests",
+		strings.Replace(stream, `"after":{"forget"`, `"x":{"f"`, 1):                "request 1 has no scores",
+		strings.Replace(stream, `"accuracy":0.7,"n":90`, `"accuracy":7,"n":90`, 1): "request 1: an accuracy of 7",
+		strings.Replace(stream, `"accuracy":0.3,`, `"accuracy":3,`, 1):             "no fraction",
+	} {
+		write(text)
+		if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.60s: %v, want %q", text, err, want)
+		}
+	}
+}
