@@ -220,3 +220,45 @@ func TestCompatRefusals(t *testing.T) {
 		}
 	}
 }
+
+// Drawn for a larger set, pairs and starts are those that the larger set's own attack has for its first images.
+func TestCompatSubset(t *testing.T) {
+	g := smallnet.Load(t, "tiny")
+	torch.Scope(func() {
+		for _, rng := range []string{"streams", "official-cpu"} {
+			for _, order := range []string{"repeat-major", "batch-major"} {
+				of := func(k, atOnce int) *attack.Job {
+					job := newJob(g, settings(0), atOnce)
+					job.Options.RNG, job.Options.Order, job.Slice = rng, order, 4
+					if k < len(job.Labels) {
+						job.Of, job.Labels, job.X = job.Labels, job.Labels[:k], job.X.Narrow(0, 0, int64(k))
+					}
+					return job
+				}
+				all := run(g, of(6, 24))
+				for _, k := range []int{1, 5} {
+					small := run(g, of(k, 24))
+					var rows []int64
+					var pairs []attack.Pair
+					for i, p := range all.Pairs {
+						if p.Source < k {
+							rows, pairs = append(rows, int64(i)), append(pairs, p)
+						}
+					}
+					if !torch.Equal(small.X, all.X.IndexSelect(0, torch.FromSlice(rows))) || !slices.Equal(small.Pairs, pairs) {
+						t.Errorf("%s, %s, %d of 6: other pairs or starts", rng, order, k)
+					}
+					job := of(k, 3)
+					part := attack.Resumed(slices.Clone(small.Pairs), small.X.Narrow(0, 0, 2))
+					if err := job.Run(t.Context(), part, nil); err != nil {
+						t.Fatal(err)
+					}
+					if !torch.Equal(part.X, small.X) {
+						t.Errorf("%s, %s, %d of 6: going on gives other starts", rng, order, k)
+					}
+					part.Free()
+				}
+			}
+		}
+	})
+}

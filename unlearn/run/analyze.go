@@ -111,6 +111,7 @@ type analyzing struct {
 	files  map[string]string // hashes of what the run left
 	after  *desk
 	omega  []nn.Named
+	tests  *data.Loader
 }
 
 // Analyze makes analyses of finished runs of `unlearn forget` and writes them into their folders. Those that are there, made
@@ -411,8 +412,7 @@ func (a *analyzing) all(ctx context.Context) (results []*AnalysisResult, err err
 	if err := os.MkdirAll(a.folder.Path(analysesFolder), 0o755); err != nil {
 		return nil, fmt.Errorf("cannot write into the run folder: %w", err)
 	}
-	a.loader(a.train)
-	a.loader(a.desk.test)
+	a.training, a.tests = a.loader(a.train), a.loader(a.desk.test)
 	var failed []error
 	for _, which := range analysis.All() {
 		if len(a.o.Only) > 0 && !slices.Contains(a.o.Only, which.Name) {
@@ -473,7 +473,7 @@ func (a *analyzing) make(ctx context.Context, which *analysis.Analysis, key stri
 	meter.Enter(data.PhaseAfter)
 	subject := &analysis.Subject{
 		Before: analysis.Network{Classifier: a.net, Frozen: a.frozen()}, After: analysis.Network{Classifier: a.after.net, Frozen: a.after.frozen()},
-		Classes: a.train.Classes, Forget: a.set, Rest: a.rest, Train: a.loaders[0], Test: a.loaders[1], TestLen: a.desk.test.Len(),
+		Classes: a.train.Classes, Forget: a.set, Rest: a.rest, Train: a.training, Test: a.tests, TestLen: a.desk.test.Len(),
 		Shape: [3]int64{int64(a.train.C), int64(a.train.H), int64(a.train.W)}, Device: a.device, Format: a.format(),
 		Meter: meter, Examples: a.crafted, Attack: a.attack, Importance: a.omega, Seed: a.compute.Seed, Batch: a.batch(), Options: a.o.Options,
 		Progress: func(phase, unit string, total int) (func(done int), func()) {

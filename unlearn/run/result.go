@@ -2,6 +2,7 @@ package run
 
 import (
 	_ "embed" // for the published schemas
+	"strconv"
 	"strings"
 
 	"l2ul/unlearn"
@@ -113,16 +114,24 @@ type About struct {
 type Compat map[string]string
 
 // compat lists the quirks in force.
-func (inv *Invocation) compat() Compat {
+func (d *desk) compat() Compat {
 	quirks := Compat{}
-	for _, f := range inv.Config.Fields() {
+	for _, f := range d.Config.Fields() {
 		name, ok := strings.CutPrefix(f.Name, "compat.")
-		if v, _, _ := inv.Config.Get(f.Name); ok && !v.Equal(f.Default) {
+		if v, _, _ := d.Config.Get(f.Name); ok && !v.Equal(f.Default) {
 			quirks[name] = v.String()
 		}
 	}
-	if v, _, ok := inv.Config.Get("importance"); ok && v.String() == "mas-batch" {
+	if v, _, ok := d.Config.Get("importance"); ok && v.String() == "mas-batch" {
 		quirks["mas"] = "batch"
+	}
+	for name, on := range d.feed.quirks() {
+		if delete(quirks, name); on {
+			quirks[name] = "on"
+		}
+	}
+	if delete(quirks, "utk-subset"); d.larger != nil {
+		quirks["utk-subset"] = strconv.Itoa(len(d.larger))
 	}
 	if len(quirks) == 0 {
 		return nil // as a result that is read back has it

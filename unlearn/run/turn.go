@@ -65,9 +65,9 @@ func (f *forgetting) inputs(set *data.ForgetSet) map[string]string {
 // judged are the images that the goal is about: D_f, and for --stop-scope all those of the earlier requests behind it.
 func (f *forgetting) judged() metrics.Images {
 	if f.before == nil {
-		return f.wanted
+		return f.tested
 	}
-	return both{f.wanted, f.before}
+	return both{f.tested, f.before}
 }
 
 // openEarlier puts the earlier requests' images on the device, where the goal is about them.
