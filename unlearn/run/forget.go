@@ -233,7 +233,11 @@ func (f *forgetting) openImportance(path string) (err error) {
 	if f.omega, err = ckpt.Load(path); err != nil {
 		return Inputf("--importance %s: %w", path, reason(err))
 	}
-	w := &weighing{desk: &f.desk, params: unlearn.Trainable(f.net, f.loop.BN)}
+	d := f.desk
+	if f.turn != nil && f.turn.first != nil { // what the run refers to
+		d.weights = f.turn.first
+	}
+	w := &weighing{desk: &d, params: unlearn.Trainable(f.net, f.loop.BN)}
 	torch.Scope(func() { _, err = w.unpack(f.omega) })
 	if err != nil {
 		return Inputf("--importance %s: %w", path, err)

@@ -224,7 +224,7 @@ type PoolScores struct {
 type EarlierRequest struct {
 	ID string `json:"id"`
 	Score
-	Regained int64 `json:"regained" jsonschema:"minimum=0,description=how many more have their label than when that request ended"`
+	Regained int64 `json:"regained" jsonschema:"minimum=0,description=images that had not their label when that request ended\\, and have it now"`
 }
 
 // EvalSchema is the schema name of EvalResult.
