@@ -5,57 +5,10 @@ import (
 	"strings"
 	"testing"
 
-	"l2ul/internal/reference"
 	"l2ul/internal/smallnet"
 	"l2ul/torch"
-	"l2ul/torch/ckpt"
 	"l2ul/unlearn/attack"
-	"l2ul/unlearn/chunk"
-	"l2ul/unlearn/engine"
 )
-
-// targets, sources and repeats of a set.
-func columns(set *attack.Set) (source, repeat, target []int) {
-	for _, p := range set.Pairs {
-		source, repeat, target = append(source, p.Source), append(repeat, p.Repeat), append(target, p.Target)
-	}
-	return source, repeat, target
-}
-
-// Slice by slice, the pairs and their starts are the reference's in that order.
-func TestCompatOrder(t *testing.T) {
-	file, err := ckpt.Load(reference.Golden(t, "streams.safetensors"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	torch.Scope(func() {
-		g := &smallnet.Golden{TB: t, File: file}
-		labels := make([]int, 70)
-		for i := range labels {
-			labels[i] = i % 10
-		}
-		net := &pixels{}
-		defer net.Free()
-		net.Param("weight", torch.Ones([]int64{1}, false))
-		for _, order := range []string{"repeat-major", "batch-major"} {
-			job := &attack.Job{
-				Net: engine.Freeze(net, engine.Reference), X: torch.Zeros([]int64{70, 3, 2, 2}, false), Labels: labels, Classes: 10, Seed: 7,
-				Chunk: chunk.Fixed(31), Slice: 32, Options: attack.Options{Eps: 1000, Num: "3", Norm: "l2", Targeted: true},
-			}
-			job.Options.Order = order
-			set := run(g, job)
-			source, repeat, target := columns(set)
-			for name, got := range map[string][]int{"source": source, "repeat": repeat, "target": target} {
-				if !slices.Equal(got, g.Ints("pairs."+order+"."+name)) {
-					t.Errorf("%s, %s: %v", order, name, got)
-				}
-			}
-			if !torch.Equal(set.X, g.Tensor("pairs."+order+".start")) {
-				t.Errorf("%s: the starts differ", order)
-			}
-		}
-	})
-}
 
 // Fewer classes to aim at: all of them but the label are, and no other.
 func TestCompatTargetClasses(t *testing.T) {
