@@ -26,7 +26,7 @@ const ContinualSchema = "unlearn.continual/1"
 
 // ContinualResult is result.json of `unlearn continual`: what the record says of the requests that were served.
 type ContinualResult struct {
-	Schema   string    `json:"schema"`
+	Schema   string    `json:"schema" jsonschema:"enum=unlearn.continual/1"`
 	Model    string    `json:"model"`
 	Dataset  string    `json:"dataset"`
 	Requests []*Entry  `json:"requests"`
@@ -35,8 +35,8 @@ type ContinualResult struct {
 
 // RecordEnd is where a deletion record ends.
 type RecordEnd struct {
-	Requests int    `json:"requests"`
-	Head     string `json:"head"` // hash of the last line
+	Requests int    `json:"requests" jsonschema:"minimum=0"`
+	Head     string `json:"head" jsonschema:"description=hash of the last line"`
 }
 
 // Method is how the request was served.

@@ -31,32 +31,32 @@ const (
 
 // Entry is a line of a deletion record.
 type Entry struct {
-	Schema        string            `json:"schema"`
-	Position      int               `json:"position"` // from 1
+	Schema        string            `json:"schema" jsonschema:"enum=unlearn.record/1"`
+	Position      int               `json:"position" jsonschema:"minimum=1"`
 	ID            string            `json:"id"`
-	Time          string            `json:"time"`    // when the run had ended, RFC 3339
-	Folder        string            `json:"folder"`  // of the run, from that of the record
-	Request       string            `json:"request"` // hash of what was asked for, see Request.Hash
-	Data          string            `json:"data"`    // hashes as in Result
+	Time          string            `json:"time" jsonschema:"description=when the run had ended\\, RFC 3339"`
+	Folder        string            `json:"folder" jsonschema:"description=of the run\\, from that of the record"`
+	Request       string            `json:"request" jsonschema:"description=sha256 of what was asked for as canonical JSON"`
+	Data          string            `json:"data" jsonschema:"description=hashes as in unlearn.result/1"`
 	Forget        string            `json:"forget"`
-	Images        int               `json:"images"` // to forget
+	Images        int               `json:"images" jsonschema:"minimum=1,description=to forget"`
 	WeightsBefore string            `json:"weights_before"`
 	WeightsAfter  string            `json:"weights_after"`
 	Config        string            `json:"config"`
-	Settings      map[string]any    `json:"settings"` // which Config is the hash of
-	Anchor        string            `json:"anchor"`   // as --anchor, and
-	StopScope     string            `json:"stop_scope"`
-	Outcome       unlearn.Outcome   `json:"outcome"`
-	Steps         int64             `json:"steps"`
-	Seconds       float64           `json:"seconds"`
+	Settings      map[string]any    `json:"settings" jsonschema:"description=which config is the hash of"`
+	Anchor        string            `json:"anchor" jsonschema:"enum=previous,enum=first"`
+	StopScope     string            `json:"stop_scope" jsonschema:"enum=request,enum=all"`
+	Outcome       unlearn.Outcome   `json:"outcome" jsonschema:"enum=reached,enum=already,enum=cap"`
+	Steps         int64             `json:"steps" jsonschema:"minimum=0"`
+	Seconds       float64           `json:"seconds" jsonschema:"minimum=0"`
 	Before        *Scores           `json:"before"`
 	After         *Scores           `json:"after"`
 	Earlier       []EarlierRequest  `json:"earlier,omitempty"`
 	Reads         data.Reads        `json:"reads"`
 	Versions      Versions          `json:"versions"`
-	Files         map[string]string `json:"files"`    // sha256 of files of the run's folder
-	Previous      string            `json:"previous"` // hash of the line before, "" in the first
-	Hash          string            `json:"-"`        // sha256 of the line without its last member, which this is
+	Files         map[string]string `json:"files" jsonschema:"description=sha256 of files of the run's folder"`
+	Previous      string            `json:"previous" jsonschema:"description=hash of the line before\\, empty in the first"`
+	Hash          string            `json:"-"` // sha256 of the line without its last member, which this is
 }
 
 var hashMember = regexp.MustCompile(`,"hash":"([0-9a-f]{64})"\}$`)

@@ -260,6 +260,18 @@ var resultSchema []byte
 //go:embed schema/eval-1.json
 var evalSchema []byte
 
+//go:embed schema/continual-1.json
+var continualSchema []byte
+
+//go:embed schema/record-1.json
+var recordSchema []byte
+
+// ContinualJSONSchema returns the published JSON Schema of ContinualResult.
+func ContinualJSONSchema() []byte { return continualSchema }
+
+// RecordJSONSchema returns the published JSON Schema of a line of a deletion record.
+func RecordJSONSchema() []byte { return recordSchema }
+
 // ResultJSONSchema returns the published JSON Schema of Result.
 func ResultJSONSchema() []byte { return resultSchema }
 
