@@ -225,32 +225,35 @@ func (f *forgetting) refuseFeed() error {
 const utkMost = 256
 
 // subset returns the labels of the images that targets and starting points are drawn for, nil for those to forget alone: the
-// forget set is then the first of them.
+// forget set is then the first of them. Where it is not, auto is off.
 func (d *desk) subset(o *attack.Options, set *data.ForgetSet) ([]int, error) {
-	spec, err := data.ParseSpec(set.Spec)
-	k, random := spec.Random()
-	random = random && err == nil
 	of, on, err := o.SubsetOf(utkMost)
-	switch {
-	case err != nil || !on:
+	auto := o.Subset == "auto"
+	if err != nil || !on || auto && !strings.HasPrefix(d.source.Dataset, "utkface") {
 		return nil, err
-	case o.Subset == "auto" && !(random && k <= of && of <= d.train.Len() && strings.HasPrefix(d.source.Dataset, "utkface")):
-		return nil, nil
-	case !random || k > of:
-		return nil, Usagef("--compat.utk-subset %d: the images to forget must be the first of so many: give -k N or --forget random:N, with N at most %d", of, of)
-	case of > d.train.Len():
+	}
+	labels, err := d.firstOf(of, set)
+	if err != nil && auto {
+		return nil, nil //nolint:nilerr // as auto has it
+	}
+	return labels, err
+}
+
+// firstOf returns the labels of so many images of the seed's permutation, if those of the set are the first of them.
+func (d *desk) firstOf(of int, set *data.ForgetSet) ([]int, error) {
+	if of > d.train.Len() {
 		return nil, Usagef("--compat.utk-subset %d: there are only %s", of, Counted(d.train.Len(), "training image"))
 	}
-	all, err := data.ParseSpec("random:" + strconv.Itoa(of))
+	spec, err := data.ParseSpec("random:" + strconv.Itoa(of))
 	if err != nil {
 		return nil, err
 	}
-	larger, err := all.Resolve(d.train, d.compute.Seed)
+	larger, err := spec.Resolve(d.train, d.compute.Seed)
 	if err != nil {
 		return nil, err
 	}
-	if !slices.Equal(larger.Indices[:k], set.Indices) {
-		return nil, Usagef("--compat.utk-subset %d: the images to forget are not the first of %d of this seed", of, of)
+	if k := len(set.Indices); set.Split != d.train.Split || k > of || !slices.Equal(larger.Indices[:k], set.Indices) {
+		return nil, Usagef("--compat.utk-subset %d: the images to forget must be the first of so many: give -k N or --forget random:N, with N at most %d", of, of)
 	}
 	return larger.Labels, nil
 }
