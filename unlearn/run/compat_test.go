@@ -198,10 +198,7 @@ everything = torch.arange(len(files))
 fit(model, lambda: fed(everything, "test"), labels, 40)
 save_file({n: v.clone() for n, v in model.net.state_dict().items()}, trained)
 y = labels[chosen]
-# The crops of the images to forget are those of the smaller set, whatever the larger one is made of.
-first = fed(chosen, "attack/forget")
-others = fed(largest[s["k"] :], "attack/others")
-x_adv, target, source, _, _ = compat.filtered(compat.adversarial(model, torch.cat([first, others]), labels[largest], s, by_slice=True), s["k"])
+x_adv, target, source, _, _ = compat.filtered(compat.adversarial(model, fed(largest, "attack/forget"), labels[largest], s, by_slice=True), s["k"])
 omega = compat.importance(model, fed(chosen, "importance/forget"), s)
 losses, left = [], []
 def watch(step, loss, n, velocity):

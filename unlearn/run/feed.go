@@ -132,6 +132,7 @@ type crops struct {
 	border int // pixels that an image has more
 	format torch.MemoryFormat
 	stream string
+	drawn  int // images that crops are drawn for, of which these are the first
 	seed   int64
 	pass   int // that is under way
 	next   int // that the first image begins
@@ -143,7 +144,7 @@ func (d *desk) cropped(phase data.Phase, part data.Part, indices []int, labels t
 	n := int64(max(len(indices), 1))
 	return &crops{
 		images: d.borders.View(part, indices, meter), labels: labels, side: d.preprocess.Crop, border: d.preprocess.Resize - d.preprocess.Crop,
-		format: d.format(), seed: d.compute.Seed,
+		format: d.format(), drawn: len(indices), seed: d.compute.Seed,
 		stream: "compat/utk-augment/" + string(phase) + "/" + string(part), pass: int(read / n), next: int((read + n - 1) / n),
 	}
 }
@@ -183,7 +184,7 @@ var (
 func (c *crops) windows() (w []int64) {
 	torch.Scope(func() {
 		g := torch.NewGenerator(seed.For(c.seed, c.stream, c.pass))
-		n := int64(c.Len())
+		n := int64(c.drawn)
 		corners := opRandomBelow.One(0, int64(c.border)+1, []int64{n, 2}, g)
 		flips := opRandomBelow.One(0, 2, []int64{n, 1}, g)
 		w = torch.ToSlice[int64](torch.Cat([]torch.Tensor{corners, flips}, 1))
@@ -196,7 +197,11 @@ func (d *desk) once(phase data.Phase, indices []int, x torch.Tensor) (torch.Tens
 	if !d.feed.Augment {
 		return x, nil
 	}
-	x, _, err := d.cropped(phase, data.PartForget, indices, torch.Tensor{}, nil, 0).Batch(0, len(indices))
+	c := d.cropped(phase, data.PartForget, indices, torch.Tensor{}, nil, 0)
+	if phase == data.PhaseAttack { // as its targets and starting points
+		c.drawn = max(c.drawn, len(d.larger))
+	}
+	x, _, err := c.Batch(0, len(indices))
 	return x, err
 }
 
