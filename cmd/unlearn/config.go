@@ -122,6 +122,8 @@ func (p *program) configSchema() *cli.Command {
 	type options struct {
 		Result bool `flag:"result" config:"no" env:"-" help:"the schema of result.json"`
 		Eval   bool `flag:"eval" config:"no" env:"-" help:"the schema of what eval writes"`
+		Stream bool `flag:"continual" config:"no" env:"-" help:"the schema of what continual writes"`
+		Record bool `flag:"record" config:"no" env:"-" help:"the schema of a line of record.jsonl"`
 	}
 	flags, read := simple(options{})
 	return &cli.Command{
@@ -134,18 +136,22 @@ func (p *program) configSchema() *cli.Command {
 			if err := noArguments(c); err != nil {
 				return err
 			}
-			if o.Result && o.Eval {
-				return run.Usagef("--result and --eval are two schemas; ask for one")
-			}
 			text, err := p.catalog.Schema()
-			switch {
-			case o.Result:
-				text, err = run.ResultJSONSchema(), nil
-			case o.Eval:
-				text, err = run.EvalJSONSchema(), nil
-			}
 			if err != nil {
 				return err
+			}
+			asked := 0
+			for _, other := range []struct {
+				on   bool
+				text []byte
+			}{{o.Result, run.ResultJSONSchema()}, {o.Eval, run.EvalJSONSchema()}, {o.Stream, run.ContinualJSONSchema()}, {o.Record, run.RecordJSONSchema()}} {
+				if other.on {
+					text = other.text
+					asked++
+				}
+			}
+			if asked > 1 {
+				return run.Usagef("--result, --eval, --continual and --record are different schemas; ask for one")
 			}
 			_, err = fmt.Fprintf(p.stdout, "%s\n", text)
 			return err

@@ -1,4 +1,4 @@
-"""What the published code does, quirk by quirk, for `--compat official-b8b335b`.
+"""What the published code does, quirk by quirk, for `--compat official-b8b335b` and what `official-5fb777b` adds to that.
 
 Written from sections 2 to 5 and 7 of the specification, whose numbers the comments cite, as the plain sequential loop that they
 describe: one attack a call, one generator, gradients that are never cleared. Starting points come from the CPU's generator
@@ -46,22 +46,41 @@ def pgd(model, x, start, target, eps, alpha, iterations):
     return torch.clamp(x + delta, 0, 1)
 
 
-def adversarial(model, images, labels, s):
-    """3.2, 3.3: repeat by repeat, slice by slice. Returns x_adv, targets, sources, repeats and starts, in call order."""
+def adversarial(model, images, labels, s, by_slice=False, at_once=False):
+    """3.2, 3.3: repeat by repeat, slice by slice; at 5fb777b all repeats of a slice before the next. Returns x_adv, targets,
+    sources, repeats and starts, in call order. Matrix products round differently in batches of other sizes, so networks that are made
+    of them may attack all calls at once."""
     g = torch.Generator().manual_seed(s["seed"])  # one for all: targets and starts of each call in turn
     model.eval()
     out = []
-    for repeat in range(s["n"]):
-        for i in range(0, s["k"], s["b_f"]):
-            x, y = images[i : i + s["b_f"]], labels[i : i + s["b_f"]]
-            target = (torch.rand(len(x), generator=g) * TARGET_CLASSES).long()
-            torch.rand(len(x), generator=g)  # drawn and never looked at
-            target = torch.where(target == y, TARGET_CLASSES // 2, target)  # which may be the label
-            start = torch.rand(x.shape, generator=g)
-            source = torch.arange(i, i + len(x))
-            x_adv = pgd(model, x, start, target, s["eps"], s["alpha"], s["iterations"])
-            out.append((x_adv, target, source, torch.full_like(source, repeat), start))
-    return [torch.cat(parts) for parts in zip(*out)]
+    for repeat, i, end in l2ul.calls(len(images), s["b_f"], s["n"], "batch-major" if by_slice else "repeat-major"):
+        x, y = images[i:end], labels[i:end]
+        target = (torch.rand(len(x), generator=g) * TARGET_CLASSES).long()
+        torch.rand(len(x), generator=g)  # drawn and never looked at
+        target = torch.where(target == y, TARGET_CLASSES // 2, target)  # which may be the label
+        start = torch.rand(x.shape, generator=g)
+        source = torch.arange(i, end)
+        x_adv = start if at_once else pgd(model, x, start, target, s["eps"], s["alpha"], s["iterations"])
+        out.append((x_adv, target, source, torch.full_like(source, repeat), start))
+    x_adv, target, source, repeat, start = [torch.cat(parts) for parts in zip(*out)]
+    if at_once:
+        x_adv = pgd(model, images[source], start, target, s["eps"], s["alpha"], s["iterations"])
+    return x_adv, target, source, repeat, start
+
+
+def filtered(made, k):
+    """5fb777b, UTKFace: of the examples made for the most images, those of the first k."""
+    return [column[made[2] < k] for column in made]
+
+
+def crops(images, side, seed, stream, index=0):
+    """5fb777b, UTKFace: a random crop of each image, mirrored half of the time. The program draws them in worker processes; this
+    is the project's reading, a stream for each pass of a phase."""
+    g = l2ul.stream(seed, f"compat/utk-augment/{stream}", index)
+    corners = torch.randint(0, images.shape[2] - side + 1, (len(images), 2), generator=g).tolist()
+    flips = torch.randint(0, 2, (len(images), 1), generator=g).flatten().tolist()
+    cut = [x[:, top : top + side, left : left + side] for x, (top, left) in zip(images, corners)]
+    return torch.stack([c.flip(2) if flip else c for c, flip in zip(cut, flips)])
 
 
 def importance(model, images, s):
@@ -89,12 +108,14 @@ def hits(model, images, labels):
         return (model(images).argmax(1) == labels).sum().item()
 
 
-def adv_imp(model, images, labels, s, x_adv, target, weights, watch):
-    """2.1, 2.2, 5: losses by sample counts, statistics of every forward, all without a look at what is not finite."""
+def adv_imp(model, images, labels, s, x_adv, target, weights, watch, tested=None):
+    """2.1, 2.2, 5: losses by sample counts, statistics of every forward, all without a look at what is not finite. `tested` gives
+    the images of the stop test after a step, where they are others than those that are learned from; then (5fb777b) there is no test
+    before the first step."""
     params = list(model.parameters())
     reference = [p.detach().clone() for p in params]
     velocity, step, passes = None, 0, 0
-    if hits(model, images, labels) == 0:
+    if not tested and hits(model, images, labels) == 0:
         return "already", 0
     forget = math.ceil(s["k"] / s["b_f"])
     while True:
@@ -117,7 +138,7 @@ def adv_imp(model, images, labels, s, x_adv, target, weights, watch):
                 for p, v in zip(params, velocity):
                     p.copy_(p - v * s["lr"])
             step += 1
-            left = hits(model, images, labels)
+            left = hits(model, tested(step) if tested else images, labels)
             watch(step, loss.item(), left, velocity)
             if left == 0:
                 return "reached", step

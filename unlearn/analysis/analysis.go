@@ -60,6 +60,7 @@ type Subject struct {
 	Forget        *data.ForgetSet
 	Rest          []int // D_r, in ascending order
 	Train, Test   *data.Loader
+	Forgotten     *data.Loader // that the indices of Forget are of: Train or, of a correction, the pool
 	TestLen       int
 	Shape         [3]int64 // channels, height and width of an image
 	Device        torch.Device
@@ -96,8 +97,11 @@ type Picture struct {
 // view hands out images of the subject, counted.
 func (s *Subject) view(part data.Part, indices []int) *data.View {
 	loader := s.Train
-	if part == data.PartTest {
+	switch part {
+	case data.PartTest:
 		loader = s.Test
+	case data.PartForget:
+		loader = s.Forgotten
 	}
 	return loader.View(part, indices, s.Meter)
 }

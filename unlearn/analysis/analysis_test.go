@@ -117,6 +117,7 @@ func subject(t *testing.T, before, after Network) *Subject {
 		Batch: chunk.Fixed(5), Pairs: chunk.Fixed(5), Options: Options{Samples: 6, Images: 2, Grid: 7},
 		Progress: func(string, string, int) (func(int), func()) { return func(int) {}, func() {} },
 	}
+	s.Forgotten = s.Train
 	s.Attack.Eps, s.Attack.Step, s.Attack.Iters, s.Attack.Norm = 4, 0.5, 10, "l2"
 	t.Cleanup(func() { s.Train.Free(); s.Test.Free() })
 	s.Meter.Enter(data.PhaseAfter)

@@ -2,6 +2,7 @@ package analysis
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"image/color"
 	"math"
@@ -29,6 +30,7 @@ func init() {
 type Boundary struct {
 	Classes []string `json:"classes"`
 	Slices  []Slice  `json:"slices"`
+	Skipped []Skip   `json:"skipped,omitempty"`
 	// Shares of grid points with the same class before and after, over all slices.
 	Inside  float64 `json:"same_inside"`
 	Outside float64 `json:"same_outside"`
@@ -37,7 +39,7 @@ type Boundary struct {
 // Slice is the plane x_f + p·u + q·v through an image to forget (the origin), an adversarial example on the axis p, and a third
 // anchor. Lengths are Euclidean, in pixel units. Pixels are not clipped, so that the plane is one.
 type Slice struct {
-	Index   int      `json:"index"` // of the image, in the training set
+	Index   int      `json:"index"` // of the image, in the training set or, of a correction, in its pool
 	Label   int      `json:"label"`
 	Anchors []Anchor `json:"anchors"`
 	Half    float64  `json:"half_width"` // the grid goes from -half to half on both axes, rows by ascending q
@@ -63,6 +65,17 @@ type ClassMap struct {
 	Margin [][]float64 `json:"margin"` // largest logit less the second largest, to three decimals
 }
 
+// Skip is an image around which there is no plane.
+type Skip struct {
+	Index  int    `json:"index"`
+	Reason string `json:"reason"`
+}
+
+// flatError says why three anchors span no plane.
+type flatError string
+
+func (e flatError) Error() string { return string(e) }
+
 // extent is how far the grid goes, over the anchors' largest coordinate.
 const extent = 1.25
 
@@ -77,7 +90,7 @@ func plane(a, b, c []float64) (u, v []float64, pb float64, pc, qc float64, err e
 	}
 	pb = norm(u)
 	if pb == 0 {
-		return nil, nil, 0, 0, 0, fmt.Errorf("the first two anchors are the same image")
+		return nil, nil, 0, 0, 0, flatError("its adversarial example is the image itself")
 	}
 	scale(u, 1/pb)
 	length := norm(v)
@@ -89,7 +102,7 @@ func plane(a, b, c []float64) (u, v []float64, pb float64, pc, qc float64, err e
 	}
 	qc = norm(v)
 	if !(qc > 1e-6*length) {
-		return nil, nil, 0, 0, 0, fmt.Errorf("the three anchors lie on a line")
+		return nil, nil, 0, 0, 0, flatError("it, its adversarial example and the third anchor lie on a line")
 	}
 	scale(v, 1/qc)
 	return u, v, pb, pc, qc, nil
@@ -224,6 +237,12 @@ func runBoundary(ctx context.Context, s *Subject) (*Finding, error) {
 	f := &Finding{Title: "Decision boundary around images to forget, before and after", Data: found}
 	for _, a := range all {
 		slice, err := s.slice(ctx, a, func(n int) { done += n; progress(done) })
+		if flat := flatError(""); errors.As(err, &flat) {
+			found.Skipped = append(found.Skipped, Skip{s.Forget.Indices[a.position], err.Error()})
+			done += 2 * g * g
+			progress(done)
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("boundary: image %d: %w", s.Forget.Indices[a.position], err)
 		}
@@ -233,11 +252,20 @@ func runBoundary(ctx context.Context, s *Subject) (*Finding, error) {
 		}
 		f.Pictures = append(f.Pictures, picture)
 		found.Slices = append(found.Slices, *slice)
-		found.Inside += slice.Inside / float64(len(all))
-		found.Outside += slice.Outside / float64(len(all))
+		found.Inside += slice.Inside
+		found.Outside += slice.Outside
 	}
+	drawn := len(found.Slices)
+	if drawn == 0 {
+		first := found.Skipped[0]
+		return nil, fmt.Errorf("boundary: there is no plane around any of %d images; around image %d, %s", len(all), first.Index, first.Reason)
+	}
+	found.Inside, found.Outside = found.Inside/float64(drawn), found.Outside/float64(drawn)
 	f.Alt = fmt.Sprintf("Of the points nearer than the adversarial example %s kept their class, of those further away %s, in %d slices",
-		percent(found.Inside), percent(found.Outside), len(all))
+		percent(found.Inside), percent(found.Outside), drawn)
+	for _, skip := range found.Skipped {
+		f.Alt += fmt.Sprintf("; none around image %d: %s", skip.Index, skip.Reason)
+	}
 	f.Reading = "Each map is a plane through an image to forget (circle) and two other points; colours are the classes that the network before (left) and after (right) " +
 		"says there, paler where the two best classes are close. Forgetting should change the class near the image and keep the map elsewhere."
 	return f, nil

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"gonum.org/v1/plot/vg/draw"
@@ -143,6 +144,30 @@ func TestBoundary(t *testing.T) {
 		}
 		if reads := s.Meter.Reads()[data.PhaseAfter]; reads[data.PartForget] != 3 || reads[data.PartRetain] != 0 {
 			t.Errorf("reads: %v", reads)
+		}
+	})
+}
+
+// An image whose example is the image itself has no plane: the others are drawn, and the outcome says which is not. With none left there
+// is no analysis.
+func TestBoundarySkips(t *testing.T) {
+	scoped(t, func() {
+		s := subject(t, network(t, 0), network(t, 1))
+		x, _ := s.Train.Gather(s.Forget.Indices)
+		s.Examples = &attack.Set{X: torch.Cat([]torch.Tensor{x.Narrow(0, 0, 1), torch.Rand([]int64{2, 3, 32, 32}, false)}, 0), Done: 3, Pairs: []attack.Pair{
+			{Source: 0, Target: 2}, {Source: 1, Target: 2}, {Source: 2, Target: 2},
+		}}
+		f := run(t, "boundary", s)
+		b := f.Data.(*Boundary)
+		if len(f.Pictures) != 1 || len(b.Slices) != 1 || b.Slices[0].Index != s.Forget.Indices[1] || b.Inside != b.Slices[0].Inside || b.Outside != b.Slices[0].Outside {
+			t.Errorf("%d pictures, %d slices, inside %g, outside %g", len(f.Pictures), len(b.Slices), b.Inside, b.Outside)
+		}
+		if want := "none around image 4: its adversarial example is the image itself"; len(b.Skipped) != 1 || b.Skipped[0].Index != 4 || !strings.HasSuffix(f.Alt, want) {
+			t.Errorf("skipped %+v; %q", b.Skipped, f.Alt)
+		}
+		s.Options.Images = 1
+		if _, err := runBoundary(t.Context(), s); err == nil || !strings.Contains(err.Error(), "around image 4, its adversarial example") {
+			t.Errorf("nothing left: %v", err)
 		}
 	})
 }

@@ -38,7 +38,7 @@ type Labels struct {
 
 // LabelRow is one image to forget.
 type LabelRow struct {
-	Index             int     `json:"index"` // in the training set
+	Index             int     `json:"index"` // in the training set or, of a correction, in its pool
 	Label             int     `json:"label"`
 	Before            int     `json:"before"` // prediction
 	BeforeProbability float64 `json:"before_probability"`

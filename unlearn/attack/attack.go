@@ -169,6 +169,7 @@ type Job struct {
 	Labels  []int        // of the images
 	Classes int
 	Slice   int          // images of a call, for some quirks of Options.Compat; 0 for all
+	Of      []int        // labels of a larger set, whose first images these are, and for all of which is drawn; nil for these alone
 	Avoid   []int        // of each image, a class that is not aimed at beside its label; nil for none
 	Pairs   []Pair       // to attack in place of drawn ones; nil to draw
 	Starts  torch.Tensor // of Pairs, Float [len(Pairs), C, H, W] in [0, 1]; undefined to draw

@@ -419,8 +419,8 @@ func (m *pixels) Forward(x torch.Tensor) torch.Tensor {
 	return x.Flatten(1, -1).Mul(m.Parameters()[0]).Square()
 }
 
-// Targets and starts are those of the published loop, call by call in slices of 32, which the stream does not know: 70
-// images of 3x2x2, ten classes, three repeats.
+// Targets and starts are those of the published loop, call by call in slices of 32, which the stream does not know unless the order is
+// slice by slice: 70 images of 3x2x2, ten classes, three repeats.
 func TestStreamsAreTheReferences(t *testing.T) {
 	file, err := ckpt.Load(reference.Golden(t, "streams.safetensors"))
 	if err != nil {
@@ -435,25 +435,36 @@ func TestStreamsAreTheReferences(t *testing.T) {
 		net := &pixels{}
 		defer net.Free()
 		net.Param("weight", torch.Ones([]int64{1}, false))
-		// In a ball this large and after no iteration, an example is its start.
-		job := &attack.Job{
-			Net: engine.Freeze(net, engine.Reference), X: torch.Zeros([]int64{70, 3, 2, 2}, false), Labels: labels, Classes: 10, Seed: 7, Chunk: chunk.Fixed(31),
-			Options: attack.Options{Eps: 1000, Num: "3", Norm: "l2", Targeted: true},
-		}
-		set := run(g, job)
-		var source, repeat, target []int
-		for _, p := range set.Pairs {
-			source, repeat, target = append(source, p.Source), append(repeat, p.Repeat), append(target, p.Target)
-		}
-		for name, got := range map[string][]int{"source": source, "repeat": repeat, "target": target} {
-			if !slices.Equal(got, g.Ints("pairs.repeat-major."+name)) {
-				t.Errorf("%s: %v", name, got)
+		for _, c := range []struct {
+			order, like string
+			slice       int
+		}{{"", "repeat-major", 0}, {"repeat-major", "repeat-major", 32}, {"batch-major", "batch-major", 32}} {
+			// In a ball this large and after no iteration, an example is its start.
+			job := &attack.Job{
+				Net: engine.Freeze(net, engine.Reference), X: torch.Zeros([]int64{70, 3, 2, 2}, false), Labels: labels, Classes: 10, Seed: 7,
+				Chunk: chunk.Fixed(31), Slice: c.slice, Options: attack.Options{Eps: 1000, Num: "3", Norm: "l2", Targeted: true},
+			}
+			job.Options.Order = c.order
+			set := run(g, job)
+			source, repeat, target := columns(set)
+			for name, got := range map[string][]int{"source": source, "repeat": repeat, "target": target} {
+				if !slices.Equal(got, g.Ints("pairs."+c.like+"."+name)) {
+					t.Errorf("%q, %s: %v", c.order, name, got)
+				}
+			}
+			if !torch.Equal(set.X, g.Tensor("pairs."+c.like+".start")) {
+				t.Errorf("%q: the starts differ", c.order)
 			}
 		}
-		if !torch.Equal(set.X, g.Tensor("pairs.repeat-major.start")) {
-			t.Error("the starts differ")
-		}
 	})
+}
+
+// columns are targets, sources and repeats of a set.
+func columns(set *attack.Set) (source, repeat, target []int) {
+	for _, p := range set.Pairs {
+		source, repeat, target = append(source, p.Source), append(repeat, p.Repeat), append(target, p.Target)
+	}
+	return source, repeat, target
 }
 
 func TestOtherClasses(t *testing.T) {

@@ -2,6 +2,7 @@ package attack
 
 import (
 	"fmt"
+	"strconv"
 
 	"l2ul/torch"
 	"l2ul/unlearn/seed"
@@ -16,6 +17,8 @@ type Compat struct {
 	Pool       int    `flag:"compat.num-target-classes" min:"0" deftext:"all" group:"compatibility" help:"aim at the first so many classes alone; the published code knows 10, for every dataset"`
 	Order      string `flag:"compat.generation-order" default:"repeat-major" oneof:"repeat-major|batch-major" group:"compatibility" help:"order of the examples: all images once, then again; or all examples of one slice (--forget-batch) first"`
 	RNG        string `flag:"compat.rng" default:"streams" oneof:"streams|official-cpu|official-cuda" group:"compatibility" help:"official-cpu: targets and starting points in turn from one generator with the raw seed; official-cuda: targets from that, starting points from the GPU's"`
+	Clip       string `flag:"compat.vit-clip" default:"off" oneof:"off|on|auto" group:"compatibility" help:"on: the attack keeps normalised values in [0, 1], not pixels, and measures perturbations of those; auto: for vision transformers"`
+	Subset     string `flag:"compat.utk-subset" default:"off" arg:"N|auto" group:"compatibility" help:"targets and starting points as for the first N images of --forget random, of which those to forget are the first; auto: 256 for UTKFace"`
 	Arithmetic string `flag:"compat.norms" default:"float64" oneof:"float64|aten" group:"compatibility" help:"sums of squares in the attack; aten: PyTorch's operators in float32, as the library that the published code calls"`
 }
 
@@ -25,6 +28,21 @@ const (
 	officialCPU  = "official-cpu"
 	officialCUDA = "official-cuda"
 )
+
+// SubsetOf is how many images targets and starting points are drawn for, where that is not those of the job alone; most is what auto
+// stands for.
+func (o *Options) SubsetOf(most int) (of int, on bool, err error) {
+	switch o.Subset {
+	case "", "off":
+		return 0, false, nil
+	case "auto":
+		return most, true, nil
+	}
+	if of, err = strconv.Atoi(o.Subset); err != nil || of < 1 {
+		return 0, false, fmt.Errorf("--compat.utk-subset %q: give a number of at least 1, auto or off", o.Subset)
+	}
+	return of, true, nil
+}
 
 // checkCompat refuses quirks that contradict others, or the other settings.
 func (o *Options) checkCompat() error {
@@ -36,7 +54,8 @@ func (o *Options) checkCompat() error {
 	case o.shared() && !o.Targeted:
 		return fmt.Errorf("--compat.rng %s: the published code draws targets, and --targeted=false needs none; leave one of them out", o.RNG)
 	}
-	return nil
+	_, _, err := o.SubsetOf(1)
+	return err
 }
 
 // CheckCompat refuses quirks that images of these labels, this many classes or this device do not allow.
@@ -78,12 +97,20 @@ func halfClass(u float32, label, classes int) int {
 	return classes / 2
 }
 
+// population are the labels of the images that are drawn for.
+func (j *Job) population() []int {
+	if j.Of != nil {
+		return j.Of
+	}
+	return j.Labels
+}
+
 // call is what the published loop attacks at once: images from to to-1, for the repeat-th time.
 type call struct{ repeat, from, to int }
 
 // calls lists the calls of a job in their order.
 func (j *Job) calls() ([]call, error) {
-	k := len(j.Labels)
+	k := len(j.population())
 	repeats, err := j.Options.Repeats(k)
 	if err != nil {
 		return nil, err
@@ -132,25 +159,31 @@ func (j *Job) skip(g *torch.Generator, c call) {
 	}
 }
 
-// sharedStarts is the generator of starting points that are drawn call by call.
-func (j *Job) sharedStarts() *torch.Generator {
-	if j.Options.RNG == officialCUDA {
+// startGenerator is the generator of starting points.
+func (j *Job) startGenerator() *torch.Generator {
+	switch j.Options.RNG {
+	case officialCUDA:
 		return torch.NewGeneratorOn(j.X.Device(), j.Seed)
+	case officialCPU:
+		return torch.NewGenerator(j.Seed)
 	}
-	return torch.NewGenerator(j.Seed)
+	return torch.NewGenerator(seed.For(j.Seed, startStream, 0))
 }
 
-// drawCall draws the starting images of a call.
+// drawCall draws the starting images of a call, and returns those of the job's own images, its first ones.
 func (j *Job) drawCall(g *torch.Generator, c call) torch.Tensor {
-	n, device := int64(c.to-c.from), j.X.Device()
-	if j.Options.RNG == officialCPU { // whose generator gives the targets, too
-		device = torch.CPU
+	n, device := int64(c.to-c.from), torch.CPU
+	switch j.Options.RNG {
+	case officialCUDA:
+		device = j.X.Device()
+	case officialCPU: // whose generator gives the targets, too
 		uniforms(g, device, n)
 		if j.Options.Fallback == half {
 			uniforms(g, device, n)
 		}
 	}
-	return uniforms(g, device, n, j.X.Shape()[1:]...)
+	own := max(0, min(c.to, len(j.Labels))-c.from)
+	return uniforms(g, device, n, j.X.Shape()[1:]...).Narrow(0, 0, int64(own))
 }
 
 // In arithmetic aten a norm is that of the library which the published code calls, with PyTorch's operators in float32.

@@ -5,57 +5,10 @@ import (
 	"strings"
 	"testing"
 
-	"l2ul/internal/reference"
 	"l2ul/internal/smallnet"
 	"l2ul/torch"
-	"l2ul/torch/ckpt"
 	"l2ul/unlearn/attack"
-	"l2ul/unlearn/chunk"
-	"l2ul/unlearn/engine"
 )
-
-// targets, sources and repeats of a set.
-func columns(set *attack.Set) (source, repeat, target []int) {
-	for _, p := range set.Pairs {
-		source, repeat, target = append(source, p.Source), append(repeat, p.Repeat), append(target, p.Target)
-	}
-	return source, repeat, target
-}
-
-// Slice by slice, the pairs and their starts are the reference's in that order.
-func TestCompatOrder(t *testing.T) {
-	file, err := ckpt.Load(reference.Golden(t, "streams.safetensors"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	torch.Scope(func() {
-		g := &smallnet.Golden{TB: t, File: file}
-		labels := make([]int, 70)
-		for i := range labels {
-			labels[i] = i % 10
-		}
-		net := &pixels{}
-		defer net.Free()
-		net.Param("weight", torch.Ones([]int64{1}, false))
-		for _, order := range []string{"repeat-major", "batch-major"} {
-			job := &attack.Job{
-				Net: engine.Freeze(net, engine.Reference), X: torch.Zeros([]int64{70, 3, 2, 2}, false), Labels: labels, Classes: 10, Seed: 7,
-				Chunk: chunk.Fixed(31), Slice: 32, Options: attack.Options{Eps: 1000, Num: "3", Norm: "l2", Targeted: true},
-			}
-			job.Options.Order = order
-			set := run(g, job)
-			source, repeat, target := columns(set)
-			for name, got := range map[string][]int{"source": source, "repeat": repeat, "target": target} {
-				if !slices.Equal(got, g.Ints("pairs."+order+"."+name)) {
-					t.Errorf("%s, %s: %v", order, name, got)
-				}
-			}
-			if !torch.Equal(set.X, g.Tensor("pairs."+order+".start")) {
-				t.Errorf("%s: the starts differ", order)
-			}
-		}
-	})
-}
 
 // Fewer classes to aim at: all of them but the label are, and no other.
 func TestCompatTargetClasses(t *testing.T) {
@@ -219,4 +172,46 @@ func TestCompatRefusals(t *testing.T) {
 			t.Errorf("%+v: %v, want %q", o.Compat, err, c.want)
 		}
 	}
+}
+
+// Drawn for a larger set, pairs and starts are those that the larger set's own attack has for its first images.
+func TestCompatSubset(t *testing.T) {
+	g := smallnet.Load(t, "tiny")
+	torch.Scope(func() {
+		for _, rng := range []string{"streams", "official-cpu"} {
+			for _, order := range []string{"repeat-major", "batch-major"} {
+				of := func(k, atOnce int) *attack.Job {
+					job := newJob(g, settings(0), atOnce)
+					job.Options.RNG, job.Options.Order, job.Slice = rng, order, 4
+					if k < len(job.Labels) {
+						job.Of, job.Labels, job.X = job.Labels, job.Labels[:k], job.X.Narrow(0, 0, int64(k))
+					}
+					return job
+				}
+				all := run(g, of(6, 24))
+				for _, k := range []int{1, 5} {
+					small := run(g, of(k, 24))
+					var rows []int64
+					var pairs []attack.Pair
+					for i, p := range all.Pairs {
+						if p.Source < k {
+							rows, pairs = append(rows, int64(i)), append(pairs, p)
+						}
+					}
+					if !torch.Equal(small.X, all.X.IndexSelect(0, torch.FromSlice(rows))) || !slices.Equal(small.Pairs, pairs) {
+						t.Errorf("%s, %s, %d of 6: other pairs or starts", rng, order, k)
+					}
+					job := of(k, 3)
+					part := attack.Resumed(slices.Clone(small.Pairs), small.X.Narrow(0, 0, 2))
+					if err := job.Run(t.Context(), part, nil); err != nil {
+						t.Fatal(err)
+					}
+					if !torch.Equal(part.X, small.X) {
+						t.Errorf("%s, %s, %d of 6: going on gives other starts", rng, order, k)
+					}
+					part.Free()
+				}
+			}
+		}
+	})
 }

@@ -33,7 +33,7 @@ func (j *Job) Plan() (set *Set, err error) {
 				drawn = torch.ToSlice[float32](uniforms(targets, torch.CPU, int64(c.to-c.from)))
 				j.skip(targets, c)
 			})
-			for i := c.from; i < c.to; i++ {
+			for i := c.from; i < min(c.to, len(j.Labels)); i++ {
 				target := j.Labels[i]
 				if j.Options.Targeted {
 					if target, err = j.target(drawn[i-c.from], i); err != nil {
@@ -123,10 +123,12 @@ func (j *Job) newStarts(skip int) (s *starts, err error) {
 	case j.Starts.Defined():
 		s.done = skip
 		return s, nil
-	case j.Pairs != nil || !j.Options.shared():
+	case j.Pairs != nil:
 		s.generator = torch.NewGenerator(seed.For(j.Seed, startStream, 0))
+	case !j.Options.shared() && j.Of == nil: // where calls begin and end has no say
+		s.generator = j.startGenerator()
 	default:
-		s.generator = j.sharedStarts()
+		s.generator = j.startGenerator()
 		if s.calls, err = j.calls(); err != nil {
 			return nil, err
 		}
@@ -156,7 +158,7 @@ func (s *starts) next(n int) (u torch.Tensor) {
 func (s *starts) gather(n int64) torch.Tensor {
 	var parts []torch.Tensor
 	for n > 0 {
-		if !s.pending.Defined() || s.pending.Size(0) == 0 {
+		for !s.pending.Defined() || s.pending.Size(0) == 0 {
 			s.free()
 			s.pending = s.job.drawCall(s.generator, s.calls[0])
 			torch.Own(s.pending)

@@ -76,6 +76,9 @@ func PixelTable(channels int) torch.Tensor {
 	return torch.FromSlice(table, int64(channels), 256)
 }
 
+// Remap makes batches of what table gives for each byte, Float [channels, 256] on the CPU, in place of value/255.
+func (l *Loader) Remap(table torch.Tensor) { l.table.CopyI(table) }
+
 // Free releases the tensors.
 func (l *Loader) Free() {
 	l.labels.Free()

@@ -173,6 +173,9 @@ func checkScores(all ...*run.Scores) error {
 
 // verb is told by the result, or by the keys of the configuration, of which only forget has a method.
 func (r *Run) verb() string {
+	if r.Schema == "" && r.Setting("stop-scope") != "" { // which a run by itself has not
+		return "continual"
+	}
 	if r.Schema == run.ResultSchema || r.Schema == "" && r.Setting("method") != "" {
 		return "forget"
 	}

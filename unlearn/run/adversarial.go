@@ -35,7 +35,7 @@ const adversarialSchema = "unlearn.adversarial/1"
 // attackJob sets up the attack on a forget set. slice is how many of its images unlearning takes at once; before is how many pairs were attacked at once before an interruption, or 0.
 func (d *desk) attackJob(o attack.Options, slice int, forget *data.ForgetSet, x torch.Tensor, before int) *attack.Job {
 	job := &attack.Job{
-		Net: d.frozen(), X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Slice: slice, Fast: d.mode == engine.Fast, Seed: d.compute.Seed,
+		Net: d.frozen(), X: x, Labels: forget.Labels, Classes: len(d.train.Classes), Options: o, Slice: slice, Of: d.larger, Fast: d.mode == engine.Fast, Seed: d.compute.Seed,
 	}
 	// An attack keeps what all layers make. Linux ends a process that takes more than there is, so that cannot be left to
 	// running out of it.
@@ -72,6 +72,9 @@ func (d *desk) key(parts map[string]any) string {
 		"deterministic": d.compute.Deterministic, "cores": env.Cores, "processor": env.Processor, "kernels": env.Kernels, "operators": env.Operators,
 		"variables": env.Variables, "libtorch": env.Versions.Libtorch, "unlearn": env.Versions.Unlearn,
 	}
+	if d.feed != (feed{}) {
+		all["feed"], all["crops"] = d.feed, d.compute.Seed
+	}
 	maps.Copy(all, parts)
 	sum := sha256.Sum256(canonical(all))
 	return hex.EncodeToString(sum[:])
@@ -90,7 +93,7 @@ func (d *desk) computer() string {
 // attackKey identifies an adversarial set (spec/l2ul.md section 3.4).
 func (d *desk) attackKey(job *attack.Job, forget *data.ForgetSet) string {
 	parts := map[string]any{
-		"schema": adversarialSchema, "weights": d.weights.Hash(), "data": forget.DataHash, "indices": forget.Indices, "avoid": job.Avoid,
+		"schema": adversarialSchema, "weights": d.weights.Hash(), "data": forget.DataHash, "indices": forget.Indices, "avoid": job.Avoid, "of": job.Of,
 		"seed": job.Seed, "chunk": job.Chunk.N(),
 	}
 	options := job.Options

@@ -36,6 +36,7 @@ type AnalyzeOptions struct {
 	Only      []string `flag:"only" sep:"," arg:"NAME,…" group:"analyses" help:"these alone; unlearn ls analyses lists them"`
 	Weights   string   `flag:"weights,checkpoint" env:"-" deftext:"those of the run" arg:"FILE" group:"model and data" help:"the weights that the run began with, where they are now"`
 	DataDir   string   `flag:"data-dir" env:"-" deftext:"that of the run" arg:"DIR" group:"model and data" help:"the run's data, where it is now"`
+	Pool      string   `flag:"pool" env:"-" deftext:"that of the run" arg:"DIR" group:"model and data" help:"of a correction, the pool that its images are from, where it is now"`
 	Device    string   `flag:"device" default:"auto" group:"computing" arg:"auto|cpu|cuda[:N]" help:"where to compute"`
 	Threads   int      `flag:"threads" min:"0" deftext:"one a core" group:"computing" help:"threads of one operator; changes the last bits"`
 	BatchSize string   `flag:"batch-size,b" default:"256" arg:"N|auto" group:"computing" help:"images at once"`
@@ -111,6 +112,9 @@ type analyzing struct {
 	files  map[string]string // hashes of what the run left
 	after  *desk
 	omega  []nn.Named
+	tests  *data.Loader
+
+	forgotten *data.Loader // that the images to forget are of
 }
 
 // Analyze makes analyses of finished runs of `unlearn forget` and writes them into their folders. Those that are there, made
@@ -128,7 +132,7 @@ func Analyze(ctx context.Context, inv Invocation, o AnalyzeOptions, runs []strin
 			out.Analyses = append(out.Analyses, AnalysisSummary{r.Name, filepath.Join(run, analysesFolder, r.Name+".json"), r.Alt, r.kept})
 			if l, ok := r.Data.(*analysis.Labels); ok {
 				labels = append(labels, l)
-				prints[a.train.Fingerprint()] = true
+				prints[a.set.DataHash] = true
 			}
 		}
 		done = append(done, out)
@@ -285,7 +289,7 @@ func (a *analyzing) configure() error {
 		"config": {a.folder.Path("config.yaml")}, "device": {a.o.Device}, "batch-size": {a.o.BatchSize}, "threads": {strconv.Itoa(a.o.Threads)},
 		"tf32": {"false"}, // which a CPU has not, wherever the run was
 	}
-	for name, value := range map[string]string{"weights": a.o.Weights, "data-dir": a.o.DataDir} {
+	for name, value := range map[string]string{"weights": a.o.Weights, "data-dir": a.o.DataDir, "pool": a.o.Pool} {
 		if value != "" {
 			flags[name] = []string{value}
 		}
@@ -296,9 +300,6 @@ func (a *analyzing) configure() error {
 	}
 	if err := a.decode(); err != nil {
 		return Inputf("its configuration: %w", err)
-	}
-	if pool := a.forgetting.o.Pool; pool != "" {
-		return Inputf("the run corrected images of %s (--pool), and analyses look at training images", pool)
 	}
 	if a.mode != engine.Reference { // an attack of an analysis is that of mode exact
 		a.mode = engine.Exact
@@ -315,7 +316,12 @@ func (a *analyzing) configure() error {
 
 // open reads data, both networks and what the run left, and checks that they are the run's.
 func (a *analyzing) open(ctx context.Context, end *end) (err error) {
-	if a.set, err = a.loadForgetSet(ctx, "@"+a.folder.Path("forget.json"), "train", "test"); err != nil {
+	if a.forgetting.o.Pool != "" {
+		err = a.forgetting.read(ctx)
+	} else if a.set, err = a.loadForgetSet(ctx, "@"+a.folder.Path("forget.json"), "train", "test"); err == nil {
+		a.rest = data.Complement(a.train.Len(), a.set.Indices)
+	}
+	if err != nil {
 		return err
 	}
 	if hash := a.weights.Hash(); hash != end.Hashes.Weights {
@@ -324,7 +330,12 @@ func (a *analyzing) open(ctx context.Context, end *end) (err error) {
 	if hash := a.train.Fingerprint(); hash != end.Hashes.Data {
 		return Inputf("the run's data has hash %.12s, and that of %s is %.12s; name the right one with --data-dir", end.Hashes.Data, a.source.Dataset, hash)
 	}
-	a.rest = data.Complement(a.train.Len(), a.set.Indices)
+	if hash := a.set.Hash(); hash != end.Forget.Hash {
+		if a.pool == nil {
+			return Inputf("forget.json is not that of the run (hash %.12s there, %.12s in result.json)", hash, end.Forget.Hash)
+		}
+		return Inputf("the run corrected other images than --pool %s gives now (hash %.12s, and now %.12s); name the right one with --pool", a.forgetting.o.Pool, end.Forget.Hash, hash)
+	}
 	path, err := a.folder.model()
 	if err != nil {
 		return err
@@ -411,8 +422,11 @@ func (a *analyzing) all(ctx context.Context) (results []*AnalysisResult, err err
 	if err := os.MkdirAll(a.folder.Path(analysesFolder), 0o755); err != nil {
 		return nil, fmt.Errorf("cannot write into the run folder: %w", err)
 	}
-	a.loader(a.train)
-	a.loader(a.desk.test)
+	a.training, a.tests = a.loader(a.train), a.loader(a.desk.test)
+	a.forgotten = a.training
+	if a.pool != nil {
+		a.forgotten = a.pool.loader
+	}
 	var failed []error
 	for _, which := range analysis.All() {
 		if len(a.o.Only) > 0 && !slices.Contains(a.o.Only, which.Name) {
@@ -473,7 +487,7 @@ func (a *analyzing) make(ctx context.Context, which *analysis.Analysis, key stri
 	meter.Enter(data.PhaseAfter)
 	subject := &analysis.Subject{
 		Before: analysis.Network{Classifier: a.net, Frozen: a.frozen()}, After: analysis.Network{Classifier: a.after.net, Frozen: a.after.frozen()},
-		Classes: a.train.Classes, Forget: a.set, Rest: a.rest, Train: a.loaders[0], Test: a.loaders[1], TestLen: a.desk.test.Len(),
+		Classes: a.train.Classes, Forget: a.set, Rest: a.rest, Train: a.training, Test: a.tests, Forgotten: a.forgotten, TestLen: a.desk.test.Len(),
 		Shape: [3]int64{int64(a.train.C), int64(a.train.H), int64(a.train.W)}, Device: a.device, Format: a.format(),
 		Meter: meter, Examples: a.crafted, Attack: a.attack, Importance: a.omega, Seed: a.compute.Seed, Batch: a.batch(), Options: a.o.Options,
 		Progress: func(phase, unit string, total int) (func(done int), func()) {

@@ -22,7 +22,7 @@ func analyze(t *testing.T, ctx context.Context, o AnalyzeOptions, runs ...string
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Options = analysis.Options{Samples: 6, Images: 2, Grid: max(o.Grid, 5)}
+	o.Options = analysis.Options{Samples: max(o.Samples, 6), Images: 2, Grid: max(o.Grid, 5)}
 	o.Device, o.BatchSize, o.Threads = "cpu", "16", 1
 	console := NewConsole(TerminalOptions{Quiet: true}, &bytes.Buffer{}, &bytes.Buffer{})
 	done, err := Analyze(ctx, Invocation{Catalog: catalog, Console: console}, o, runs)
@@ -225,7 +225,11 @@ func TestAnalyzeRefuses(t *testing.T) {
 		{name: "no result", touched: "result.json", change: remove("result.json"), says: "no result.json", code: ExitInput},
 		{name: "damaged result", touched: "result.json", change: func() { edit("result.json", "{", "[") }, says: "damaged", code: ExitInput},
 		{name: "diverged", touched: "result.json", change: func() { edit("result.json", `"outcome": "`, `"outcome": "diverged", "was": "`) }, says: "diverged", code: ExitInput},
-		{name: "a pool", touched: "config.yaml", change: func() { edit("config.yaml", "model: ", "pool: pictures\nmodel: ") }, says: "corrected images of pictures", code: ExitInput},
+		{name: "a pool", o: AnalyzeOptions{Pool: "pictures"}, says: "--pool", code: ExitUsage},
+		{name: "another forget set", touched: "forget.json", change: func() {
+			edit("forget.json", `"indices":[`, `"indices":[40,`)
+			edit("forget.json", `"labels":[`, `"labels":[3,`)
+		}, says: "forget.json", code: ExitInput},
 		{name: "another verb's", run: filepath.Join(material, "trained"), says: "only runs of `unlearn forget`", code: ExitInput},
 		{name: "other weights", o: AnalyzeOptions{Weights: other}, says: "the right file with --weights", code: ExitInput},
 		{name: "no weights", o: AnalyzeOptions{Weights: "gone.pt"}, says: "--weights", code: ExitInput},
@@ -264,5 +268,59 @@ func TestAnalyzeRefuses(t *testing.T) {
 	}
 	if _, err := os.Stat(file("analyses/distance.json")); err == nil {
 		t.Error("a stopped analysis was written")
+	}
+}
+
+// Analyses of a correction look at images of its pool: their labels are what the network said, and became the true ones.
+func TestAnalyzeCorrection(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside, run := poolOf(t, dir), filepath.Join(t.TempDir(), "run")
+	j := job{verb: "forget", dir: run, flags: flags("goal", "relabel", "pool", outside, "k", "5", "seed", "3", "method", "adv-imp", "num-adv", "2", "iters", "2",
+		"lr", "0.01", "max-steps", "300")}
+	if out := j.run(t.Context(), dir, nil); out.err != nil {
+		t.Fatal(out.err)
+	}
+	var set data.ForgetSet
+	readJSON(t, filepath.Join(run, "forget.json"), &set)
+	moved := filepath.Join(t.TempDir(), "moved")
+	if err := os.Rename(outside, moved); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := analyze(t, t.Context(), AnalyzeOptions{}, run); ExitCode(err) != ExitInput || !strings.Contains(err.Error(), outside) {
+		t.Errorf("the pool is gone: %v", err)
+	}
+	done, err := analyze(t, t.Context(), AnalyzeOptions{Pool: moved, Options: analysis.Options{Samples: 100}}, run)
+	if err != nil || len(done[0].Analyses) != len(analysis.All()) {
+		t.Fatal(err, done)
+	}
+	labels := AnalysisResult{Data: &analysis.Labels{}}
+	readJSON(t, filepath.Join(run, "analyses", "labels.json"), &labels)
+	for i, row := range labels.Data.(*analysis.Labels).Rows {
+		if row.Index != set.Indices[i] || row.Label != set.Labels[i] || row.Before != set.Labels[i] || row.After != set.Targets[i] {
+			t.Errorf("row %d: %+v; the pool has image %d, said to be %d, truly %d", i, row, set.Indices[i], set.Labels[i], set.Targets[i])
+		}
+	}
+	if n := labels.Reads[data.PhaseAfter][data.PartForget]; n != 5 {
+		t.Errorf("%d images to forget read", n)
+	}
+	embedding := AnalysisResult{Data: &analysis.Embedding{}}
+	readJSON(t, filepath.Join(run, "analyses", "embedding.json"), &embedding)
+	retained := 0
+	for _, p := range embedding.Data.(*analysis.Embedding).Points {
+		if p.Kind == string(data.PartRetain) {
+			retained++
+		}
+	}
+	if retained != 48 { // all training images: none of them is corrected
+		t.Errorf("%d retained images on the map", retained)
+	}
+	if err := os.Rename(filepath.Join(moved, "class2"), filepath.Join(moved, "class3")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := analyze(t, t.Context(), AnalyzeOptions{Pool: moved}, run); ExitCode(err) != ExitInput || !strings.Contains(err.Error(), "name the right one with --pool") {
+		t.Errorf("another pool: %v", err)
 	}
 }

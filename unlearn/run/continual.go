@@ -16,6 +16,7 @@ import (
 	"l2ul/unlearn"
 	"l2ul/unlearn/data"
 	"l2ul/unlearn/engine"
+	"l2ul/unlearn/importance"
 	"l2ul/unlearn/run/cache"
 	"l2ul/unlearn/run/config"
 )
@@ -25,7 +26,7 @@ const ContinualSchema = "unlearn.continual/1"
 
 // ContinualResult is result.json of `unlearn continual`: what the record says of the requests that were served.
 type ContinualResult struct {
-	Schema   string    `json:"schema"`
+	Schema   string    `json:"schema" jsonschema:"enum=unlearn.continual/1"`
 	Model    string    `json:"model"`
 	Dataset  string    `json:"dataset"`
 	Requests []*Entry  `json:"requests"`
@@ -34,8 +35,8 @@ type ContinualResult struct {
 
 // RecordEnd is where a deletion record ends.
 type RecordEnd struct {
-	Requests int    `json:"requests"`
-	Head     string `json:"head"` // hash of the last line
+	Requests int    `json:"requests" jsonschema:"minimum=0"`
+	Head     string `json:"head" jsonschema:"description=hash of the last line"`
 }
 
 // Method is how the request was served.
@@ -240,6 +241,25 @@ func (s *stream) compare(entries []*Entry) error {
 			return err
 		}
 	}
+	return s.checkImportance(len(entries))
+}
+
+// checkImportance refuses files of importance for weights that nobody has yet: with --anchor previous a request refers to those that the
+// one before it leaves.
+func (s *stream) checkImportance(served int) error {
+	for i := served + 1; i < len(s.configs) && s.o.Anchor != anchorFirst; i++ {
+		var o importance.Options
+		if _, _, ok := s.configs[i].Get("importance"); !ok {
+			continue
+		}
+		if err := s.configs[i].Decode(&o); err != nil {
+			return err
+		}
+		if path := o.File(); path != "" {
+			return Usagef("%s: request %q: --importance %s cannot be of the weights that it will begin with, since request %q comes first; take --anchor first, an estimator, or ask for it once that one is served",
+				s.requests[i].where, s.requests[i].ID, path, s.requests[i-1].ID)
+		}
+	}
 	return nil
 }
 
@@ -316,12 +336,39 @@ func (s *stream) turn(i int) (*forgetting, error) {
 	}
 	f.turn = &turn{set: s.sets[i], result: RequestResult{ID: s.requests[i].ID, Position: i + 1, StopScope: s.o.StopScope}}
 	for j, e := range s.record.entries {
-		f.turn.earlier = append(f.turn.earlier, served{e.ID, s.sets[j], e.After.Forget.Hits})
+		before, err := s.said(j, e)
+		if err != nil {
+			return nil, err
+		}
+		f.turn.earlier = append(f.turn.earlier, served{e.ID, s.sets[j], before})
 	}
 	if s.o.Anchor == anchorFirst && i > 0 {
 		f.turn.first, f.turn.result.Anchor = s.weights, s.weights.Hash()
 	}
 	return f, nil
+}
+
+// said is what the network predicted for the images of a request when its run ended.
+func (s *stream) said(i int, e *Entry) (classes []int, err error) {
+	path := s.folder.Path(e.Folder, predictionsName)
+	text, err := readBounded(path)
+	var p Predictions
+	if err == nil {
+		err = json.Unmarshal(text, &p)
+	}
+	if err != nil {
+		return nil, Inputf("request %q: %s: %w", e.ID, path, reason(err))
+	}
+	indices := s.sets[i].Indices
+	for n, image := range p.Images {
+		if n < len(indices) && image.Index == indices[n] && image.After != nil {
+			classes = append(classes, image.After.Class)
+		}
+	}
+	if len(p.Images) != len(indices) || len(classes) != len(indices) {
+		return nil, Inputf("request %q: %s does not tell of the images that it asks for", e.ID, path)
+	}
+	return classes, nil
 }
 
 // previous are the flags about the weights that the next request begins with.
@@ -379,9 +426,14 @@ func (s *stream) entry(f *forgetting, result *Result) (*Entry, error) {
 		return nil, err
 	}
 	e.WeightsAfter = weights.Hash()
-	for _, name := range recordedFiles {
-		if e.Files[name], err = cache.HashFile(filepath.Join(f.o.Output, name)); err != nil {
+	for _, file := range recordedFiles {
+		sum, err := cache.HashFile(filepath.Join(f.o.Output, file.name))
+		switch {
+		case file.spare && errors.Is(err, fs.ErrNotExist): // the method makes none
+		case err != nil:
 			return nil, err
+		default:
+			e.Files[file.name] = sum
 		}
 	}
 	return e, s.readBack(result.Request.Position-1, e)

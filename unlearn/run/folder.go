@@ -352,6 +352,9 @@ func (f *Folder) differences(o Opening) (keys []string, err error) {
 type end struct {
 	Outcome unlearn.Outcome `json:"outcome"`
 	Hashes  Hashes          `json:"hashes"`
+	Forget  struct {
+		Hash string `json:"hash"`
+	} `json:"forget"`
 }
 
 // end returns how the run ended, nil if it has no result. A result that cannot be read has no outcome: it is not ours to

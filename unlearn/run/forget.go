@@ -63,6 +63,7 @@ type forgetting struct {
 	meter    *data.Meter
 	images   *unlearn.Examples // D_f with its true labels
 	wanted   *unlearn.Examples // D_f with the labels that the goal is about
+	tested   metrics.Images    // the same, as the stop test sees it
 	training *data.Loader
 	retain   *data.View // for scoring; nil when nothing is retained
 	test     *data.View
@@ -133,7 +134,7 @@ func (f *forgetting) decode() (err error) {
 			return err
 		}
 	}
-	f.amp = f.recipe.AMP
+	f.amp, f.clip, f.fed = f.recipe.AMP, f.attack.Clip, f.o.FeedOptions
 	return nil
 }
 
@@ -197,7 +198,10 @@ func (f *forgetting) read(ctx context.Context) (err error) {
 	}
 	f.gone = append(f.gone, f.set.Indices...)
 	f.rest = data.Complement(f.train.Len(), f.gone)
-	return f.load(ctx)
+	if err := f.load(ctx); err != nil {
+		return err
+	}
+	return f.refuseFeed()
 }
 
 // check refuses settings of the loop, or of training, that cannot work on these images.
@@ -230,7 +234,11 @@ func (f *forgetting) openImportance(path string) (err error) {
 	if f.omega, err = ckpt.Load(path); err != nil {
 		return Inputf("--importance %s: %w", path, reason(err))
 	}
-	w := &weighing{desk: &f.desk, params: unlearn.Trainable(f.net, f.loop.BN)}
+	d := f.desk
+	if f.turn != nil && f.turn.first != nil { // what the run refers to
+		d.weights = f.turn.first
+	}
+	w := &weighing{desk: &d, params: unlearn.Trainable(f.net, f.loop.BN)}
 	torch.Scope(func() { _, err = w.unpack(f.omega) })
 	if err != nil {
 		return Inputf("--importance %s: %w", path, err)
@@ -327,7 +335,9 @@ func (f *forgetting) run(ctx context.Context) (*Result, error) {
 			return nil, err
 		}
 	}
-	f.openViews()
+	if err := f.openViews(); err != nil {
+		return nil, err
+	}
 	if err := f.drawImages(); err != nil {
 		return nil, err
 	}
@@ -361,7 +371,7 @@ func (f *forgetting) allInputs() map[string]string {
 }
 
 // openViews puts the data on the device.
-func (f *forgetting) openViews() {
+func (f *forgetting) openViews() (err error) {
 	f.meter = data.NewMeter(f.turn.regime(f.method.Regime), f.state.Reads)
 	f.training = f.loader(f.train)
 	source := f.training
@@ -369,6 +379,9 @@ func (f *forgetting) openViews() {
 		source = f.pool.loader
 	}
 	x, _ := source.Gather(f.set.Indices)
+	if x, err = f.once(data.PhaseUnlearn, f.set.Indices, x); err != nil {
+		return err
+	}
 	y := f.labels(f.set.Labels)
 	f.images = &unlearn.Examples{X: x, Y: y, Part: data.PartForget, Meter: f.meter}
 	f.wanted = f.images
@@ -376,10 +389,12 @@ func (f *forgetting) openViews() {
 		f.wanted = &unlearn.Examples{X: x, Y: f.labels(f.set.Targets), Part: data.PartForget, Meter: f.meter}
 	}
 	f.openEarlier()
+	f.tested = f.passing(data.PhaseStopCheck, data.PartForget, f.set.Indices, f.wanted.Y, f.wanted)
 	if len(f.rest) > 0 {
 		f.retain = f.training.View(data.PartRetain, f.limited(f.rest), f.meter)
 	}
 	f.test = f.loader(f.desk.test).View(data.PartTest, f.limited(data.All(f.desk.test.Len())), f.meter)
+	return nil
 }
 
 // labels puts labels on the device.
@@ -424,7 +439,7 @@ func (f *forgetting) stages(ctx context.Context, saved []nn.Named) (*unlearn.Res
 		Seed: f.compute.Seed, Resume: f.state.Loop, Judged: f.judged(),
 	}
 	if f.mode != engine.Reference { // which goes operator by operator, and whose log is compared step by step
-		task.Witness, task.Graphs = true, cuda.NewRecorder(f.device)
+		task.Witness, task.Graphs = !f.feed.Augment, cuda.NewRecorder(f.device)
 	}
 	if f.state.Loop != nil {
 		f.state.Loop.Tensors = saved
@@ -467,7 +482,7 @@ func (f *forgetting) goalHolds(ctx context.Context) (bool, error) {
 func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.Named) error {
 	switch f.method.Driver {
 	case unlearn.ByRetain:
-		task.Driver = f.training.View(data.PartRetain, f.rest, f.meter)
+		task.Driver = f.passing(data.PhaseUnlearn, data.PartRetain, f.rest, torch.Tensor{}, f.training.View(data.PartRetain, f.rest, f.meter))
 	case unlearn.ByAdversarial:
 		f.enter(data.PhaseAttack)
 		began := earlier(time.Now(), f.state.Seconds.Attack)
@@ -477,8 +492,12 @@ func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.N
 			}
 			f.state.Read, f.state.Reads = true, f.meter.Reads()
 		}
+		x, err := f.once(data.PhaseAttack, f.set.Indices, f.images.X)
+		if err != nil {
+			return err
+		}
 		c := &crafting{
-			desk: &f.desk, job: f.attackJob(f.attack, f.loop.ForgetBatch, f.set, f.images.X, f.state.AtOnce), forget: f.set, folder: f.folder,
+			desk: &f.desk, job: f.attackJob(f.attack, f.loop.ForgetBatch, f.set, x, f.state.AtOnce), forget: f.set, folder: f.folder,
 			unfinished: f.unfinished(saved), seconds: f.state.Seconds.Attack,
 		}
 		c.saved = func(set *attack.Set) error {
@@ -502,7 +521,7 @@ func (f *forgetting) drive(ctx context.Context, task *unlearn.Task, saved []nn.N
 			f.state.Crafted = cmp.Or(f.state.Crafted, f.state.Seconds.Attack)
 		}
 		f.state.Pairs, f.state.Made = set.Pairs, 0 // all of it is in a file of its own
-		if err := f.drawExamples(set); err != nil {
+		if err := f.drawExamples(set, x); err != nil {
 			return err
 		}
 		task.Driver = &unlearn.Examples{X: set.X, Y: set.Targets().To(f.device, torch.Long)}
@@ -543,9 +562,13 @@ func (f *forgetting) anchor(ctx context.Context, task *unlearn.Task) error {
 
 // importances returns Ω of the trained parameters, and keeps it in the run folder, so that a resumed run reads no image twice.
 func (f *forgetting) importances(ctx context.Context, trained []nn.Named) ([]torch.Tensor, error) {
+	x, err := f.once(data.PhaseImportance, f.set.Indices, f.images.X)
+	if err != nil {
+		return nil, err
+	}
 	w := &weighing{
-		desk: &f.desk, options: f.importance, params: trained, forget: f.set, images: f.images, slice: f.loop.ForgetBatch,
-		path: f.folder.Path("importance.safetensors"),
+		desk: &f.desk, options: f.importance, params: trained, forget: f.set, slice: f.loop.ForgetBatch,
+		images: &unlearn.Examples{X: x, Y: f.images.Y, Part: data.PartForget, Meter: f.meter}, path: f.folder.Path("importance.safetensors"),
 	}
 	if f.state.Loop != nil {
 		if omega, err := w.read(); err == nil {
@@ -634,13 +657,16 @@ func (f *forgetting) scores(ctx context.Context, phase string, measure func(ctx 
 	if f.pool != nil { // whose labels are predictions, and not those of the files that the cache knows
 		first = f.measured
 	}
-	forget, err := first(ctx, phase, part{data.PartForget, "D_f", f.train, f.set.Indices, f.images})
+	seen := func(name data.Part, indices []int, plain metrics.Images) metrics.Images {
+		return f.passing(data.Phase(phase), name, indices, torch.Tensor{}, plain)
+	}
+	forget, err := first(ctx, phase, part{data.PartForget, "D_f", f.train, f.set.Indices, seen(data.PartForget, f.set.Indices, f.images)})
 	if err != nil {
 		return nil, nil, err
 	}
 	s := &Scores{Forget: forget.Score}
 	if f.retain != nil {
-		retain, err := measure(ctx, phase, part{data.PartRetain, "D_r", f.train, f.retain.Indices(), f.retain})
+		retain, err := measure(ctx, phase, part{data.PartRetain, "D_r", f.train, f.retain.Indices(), seen(data.PartRetain, f.retain.Indices(), f.retain)})
 		if err != nil {
 			return nil, nil, err
 		}

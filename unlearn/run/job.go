@@ -49,6 +49,11 @@ type desk struct {
 	sized       bool            // the dataset has such
 	warnings    []string        // that the result tells
 	guessed     []string        // what auto stood for, likewise
+	clip        string          // --compat.vit-clip
+	fed         FeedOptions
+	feed        feed         // what that comes to, once the network is known
+	borders     *data.Loader // of the training images with what crops are cut from; nil without crops
+	larger      []int        // labels of --compat.utk-subset; nil without
 	cache       *cache.Cache
 	train, test *data.Set
 	device      torch.Device
@@ -292,6 +297,11 @@ func (d *desk) loader(set *data.Set) *data.Loader {
 	}
 	l := data.NewLoader(set, d.device, d.format(), room)
 	d.loaders = append(d.loaders, l)
+	torch.Scope(func() {
+		if table := d.table(set.C); table.Defined() {
+			l.Remap(table)
+		}
+	})
 	return l
 }
 
@@ -431,7 +441,14 @@ func (d *desk) build(undrawn bool) error {
 			card.Name, card.Size, card.Size, d.source.Dataset, d.train.H, d.train.W, card.Size)
 	}
 	d.compareCard(card)
-	d.net, err = models.New(d.model.Model, models.Options{Classes: classes, Mean: d.model.Mean, Std: d.model.Std, Undrawn: undrawn})
+	if err := d.chooseFeed(card); err != nil {
+		return err
+	}
+	o := models.Options{Classes: classes, Mean: d.model.Mean, Std: d.model.Std, Undrawn: undrawn}
+	if d.feed.Clip { // what it gets is normalised
+		o.Mean, o.Std = []float64{0, 0, 0}, []float64{1, 1, 1}
+	}
+	d.net, err = models.New(d.model.Model, o)
 	if err != nil {
 		return Usagef("--model: %w", err)
 	}

@@ -161,14 +161,14 @@ func (f *forgetting) drawImages() error {
 	return nil
 }
 
-// drawExamples draws the first adversarial example of each of them, and its perturbation.
-func (f *forgetting) drawExamples(set *attack.Set) error {
+// drawExamples draws the first adversarial example of each of them, and its perturbation of x, the images that were attacked.
+func (f *forgetting) drawExamples(set *attack.Set, x torch.Tensor) error {
 	for i, index := range f.set.Indices[:min(maxPictures, len(f.set.Indices))] {
 		at := firstOf(set.Pairs, i)
 		if at < 0 { // no pair of --pairs has it
 			continue
 		}
-		image, example := f.pixels(f.images.X, i), f.pixels(set.X, at)
+		image, example := f.pixels(x, i), f.pixels(set.X, at)
 		if err := f.draw(example, index, "-adversarial"); err != nil {
 			return err
 		}
@@ -187,9 +187,10 @@ func (f *forgetting) drawExamples(set *attack.Set) error {
 	return nil
 }
 
-// pixels copies image i of x [n, C, H, W] out as planes.
+// pixels copies image i of x [n, C, H, W] out as planes with values in [0, 1].
 func (f *forgetting) pixels(x torch.Tensor, i int) (planes []float32) {
 	torch.Scope(func() { planes = torch.ToSlice[float32](x.Narrow(0, int64(i), 1).CastTo(torch.Float)) })
+	f.shown(planes)
 	return planes
 }
 

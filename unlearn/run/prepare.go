@@ -44,6 +44,7 @@ func Attack(ctx context.Context, inv Invocation) (result *AttackResult, err erro
 		return nil, err
 	}
 	d.model, d.source, d.compute, d.mode = o.ModelOptions, o.DataOptions, o.ComputeOptions, engine.Mode(o.Mode)
+	d.clip, d.fed = settings.Clip, o.FeedOptions
 	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		forget, err := d.loadForgetSet(ctx, o.Forget, "train", "test")
@@ -85,7 +86,9 @@ func (d *desk) prepareAttack(o *attack.Options, forget *data.ForgetSet) (err err
 	}
 	if o.Pairs != "" {
 		d.pairs, err = d.loadPairs(o.Pairs, forget)
+		return err
 	}
+	d.larger, err = d.subset(o, forget)
 	return err
 }
 
@@ -94,7 +97,7 @@ func (d *desk) pairCount(o *attack.Options, forget *data.ForgetSet) (int, error)
 	if d.pairs != nil {
 		return len(d.pairs.pairs), nil
 	}
-	n, err := o.Repeats(len(forget.Indices))
+	n, err := o.Repeats(max(len(forget.Indices), len(d.larger)))
 	return n * len(forget.Indices), err
 }
 
@@ -147,6 +150,9 @@ func (d *desk) attackRun(ctx context.Context, o AttackOptions, settings attack.O
 		return nil, err
 	}
 	x, _ := d.loader(d.train).Gather(forget.Indices)
+	if x, err = d.once(data.PhaseAttack, forget.Indices, x); err != nil {
+		return nil, err
+	}
 	c := &crafting{desk: d, forget: forget, folder: folder}
 	c.saved = func(set *attack.Set) error {
 		state := attackState{set.Pairs, set.Done, c.job.Chunk.N(), c.seconds}
@@ -211,7 +217,7 @@ func Importance(ctx context.Context, inv Invocation) (result *ImportanceResult, 
 	if path := settings.File(); path != "" {
 		return nil, Usagef("--importance %s: this verb makes such a file; name an estimator", path)
 	}
-	d.model, d.source, d.compute = o.ModelOptions, o.DataOptions, o.ComputeOptions
+	d.model, d.source, d.compute, d.fed = o.ModelOptions, o.DataOptions, o.ComputeOptions, o.FeedOptions
 	err = d.onDevice(o.ComputeOptions, func() error {
 		defer d.close()
 		forget, err := d.loadForgetSet(ctx, o.Forget, "train", "test")
@@ -241,6 +247,9 @@ func (d *desk) importanceRun(ctx context.Context, o ImportanceOptions, settings 
 		return nil, err
 	}
 	x, y := d.loader(d.train).Gather(forget.Indices)
+	if x, err = d.once(data.PhaseImportance, forget.Indices, x); err != nil {
+		return nil, err
+	}
 	params := unlearn.Trainable(d.net, unlearn.BNTrain)
 	d.enter(data.PhaseImportance)
 	w := &weighing{

@@ -31,32 +31,32 @@ const (
 
 // Entry is a line of a deletion record.
 type Entry struct {
-	Schema        string            `json:"schema"`
-	Position      int               `json:"position"` // from 1
+	Schema        string            `json:"schema" jsonschema:"enum=unlearn.record/1"`
+	Position      int               `json:"position" jsonschema:"minimum=1"`
 	ID            string            `json:"id"`
-	Time          string            `json:"time"`    // when the run had ended, RFC 3339
-	Folder        string            `json:"folder"`  // of the run, from that of the record
-	Request       string            `json:"request"` // hash of what was asked for, see Request.Hash
-	Data          string            `json:"data"`    // hashes as in Result
+	Time          string            `json:"time" jsonschema:"description=when the run had ended\\, RFC 3339"`
+	Folder        string            `json:"folder" jsonschema:"description=of the run\\, from that of the record"`
+	Request       string            `json:"request" jsonschema:"description=sha256 of what was asked for as canonical JSON"`
+	Data          string            `json:"data" jsonschema:"description=hashes as in unlearn.result/1"`
 	Forget        string            `json:"forget"`
-	Images        int               `json:"images"` // to forget
+	Images        int               `json:"images" jsonschema:"minimum=1,description=to forget"`
 	WeightsBefore string            `json:"weights_before"`
 	WeightsAfter  string            `json:"weights_after"`
 	Config        string            `json:"config"`
-	Settings      map[string]any    `json:"settings"` // which Config is the hash of
-	Anchor        string            `json:"anchor"`   // as --anchor, and
-	StopScope     string            `json:"stop_scope"`
-	Outcome       unlearn.Outcome   `json:"outcome"`
-	Steps         int64             `json:"steps"`
-	Seconds       float64           `json:"seconds"`
+	Settings      map[string]any    `json:"settings" jsonschema:"description=which config is the hash of"`
+	Anchor        string            `json:"anchor" jsonschema:"enum=previous,enum=first"`
+	StopScope     string            `json:"stop_scope" jsonschema:"enum=request,enum=all"`
+	Outcome       unlearn.Outcome   `json:"outcome" jsonschema:"enum=reached,enum=already,enum=cap"`
+	Steps         int64             `json:"steps" jsonschema:"minimum=0"`
+	Seconds       float64           `json:"seconds" jsonschema:"minimum=0"`
 	Before        *Scores           `json:"before"`
 	After         *Scores           `json:"after"`
 	Earlier       []EarlierRequest  `json:"earlier,omitempty"`
 	Reads         data.Reads        `json:"reads"`
 	Versions      Versions          `json:"versions"`
-	Files         map[string]string `json:"files"`    // sha256 of files of the run's folder
-	Previous      string            `json:"previous"` // hash of the line before, "" in the first
-	Hash          string            `json:"-"`        // sha256 of the line without its last member, which this is
+	Files         map[string]string `json:"files" jsonschema:"description=sha256 of files of the run's folder"`
+	Previous      string            `json:"previous" jsonschema:"description=hash of the line before\\, empty in the first"`
+	Hash          string            `json:"-"` // sha256 of the line without its last member, which this is
 }
 
 var hashMember = regexp.MustCompile(`,"hash":"([0-9a-f]{64})"\}$`)
@@ -284,8 +284,19 @@ func (r *record) add(line []byte) error {
 	return nil
 }
 
-// recordedFiles are the files of a run whose bytes an entry vouches for.
-var recordedFiles = []string{"result.json", "forget.json"}
+// recordedFiles are the files of a run whose bytes an entry vouches for. Records of earlier versions tell of the first two alone. Some
+// methods make no spare ones, and who keeps a record may take those away: adversarial examples show the images that were to be forgotten.
+var recordedFiles = []struct {
+	name          string
+	always, spare bool
+}{
+	{name: "result.json", always: true},
+	{name: "forget.json", always: true},
+	{name: "config.yaml"},
+	{name: predictionsName},
+	{name: "adversarial.safetensors", spare: true},
+	{name: "importance.safetensors", spare: true},
+}
 
 // Verified is what `unlearn verify` finds.
 type Verified struct {
@@ -395,13 +406,21 @@ func checkEnd(dir, path string, entries []*Entry) error {
 
 // check compares the folder of a run with what the entry says.
 func (e *Entry) check(folder string) error {
-	for _, name := range recordedFiles {
-		sum, err := cache.HashFile(filepath.Join(folder, name))
-		if err != nil {
-			return fmt.Errorf("field files: %s: %w", filepath.Join(folder, name), reason(err))
+	for _, file := range recordedFiles {
+		want := e.Files[file.name]
+		if want == "" && !file.always {
+			continue
 		}
-		if want := e.Files[name]; sum != want {
-			return fmt.Errorf("field files: %s has sha256 %.12s…, and the record says %.12s…", filepath.Join(folder, name), sum, want)
+		path := filepath.Join(folder, file.name)
+		sum, err := cache.HashFile(path)
+		if file.spare && errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("field files: %s: %w", path, reason(err))
+		}
+		if sum != want {
+			return fmt.Errorf("field files: %s has sha256 %.12s…, and the record says %.12s…", path, sum, want)
 		}
 	}
 	model := filepath.Join(folder, plainModel)

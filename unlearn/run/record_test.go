@@ -151,7 +151,7 @@ func TestRecord(t *testing.T) {
 	// A changed byte of what the record vouches for.
 	for name, want := range map[string]string{
 		"result.json": "line 2: field files: ", "forget.json": "line 2: field files: ", plainModel: "line 2: field weights_after: ",
-		entryName: "line 2: field hash: ",
+		entryName: "line 2: field hash: ", "config.yaml": "line 2: field files: ", predictionsName: "line 2: field files: ",
 	} {
 		file := filepath.Join(dir, "requests", "002-b", name)
 		text, err := os.ReadFile(file)

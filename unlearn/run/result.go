@@ -2,6 +2,7 @@ package run
 
 import (
 	_ "embed" // for the published schemas
+	"strconv"
 	"strings"
 
 	"l2ul/unlearn"
@@ -113,16 +114,24 @@ type About struct {
 type Compat map[string]string
 
 // compat lists the quirks in force.
-func (inv *Invocation) compat() Compat {
+func (d *desk) compat() Compat {
 	quirks := Compat{}
-	for _, f := range inv.Config.Fields() {
+	for _, f := range d.Config.Fields() {
 		name, ok := strings.CutPrefix(f.Name, "compat.")
-		if v, _, _ := inv.Config.Get(f.Name); ok && !v.Equal(f.Default) {
+		if v, _, _ := d.Config.Get(f.Name); ok && !v.Equal(f.Default) {
 			quirks[name] = v.String()
 		}
 	}
-	if v, _, ok := inv.Config.Get("importance"); ok && v.String() == "mas-batch" {
+	if v, _, ok := d.Config.Get("importance"); ok && v.String() == "mas-batch" {
 		quirks["mas"] = "batch"
+	}
+	for name, on := range d.feed.quirks() {
+		if delete(quirks, name); on {
+			quirks[name] = "on"
+		}
+	}
+	if delete(quirks, "utk-subset"); d.larger != nil {
+		quirks["utk-subset"] = strconv.Itoa(len(d.larger))
 	}
 	if len(quirks) == 0 {
 		return nil // as a result that is read back has it
@@ -215,7 +224,7 @@ type PoolScores struct {
 type EarlierRequest struct {
 	ID string `json:"id"`
 	Score
-	Regained int64 `json:"regained" jsonschema:"minimum=0,description=how many more have their label than when that request ended"`
+	Regained int64 `json:"regained" jsonschema:"minimum=0,description=images that had not their label when that request ended\\, and have it now"`
 }
 
 // EvalSchema is the schema name of EvalResult.
@@ -250,6 +259,18 @@ var resultSchema []byte
 
 //go:embed schema/eval-1.json
 var evalSchema []byte
+
+//go:embed schema/continual-1.json
+var continualSchema []byte
+
+//go:embed schema/record-1.json
+var recordSchema []byte
+
+// ContinualJSONSchema returns the published JSON Schema of ContinualResult.
+func ContinualJSONSchema() []byte { return continualSchema }
+
+// RecordJSONSchema returns the published JSON Schema of a line of a deletion record.
+func RecordJSONSchema() []byte { return recordSchema }
 
 // ResultJSONSchema returns the published JSON Schema of Result.
 func ResultJSONSchema() []byte { return resultSchema }

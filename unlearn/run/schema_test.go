@@ -24,26 +24,27 @@ var update = flag.Bool("update", false, "write the published schemas anew")
 
 // The published schemas are generated from the structs; the embedded files must be what the structs say today.
 func TestPublishedSchemas(t *testing.T) {
+	type line struct { // of a record, whose last member is the hash of all before it
+		Entry
+		Hash string `json:"hash" jsonschema:"pattern=^[0-9a-f]{64}$,description=sha256 of the line without this member"`
+	}
 	for _, s := range []struct {
 		file, id, title string
 		of              any
 		published       []byte
 	}{
+		{"schema/continual-1.json", ContinualSchema, "Result of unlearn continual", &ContinualResult{}, ContinualJSONSchema()},
+		{"schema/record-1.json", RecordSchema, "Line of the deletion record of unlearn continual", &line{}, RecordJSONSchema()},
 		{"schema/result-1.json", ResultSchema, "Result of unlearn forget", &Result{}, ResultJSONSchema()},
 		{"schema/eval-1.json", EvalSchema, "Result of unlearn eval", &EvalResult{}, EvalJSONSchema()},
 	} {
 		r := reflector.Reflector{Anonymous: true, DoNotReference: true, ExpandedStruct: true, AllowAdditionalProperties: true}
 		schema := r.Reflect(s.of)
 		schema.ID, schema.Title = reflector.ID(s.id), s.title
-		// Pointers without omitempty are null when there is nothing to say.
-		for _, name := range []string{"before", "after"} {
-			if node, ok := schema.Properties.Get(name); ok {
-				for _, split := range []string{"retain", "test"} {
-					inner, _ := node.Properties.Get(split)
-					node.Properties.Set(split, nullable(inner))
-				}
-				schema.Properties.Set(name, nullable(node))
-			}
+		// Pointers without omitempty are null when there is nothing to say. A record has scores in any case.
+		missing(schema, s.id == ResultSchema)
+		if requests, ok := schema.Properties.Get("requests"); ok {
+			missing(requests.Items, false)
 		}
 		got, err := json.MarshalIndent(schema, "", "  ")
 		if err != nil {
@@ -56,6 +57,23 @@ func TestPublishedSchemas(t *testing.T) {
 			}
 		} else if !bytes.Equal(got, s.published) {
 			t.Errorf("%s is not what the struct says; run go test -update", s.file)
+		}
+	}
+}
+
+// missing lets the scores of a result lack splits, and be missing themselves where a run may not have come so far.
+func missing(schema *reflector.Schema, scores bool) {
+	for _, name := range []string{"before", "after"} {
+		node, ok := schema.Properties.Get(name)
+		if !ok {
+			continue
+		}
+		for _, split := range []string{"retain", "test"} {
+			inner, _ := node.Properties.Get(split)
+			node.Properties.Set(split, nullable(inner))
+		}
+		if scores {
+			schema.Properties.Set(name, nullable(node))
 		}
 	}
 }
@@ -137,6 +155,50 @@ func TestResultsFitTheirSchemas(t *testing.T) {
 		with := map[string]string{"percent": `"accuracy":100`, "outcome": `"outcome":"won"`, "no hash": `"x":1`, "negative": `"steps":-1`}[name]
 		if validate(result, bytes.Replace([]byte(promised), []byte(bad), []byte(with), 1)) == nil {
 			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// What a stream writes is what its schemas say, and what they refuse is no record.
+func TestStreamsFitTheirSchemas(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := streamOf(t, servedRequests)
+	serve(t, dir, j)
+	read := func(name string) []byte {
+		text, err := os.ReadFile(filepath.Join(j.dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	validate := func(s *jsonschema.Schema, text []byte) error {
+		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Validate(doc)
+	}
+	result, line := compile(t, ContinualJSONSchema()), compile(t, RecordJSONSchema())
+	if err := validate(result, read("result.json")); err != nil {
+		t.Error(err)
+	}
+	lines := bytes.Split(bytes.TrimSpace(read(recordName)), []byte("\n"))
+	if len(lines) != 3 {
+		t.Fatalf("%d lines", len(lines))
+	}
+	for i, text := range lines {
+		if err := validate(line, text); err != nil {
+			t.Errorf("line %d: %v", i+1, err)
+		}
+	}
+	for from, to := range map[string]string{
+		`"position":1`: `"position":0`, `"anchor":"previous"`: `"anchor":"last"`, `"id":`: `"was":`, `"hash":"`: `"hash":"x`, `"stop_scope":"request"`: `"stop_scope":1`,
+	} {
+		if other := bytes.Replace(lines[0], []byte(from), []byte(to), 1); bytes.Equal(other, lines[0]) || validate(line, other) == nil {
+			t.Errorf("%s in place of %s is accepted", to, from)
 		}
 	}
 }

@@ -32,7 +32,17 @@ type turn struct {
 type served struct {
 	id   string
 	set  *data.ForgetSet
-	hits int64 // images with their label, when it ended
+	said []int // what the network predicted for its images when it ended
+}
+
+// regained counts the images that had not their label when the request's run ended, and have it now.
+func (e *served) regained(now []Prediction) (n int64) {
+	for i, label := range e.set.Labels {
+		if e.said[i] != label && now[i].Class == label {
+			n++
+		}
+	}
+	return n
 }
 
 // judgesAll reports whether the goal is about all requests so far. A run by itself has no turn.
@@ -65,9 +75,9 @@ func (f *forgetting) inputs(set *data.ForgetSet) map[string]string {
 // judged are the images that the goal is about: D_f, and for --stop-scope all those of the earlier requests behind it.
 func (f *forgetting) judged() metrics.Images {
 	if f.before == nil {
-		return f.wanted
+		return f.tested
 	}
-	return both{f.wanted, f.before}
+	return both{f.tested, f.before}
 }
 
 // openEarlier puts the earlier requests' images on the device, where the goal is about them.
@@ -144,11 +154,11 @@ func (f *forgetting) scoreEarlier(ctx context.Context) error {
 	began := time.Now()
 	f.turn.result.Earlier = nil
 	for _, e := range f.turn.earlier {
-		s, err := f.score(ctx, "after: "+e.id, f.training.View(data.PartEarlier, e.set.Indices, f.meter))
+		s, err := f.predicted(ctx, "after: "+e.id, f.training.View(data.PartEarlier, e.set.Indices, f.meter))
 		if err != nil {
 			return err
 		}
-		f.turn.result.Earlier = append(f.turn.result.Earlier, EarlierRequest{e.id, s, max(0, s.Hits-e.hits)})
+		f.turn.result.Earlier = append(f.turn.result.Earlier, EarlierRequest{e.id, s.Score, e.regained(s.Said)})
 	}
 	f.state.Seconds.Eval += time.Since(began).Seconds()
 	return nil

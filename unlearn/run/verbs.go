@@ -98,6 +98,7 @@ type CraftOptions struct {
 // and loop, compat.….
 type CompatOptions struct {
 	Compat string `flag:"compat" oneof:"|official-b8b335b|official-5fb777b" preset:"compat/%s" deftext:"none" group:"compatibility" help:"do as the published code did, at one of its commits, where that differs from its description: sets the --compat.… flags (unlearn help compat)"`
+	FeedOptions
 }
 
 // EvalOptions hold for every verb that scores a model.

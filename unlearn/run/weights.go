@@ -149,7 +149,10 @@ func (d *desk) load(ctx context.Context) (err error) {
 	if err := d.checkNormalization(d.weights); err != nil {
 		return err
 	}
-	return d.restore(d.weights)
+	if err := d.restore(d.weights); err != nil {
+		return err
+	}
+	return d.openBorders(ctx)
 }
 
 // restore sets the network to the weights of a file.
