@@ -46,17 +46,26 @@ func openImageNetFiles(ctx context.Context, src Source) (folder, error) {
 		return f, err
 	}
 	p := newPacked(src.Dir)
+	if err := p.addImageNet(ctx, src, f); err != nil {
+		p.close()
+		return f, err
+	}
+	return folder{src.Dir, p}, nil
+}
+
+// addImageNet lists the archives in a folder.
+func (p *packed) addImageNet(ctx context.Context, src Source, f folder) error {
 	for _, archive := range []struct{ file, folder string }{{imageNetVal, "val"}, {imageNetKit, "."}} {
 		if f.has(archive.file) {
 			if err := p.add(ctx, f.path(archive.file), archive.folder, nil); err != nil {
-				return f, err
+				return err
 			}
 		}
 	}
 	if err := p.addImageNetTrain(ctx, src, f.path(imageNetTrain)); err != nil {
-		return f, err
+		return err
 	}
-	return folder{src.Dir, p}, p.sort()
+	return p.sort()
 }
 
 // addImageNetTrain lists the tars in a tar, each as a folder of its name.
@@ -65,6 +74,7 @@ func (p *packed) addImageNetTrain(ctx context.Context, src Source, file string) 
 	if err != nil {
 		return err
 	}
+	p.open = append(p.open, in)
 	classes, err := in.tarFiles(ctx, 0, in.info.Size())
 	if err != nil {
 		return err

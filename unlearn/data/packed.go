@@ -23,6 +23,7 @@ import (
 type packed struct {
 	file    string                   // the archive, or the folder that several lie in
 	root    string                   // the folder in it that names are relative to
+	open    []*packedArchive         // all of them
 	folders map[string][]*packedFile // what each holds, sorted by name
 }
 
@@ -57,14 +58,26 @@ const (
 // openPacked lists the files of an archive. wanted says which of a compressed tar will be read; nil for all.
 func openPacked(ctx context.Context, file string, wanted func(name string) bool) (*packed, error) {
 	p := newPacked(file)
-	if err := p.add(ctx, file, ".", wanted); err != nil {
+	err := p.add(ctx, file, ".", wanted)
+	if err == nil {
+		err = p.sort()
+	}
+	if err != nil {
+		p.close()
 		return nil, err
 	}
-	return p, p.sort()
+	return p, nil
 }
 
 func newPacked(file string) *packed {
 	return &packed{file: file, folders: map[string][]*packedFile{".": nil}}
+}
+
+// close closes the archives before the runtime would, where nobody can ask for their files any more.
+func (p *packed) close() {
+	for _, in := range p.open {
+		_ = in.Close() // which was only read
+	}
 }
 
 // add lists the files of one more archive in a folder.
@@ -73,6 +86,7 @@ func (p *packed) add(ctx context.Context, file, folder string, wanted func(name 
 	if err != nil {
 		return err
 	}
+	p.open = append(p.open, in)
 	switch {
 	case bytes.HasPrefix(magic, []byte("PK")):
 		return p.addZip(in, folder)

@@ -264,6 +264,7 @@ func FuzzPacked(f *testing.F) {
 		if err != nil {
 			return
 		}
+		defer p.close()
 		root := folder{path, p}
 		err = fs.WalkDir(p, ".", func(name string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
@@ -303,5 +304,27 @@ func TestZipBomb(t *testing.T) {
 	var input *InputError
 	if got, err := (folder{path, p}).read("train/a/0.png"); !errors.As(err, &input) {
 		t.Errorf("%d bytes, error %v", len(got), err)
+	}
+}
+
+// What is wrong with an archive leaves no file open, nor does guessing.
+func TestPackedCloses(t *testing.T) {
+	open := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Skipf("open files cannot be counted here: %v", err)
+		}
+		return len(entries)
+	}
+	bad := writeFile(t, "P")
+	before := open()
+	for range 20 {
+		if _, err := openPacked(t.Context(), bad, nil); err == nil {
+			t.Fatal("no error")
+		}
+		Guess(t.Context(), bad)
+	}
+	if after := open(); after > before+5 {
+		t.Errorf("%d files are open, %d were", after, before)
 	}
 }
