@@ -238,8 +238,8 @@ func (d *desk) subset(o *attack.Options, set *data.ForgetSet) ([]int, error) {
 		return nil, err
 	}
 	labels, err := d.firstOf(of, set)
-	if err != nil && auto {
-		return nil, nil //nolint:nilerr // as auto has it
+	if auto {
+		err = nil
 	}
 	return labels, err
 }
