@@ -3,7 +3,9 @@ package run
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -251,8 +253,13 @@ func TestContinualImportanceFile(t *testing.T) {
 	if ExitCode(out.err) != ExitUsage || !strings.Contains(out.err.Error(), `request "b": --importance `) {
 		t.Errorf("--anchor previous: %v", out.err)
 	}
-	if entries := recordOf(t, j.dir); len(entries) != 0 {
-		t.Errorf("%d requests were served before that was said", len(entries))
+	if _, err := os.Stat(j.dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("there is a folder, where what the advice says would be another configuration: %v", err)
+	}
+	plan := j
+	plan.flags = with(j.flags, "dry-run", "true")
+	if again := plan.run(t.Context(), dir, nil); fmt.Sprint(again.err) != fmt.Sprint(out.err) {
+		t.Errorf("a dry run: %v", again.err)
 	}
 }
 
