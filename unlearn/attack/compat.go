@@ -54,7 +54,10 @@ func (o *Options) checkCompat() error {
 	case o.shared() && !o.Targeted:
 		return fmt.Errorf("--compat.rng %s: the published code draws targets, and --targeted=false needs none; leave one of them out", o.RNG)
 	}
-	_, _, err := o.SubsetOf(1)
+	_, on, err := o.SubsetOf(1)
+	if on && o.Subset != "auto" && o.Pairs != "" {
+		return fmt.Errorf("--compat.utk-subset %s: --pairs says which examples there are, and none is drawn; leave one of them out", o.Subset)
+	}
 	return err
 }
 

@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -103,6 +104,18 @@ func (d *desk) shown(planes []float32) {
 // quirks are the settings of auto as they are meant.
 func (f feed) quirks() map[string]bool {
 	return map[string]bool{"vit-clip": f.Clip, "utk-scale": f.Scale, "utk-augment": f.Augment}
+}
+
+// images names the quirks that change what a gradient of an image is of; vit-clip changes where it is normalised alone.
+func (f feed) images() string {
+	var names []string
+	if f.Scale {
+		names = append(names, "utk-scale")
+	}
+	if f.Augment {
+		names = append(names, "utk-augment")
+	}
+	return strings.Join(names, " ")
 }
 
 // openBorders reads the training images once more, with the border that crops are cut from.
@@ -219,9 +232,9 @@ var _ metrics.Images = (*crops)(nil)
 func (f *forgetting) refuseFeed() error {
 	switch {
 	case f.feed.Augment && f.turn != nil:
-		return Usagef("--compat.utk-augment: the published code knows no streams of requests; leave it out")
+		return Usagef("--compat.utk-augment: the published code knows no streams of requests; set it to off")
 	case f.feed.Augment && f.o.Pool != "":
-		return Usagef("--compat.utk-augment: images of --pool have no border to crop from; leave one of them out")
+		return Usagef("--compat.utk-augment: images of --pool have no border to crop from; set it to off, or leave --pool out")
 	}
 	return nil
 }
@@ -230,7 +243,7 @@ func (f *forgetting) refuseFeed() error {
 const utkMost = 256
 
 // subset returns the labels of the images that targets and starting points are drawn for, nil for those to forget alone: the
-// forget set is then the first of them. Where it is not, auto is off.
+// forget set is then the first of them. Where it is not, auto is off, and says so.
 func (d *desk) subset(o *attack.Options, set *data.ForgetSet) ([]int, error) {
 	of, on, err := o.SubsetOf(utkMost)
 	auto := o.Subset == "auto"
@@ -239,7 +252,8 @@ func (d *desk) subset(o *attack.Options, set *data.ForgetSet) ([]int, error) {
 	}
 	labels, err := d.firstOf(of, set)
 	if err != nil && auto {
-		return nil, nil //nolint:nilerr // as auto has it
+		d.Console.Warn(fmt.Sprintf("--compat.utk-subset auto is off, since %d is not to be had: %s", of, strings.TrimPrefix(err.Error(), fmt.Sprintf("--compat.utk-subset %d: ", of))))
+		return nil, nil
 	}
 	return labels, err
 }

@@ -705,9 +705,13 @@ const scoreCache = "scores"
 // score, bit for bit.
 func (f *forgetting) cachedScore(ctx context.Context, phase string, p part) (score scored, err error) {
 	size := f.batch().N()
-	key := f.key(map[string]any{
+	of := map[string]any{
 		"schema": "unlearn.score/2", "weights": f.weights.Hash(), "data": p.set.Fingerprint(), "indices": p.indices, "batch_size": size,
-	})
+	}
+	if f.feed.Augment { // which crops differently in each role
+		of["part"] = p.name
+	}
+	key := f.key(of)
 	found, err := f.cache.Get(scoreCache, key, &score, "")
 	if err != nil {
 		f.Console.Log().Warn().Err(err).Msg("the cache is of no use here")
