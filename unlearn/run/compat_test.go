@@ -468,4 +468,14 @@ func TestCompatFeedRefusals(t *testing.T) {
 	if out.err != nil || !strings.Contains(fmt.Sprint(out.events), "--compat.utk-subset auto is off, since 256 is not to be had: there are only 32 training images") {
 		t.Errorf("auto where it cannot be: %v, %v", out.err, out.events)
 	}
+	j = job{verb: "forget", dir: filepath.Join(t.TempDir(), "run"), flags: flags("goal", "relabel", "pool", pictures, "k", "2", "method", "neggrad",
+		"dataset", "utkface-balanced", "data-dir", pictures, "img-size", "24", "crop-pct", "0.75", "compat.utk-augment", "auto")}
+	if out := j.run(t.Context(), dir, nil); ExitCode(out.err) != ExitUsage || !strings.Contains(out.err.Error(), "images of --pool have no border to crop from") {
+		t.Errorf("crops of a pool: %v", out.err)
+	}
+	j = face(t, pictures, "dry-run", "true")
+	out = j.run(t.Context(), dir, nil)
+	if out.err != nil || !strings.Contains(fmt.Sprint(out.events), "utk-augment on, utk-scale on, utk-subset 12 ") {
+		t.Errorf("the plan: %v, %v", out.err, out.events)
+	}
 }

@@ -131,6 +131,9 @@ func (s *stream) prepare(ctx context.Context) (err error) {
 		if err != nil {
 			return fmt.Errorf("%s: request %q: %w", r.where, r.ID, err)
 		}
+		if v, _, ok := cfg.Get("compat.utk-subset"); ok && v.String() != "off" { // it could hold for the first request alone
+			return Usagef("%s: request %q: --compat.utk-subset %s: the published code knows no streams of requests; leave it out", r.where, r.ID, v)
+		}
 		s.sets, s.configs = append(s.sets, set), append(s.configs, cfg)
 	}
 	if err := s.checkScope(); err != nil {

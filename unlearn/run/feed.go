@@ -40,7 +40,7 @@ func (d *desk) chooseFeed(card models.Card) error {
 	case d.clip == "on" && plain:
 		return Usagef("--compat.vit-clip on: %s takes pixels as they are (mean 0, std 1), so there are no normalised values to clip; leave it out", card.Name)
 	case d.fed.Scale == "on" && !faces:
-		return Usagef("--compat.utk-scale on: the published code scales UTKFace so, and this is %s; leave it out (--std 255,255,255 does the same)", d.source.Dataset)
+		return Usagef("--compat.utk-scale on: the published code scales UTKFace so, and this is %s; leave it out (--mean 0,0,0 --std 255,255,255 does the same)", d.source.Dataset)
 	case d.fed.Augment == "on" && !faces:
 		return Usagef("--compat.utk-augment on: the published code crops UTKFace so, and this is %s; leave it out", d.source.Dataset)
 	}
@@ -227,17 +227,6 @@ func (f *forgetting) passing(phase data.Phase, part data.Part, indices []int, la
 }
 
 var _ metrics.Images = (*crops)(nil)
-
-// refuseFeed refuses what crops cannot be had of.
-func (f *forgetting) refuseFeed() error {
-	switch {
-	case f.feed.Augment && f.turn != nil:
-		return Usagef("--compat.utk-augment: the published code knows no streams of requests; set it to off")
-	case f.feed.Augment && f.o.Pool != "":
-		return Usagef("--compat.utk-augment: images of --pool have no border to crop from; set it to off, or leave --pool out")
-	}
-	return nil
-}
 
 // utkMost is the largest forget set of the published code's grid for UTKFace.
 const utkMost = 256

@@ -190,6 +190,9 @@ func (f *forgetting) read(ctx context.Context) (err error) {
 		if err := f.load(ctx); err != nil {
 			return err
 		}
+		if f.feed.Augment {
+			return Usagef("--compat.utk-augment: images of --pool have no border to crop from; set it to off, or leave --pool out")
+		}
 		return f.openPool(ctx)
 	default:
 		if f.set, err = f.forgetSet(f.o.Forget); err != nil {
@@ -198,10 +201,7 @@ func (f *forgetting) read(ctx context.Context) (err error) {
 	}
 	f.gone = append(f.gone, f.set.Indices...)
 	f.rest = data.Complement(f.train.Len(), f.gone)
-	if err := f.load(ctx); err != nil {
-		return err
-	}
-	return f.refuseFeed()
+	return f.load(ctx)
 }
 
 // check refuses settings of the loop, or of training, that cannot work on these images.
