@@ -16,6 +16,7 @@ import (
 	"l2ul/internal/reference"
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
+	"l2ul/torch/models"
 	"l2ul/torch/nn"
 )
 
@@ -426,6 +427,25 @@ func hashOf(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return file.Hash()
+}
+
+// What is auto for vision transformers is for DeiT, too, which is one, and not for those that look at images in another way.
+func TestCompatClipAuto(t *testing.T) {
+	for _, name := range models.Names() {
+		card, err := models.Info(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := desk{clip: "auto"}
+		if err := d.chooseFeed(card); err != nil {
+			t.Fatal(err)
+		}
+		want := slices.Contains([]string{"cifar-vit-s", "cifar-vit-ti", "deit_b_16", "deit_s_16", "deit_ti_16", "hf-vit_b_16", "vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32",
+			"vit_s_16", "vit_s_32", "vit_ti_16"}, card.Name)
+		if d.feed.Clip != want {
+			t.Errorf("%s: %t", card.Name, d.feed.Clip)
+		}
+	}
 }
 
 // Quirks of what a network is fed with are refused where they make no sense, and pass by where --compat names them.

@@ -44,9 +44,10 @@ func (d *desk) chooseFeed(card models.Card) error {
 	case d.fed.Augment == "on" && !faces:
 		return Usagef("--compat.utk-augment on: the published code crops UTKFace so, and this is %s; leave it out", d.source.Dataset)
 	}
+	transformer := strings.Contains(card.Name, "vit") || strings.HasPrefix(card.Name, "deit") // the same networks
 	chosen := func(quirk string, auto bool) bool { return quirk == "on" || quirk == "auto" && auto }
 	d.feed = feed{
-		Clip: chosen(d.clip, !plain && strings.Contains(card.Name, "vit")), Scale: chosen(d.fed.Scale, faces), Augment: chosen(d.fed.Augment, faces),
+		Clip: chosen(d.clip, !plain && transformer), Scale: chosen(d.fed.Scale, faces), Augment: chosen(d.fed.Augment, faces),
 	}
 	if p := d.preprocess; d.feed.Augment && p.Resize <= p.Crop {
 		return Usagef("--compat.utk-augment: images of %d pixels, cut out of as many, leave nothing to crop at random; leave --img-size and --crop-pct out", p.Crop)
