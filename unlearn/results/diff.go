@@ -143,8 +143,13 @@ func diffRequests(a, b []*run.Entry) *RequestDifference {
 			a, b any
 		}
 		values := []value{
-			{"id", was.ID, is.ID}, {"request", was.Request, is.Request}, {"forget", was.Forget, is.Forget}, {"data", was.Data, is.Data},
-			{"weights_before", was.WeightsBefore, is.WeightsBefore}, {"anchor", was.Anchor, is.Anchor}, {"stop_scope", was.StopScope, is.StopScope},
+			{"id", was.ID, is.ID},
+			{"request", was.Request, is.Request},
+			{"forget", was.Forget, is.Forget},
+			{"data", was.Data, is.Data},
+			{"weights_before", was.WeightsBefore, is.WeightsBefore},
+			{"anchor", was.Anchor, is.Anchor},
+			{"stop_scope", was.StopScope, is.StopScope},
 		}
 		keys := map[string]any{}
 		maps.Copy(keys, was.Settings)

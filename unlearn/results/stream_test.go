@@ -56,12 +56,13 @@ func TestStream(t *testing.T) {
 	if e := r.Entry(); e.Outcome != "cap" || e.Method != "adv" || *e.Seconds != 3.5 || *e.Test != 0.3 {
 		t.Errorf("in a list: %+v", e)
 	}
+	begins, _, _ := strings.Cut(stream, `,
+	{"id":"b"`)
 	for text, want := range map[string]Difference{
 		stream: {Requests: 2},
 		strings.Replace(stream, `"weights_after":"w2"`, `"weights_after":"w3"`, 1): {Requests: 2, Request: &RequestDifference{2, "weights_after", "w2", "w3"}},
 		strings.Replace(stream, `"seed":7`, `"seed":8`, 1):                         {Requests: 2, Request: &RequestDifference{1, "seed", "7", "8"}},
-		stream[:strings.Index(stream, `,
-	{"id":"b"`)] + "]}": {Requests: 1, Request: &RequestDifference{Position: 2, A: "b"}},
+		begins + "]}": {Requests: 1, Request: &RequestDifference{Position: 2, A: "b"}},
 	} {
 		write(text)
 		other, err := Open(dir)

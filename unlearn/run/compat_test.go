@@ -440,8 +440,10 @@ func TestCompatClipAuto(t *testing.T) {
 		if err := d.chooseFeed(card); err != nil {
 			t.Fatal(err)
 		}
-		want := slices.Contains([]string{"cifar-vit-s", "cifar-vit-ti", "deit_b_16", "deit_s_16", "deit_ti_16", "hf-vit_b_16", "vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32",
-			"vit_s_16", "vit_s_32", "vit_ti_16"}, card.Name)
+		want := slices.Contains([]string{
+			"cifar-vit-s", "cifar-vit-ti", "deit_b_16", "deit_s_16", "deit_ti_16", "hf-vit_b_16", "vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32",
+			"vit_s_16", "vit_s_32", "vit_ti_16",
+		}, card.Name)
 		if d.feed.Clip != want {
 			t.Errorf("%s: %t", card.Name, d.feed.Clip)
 		}

@@ -422,8 +422,10 @@ func TestRequestsThatCannotBeServed(t *testing.T) {
 		{`{"id": "a", "names": ["nobody.png"]}`, `no sample of the train split is named "nobody.png"`, ExitInput},
 		{`{"id": "a", "names": ["#x"]}`, `name 1, "#x", is no file name`, ExitInput},
 		{`{"id": "a", "forget": "ids:1", "targets": [0]}`, `target 0 of sample 1 is its true label`, ExitInput},
-		{`{"id": "a", "forget": "random:2"}` + "\n" + `{"id": "b", "forget": "class:1:1", "options": {"compat.utk-subset": 9}}`,
-			`line 2: request "b": --compat.utk-subset 9: the published code knows no streams`, ExitUsage},
+		{
+			`{"id": "a", "forget": "random:2"}` + "\n" + `{"id": "b", "forget": "class:1:1", "options": {"compat.utk-subset": 9}}`,
+			`line 2: request "b": --compat.utk-subset 9: the published code knows no streams`, ExitUsage,
+		},
 		{`{"id": "a", "forget": "ids:1"} {}`, `more than one JSON value`, ExitInput},
 		{`[1]`, `not a request`, ExitInput},
 		{"\n\n", `no requests in it`, ExitInput},
