@@ -67,6 +67,7 @@ type Subject struct {
 	Format        torch.MemoryFormat
 	Meter         *data.Meter    // in phase after
 	Examples      *attack.Set    // that the method used; nil for one without an attack
+	Cropped       bool           // they are of other crops of the images
 	Attack        attack.Options // of that attack, or the defaults
 	Importance    []nn.Named     // Ω of the trained parameters; nil for a method without
 	Seed          int64

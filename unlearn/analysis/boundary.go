@@ -131,7 +131,7 @@ type anchors struct {
 }
 
 // chooseAnchors takes for each of the first images two adversarial examples toward different classes, those first that reached
-// theirs. Where the method's attack did not make any of each image, some are made here. Where all of an image are toward one class, the
+// theirs. Where the method's attack did not make any of each image, or of other crops, some are made here. Where all of an image are toward one class, the
 // third anchor is the next image to forget or, if there is no other, a random direction.
 func (s *Subject) chooseAnchors(ctx context.Context) (all []anchors, err error) {
 	n := min(s.Options.Images, len(s.Forget.Indices))
@@ -140,7 +140,7 @@ func (s *Subject) chooseAnchors(ctx context.Context) (all []anchors, err error) 
 		return nil, err
 	}
 	set := s.Examples
-	if len(s.attacked()) < len(s.Forget.Indices) {
+	if s.Cropped || len(s.attacked()) < len(s.Forget.Indices) {
 		if set, err = s.attackFirst(ctx, x.Narrow(0, 0, int64(n)), n); err != nil {
 			return nil, err
 		}

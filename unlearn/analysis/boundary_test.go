@@ -119,6 +119,11 @@ func TestAnchors(t *testing.T) {
 		if a := all[1]; a.kinds != [3]string{"image", "adversarial", "other-image"} || *a.classes[2] != s.Forget.Labels[2] {
 			t.Errorf("image 1: %q", all[1].kinds)
 		}
+		s.Cropped = true // an example of another crop is none of this image
+		if all, err = s.chooseAnchors(t.Context()); err != nil || all[0].kinds[1] != "adversarial" || slices.Equal(all[0].points[1], rows[1]) {
+			t.Errorf("of other crops: %v, %v", all[0].kinds, err)
+		}
+		s.Cropped = false
 		s.Forget.Indices, s.Forget.Labels, s.Examples.Pairs = s.Forget.Indices[:1], s.Forget.Labels[:1], s.Examples.Pairs[1:3]
 		if all, err = s.chooseAnchors(t.Context()); err != nil || all[0].kinds[2] != "random-direction" {
 			t.Fatalf("a single image: %v, %v", all, err)

@@ -17,7 +17,7 @@ type Compat struct {
 	Pool       int    `flag:"compat.num-target-classes" min:"0" deftext:"all" group:"compatibility" help:"aim at the first so many classes alone; the published code knows 10, for every dataset"`
 	Order      string `flag:"compat.generation-order" default:"repeat-major" oneof:"repeat-major|batch-major" group:"compatibility" help:"order of the examples: all images once, then again; or all examples of one slice (--forget-batch) first"`
 	RNG        string `flag:"compat.rng" default:"streams" oneof:"streams|official-cpu|official-cuda" group:"compatibility" help:"official-cpu: targets and starting points in turn from one generator with the raw seed; official-cuda: targets from that, starting points from the GPU's"`
-	Clip       string `flag:"compat.vit-clip" default:"off" oneof:"off|on|auto" group:"compatibility" help:"on: the attack keeps normalised values in [0, 1], not pixels, and measures perturbations of those; auto: for vision transformers"`
+	Clip       string `flag:"compat.vit-clip" default:"off" oneof:"off|on|auto" group:"compatibility" help:"on: the attack keeps normalised values in [0, 1], not pixels, and measures perturbations of those; auto: for ViT and DeiT"`
 	Subset     string `flag:"compat.utk-subset" default:"off" arg:"N|auto" group:"compatibility" help:"targets and starting points as for the first N images of --forget random, of which those to forget are the first; auto: 256 for UTKFace"`
 	Arithmetic string `flag:"compat.norms" default:"float64" oneof:"float64|aten" group:"compatibility" help:"sums of squares in the attack; aten: PyTorch's operators in float32, as the library that the published code calls"`
 }
@@ -54,7 +54,10 @@ func (o *Options) checkCompat() error {
 	case o.shared() && !o.Targeted:
 		return fmt.Errorf("--compat.rng %s: the published code draws targets, and --targeted=false needs none; leave one of them out", o.RNG)
 	}
-	_, _, err := o.SubsetOf(1)
+	_, on, err := o.SubsetOf(1)
+	if on && o.Subset != "auto" && o.Pairs != "" {
+		return fmt.Errorf("--compat.utk-subset %s: --pairs says which examples there are, and none is drawn; leave one of them out", o.Subset)
+	}
 	return err
 }
 

@@ -160,6 +160,8 @@ func TestCompatRefusals(t *testing.T) {
 		{func(o *attack.Options) { o.Fallback, o.Exclude = "half", "goal" }, nil, "--target-exclude goal: --compat.target-fallback half"},
 		{func(o *attack.Options) { o.Arithmetic, o.Norm = "aten", "linf" }, nil, "--compat.norms aten: --norm linf"},
 		{func(o *attack.Options) { o.RNG, o.Targeted = "official-cpu", false }, nil, "--compat.rng official-cpu: "},
+		{func(o *attack.Options) { o.Subset, o.Pairs = "9", "x.csv" }, nil, "--compat.utk-subset 9: --pairs says which examples there are"},
+		{func(o *attack.Options) { o.Subset, o.Pairs = "auto", "x.csv" }, nil, ""},
 		{func(*attack.Options) {}, nil, ""},
 	} {
 		o := base

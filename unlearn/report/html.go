@@ -294,6 +294,7 @@ func view(r *results.Run, number int, title string) runView {
 		fact("outcome", outcome+", "+run.Counted(int(f.Passes), "pass"))
 		fact("seconds", fmt.Sprintf("%.1f: attack %.1f, importance %.1f, unlearning %.1f, scores %.1f", f.Seconds.Total, f.Seconds.Attack, f.Seconds.Importance, f.Seconds.Unlearn, f.Seconds.Eval))
 	}
+	fact("quirks of the published code", f.Compat.String())
 	fact("taken from the cache", strings.Join(f.Cached, ", "))
 	if f.Attack != nil {
 		fact("adversarial examples", fmt.Sprintf("%d, of which %s %% reached their class; L2 norm of the perturbation %.4g to %.4g, median %.4g",

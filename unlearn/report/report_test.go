@@ -556,7 +556,7 @@ func TestPage(t *testing.T) {
 	}
 	for _, want := range []string{
 		"read images to forget 400 times, and no retained image", "unlearn forget --method adv -k 4 --seed 0 -o adv-0",
-		"before cat &amp; dog (99.0 %)", "Every forgotten image is now called", "0123456789abcdef", "a processor", "retained images 640 times",
+		"before cat &amp; dog (99.0 %)", "Every forgotten image is now called", "0123456789abcdef", "a processor", "retained images 640 times", "nan-guard off, utk-scale on",
 	} {
 		if !strings.Contains(source, want) {
 			t.Errorf("the page lacks %q", want)

@@ -301,6 +301,7 @@ func (a *analyzing) configure() error {
 	if err := a.decode(); err != nil {
 		return Inputf("its configuration: %w", err)
 	}
+	a.clip = "off"                  // analyses are in pixels, whatever the run's attack was in
 	if a.mode != engine.Reference { // an attack of an analysis is that of mode exact
 		a.mode = engine.Exact
 	}
@@ -348,7 +349,7 @@ func (a *analyzing) open(ctx context.Context, end *end) (err error) {
 		return err
 	}
 	a.files = map[string]string{"before": a.weights.Hash(), "after": after.weights.Hash()}
-	if err := a.openExamples(); err != nil {
+	if err := a.openExamples(end.Compat["vit-clip"] == "on"); err != nil {
 		return Inputf("adversarial.safetensors: %w", err)
 	}
 	if err := a.openImportance(); err != nil {
@@ -367,8 +368,8 @@ func (f *Folder) model() (string, error) {
 	return "", Inputf("there is no %s, the network after it", plainModel)
 }
 
-// openExamples reads the examples that the method worked with, if it did with any.
-func (a *analyzing) openExamples() error {
+// openExamples reads the examples that the method worked with, if it did with any, and makes pixels of normalised ones.
+func (a *analyzing) openExamples(normalised bool) error {
 	file, err := ckpt.Load(a.folder.Path("adversarial.safetensors"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -393,6 +394,16 @@ func (a *analyzing) openExamples() error {
 		}
 	}
 	a.files["adversarial"] = file.Hash()
+	if normalised {
+		torch.Scope(func() {
+			mean, std := a.constants()
+			channels := func(t torch.Tensor) torch.Tensor { return t.Reshape(1, -1, 1, 1).To(a.device, torch.Float) }
+			pixels := a.here(set.X.CastTo(torch.Float).Mul(channels(std)).Add(channels(mean), 1))
+			set.Free()
+			set.X = pixels
+			torch.Own(set.X)
+		})
+	}
 	return nil
 }
 
@@ -452,7 +463,7 @@ func (a *analyzing) all(ctx context.Context) (results []*AnalysisResult, err err
 func (a *analyzing) keyOf(which *analysis.Analysis) string {
 	sum := sha256.Sum256(canonical(map[string]any{
 		"schema": AnalysisSchema, "name": which.Name, "options": a.o.Options, "files": a.files, "train": a.train.Fingerprint(), "test": a.desk.test.Fingerprint(),
-		"forget": a.set.Hash(), "attack": a.attack, "mode": a.mode, "seed": a.compute.Seed, "unlearn": CurrentVersions().Unlearn,
+		"forget": a.set.Hash(), "attack": a.attack, "feed": a.feed, "mode": a.mode, "seed": a.compute.Seed, "unlearn": CurrentVersions().Unlearn,
 	}))
 	return hex.EncodeToString(sum[:])
 }
@@ -489,7 +500,7 @@ func (a *analyzing) make(ctx context.Context, which *analysis.Analysis, key stri
 		Before: analysis.Network{Classifier: a.net, Frozen: a.frozen()}, After: analysis.Network{Classifier: a.after.net, Frozen: a.after.frozen()},
 		Classes: a.train.Classes, Forget: a.set, Rest: a.rest, Train: a.training, Test: a.tests, Forgotten: a.forgotten, TestLen: a.desk.test.Len(),
 		Shape: [3]int64{int64(a.train.C), int64(a.train.H), int64(a.train.W)}, Device: a.device, Format: a.format(),
-		Meter: meter, Examples: a.crafted, Attack: a.attack, Importance: a.omega, Seed: a.compute.Seed, Batch: a.batch(), Options: a.o.Options,
+		Meter: meter, Examples: a.crafted, Cropped: a.feed.Augment, Attack: a.attack, Importance: a.omega, Seed: a.compute.Seed, Batch: a.batch(), Options: a.o.Options,
 		Progress: func(phase, unit string, total int) (func(done int), func()) {
 			p := a.Console.Progress(phase, unit, int64(total))
 			return func(done int) { p.Set(int64(done)) }, p.Done

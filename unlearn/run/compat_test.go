@@ -16,6 +16,7 @@ import (
 	"l2ul/internal/reference"
 	"l2ul/torch"
 	"l2ul/torch/ckpt"
+	"l2ul/torch/models"
 	"l2ul/torch/nn"
 )
 
@@ -327,6 +328,98 @@ func TestCompatCropsResume(t *testing.T) {
 	}
 }
 
+// What was computed of images that are fed in another way is not taken for what it is not: neither scores of the cache nor importance
+// from a file.
+func TestCompatFeedIsNotMixed(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pictures := faces(t)
+	split := []string{"ids:0", "ids:16"}
+	for i := 1; i < 16; i++ {
+		split[0], split[1] = fmt.Sprintf("%s,%d", split[0], i), fmt.Sprintf("%s,%d", split[1], 16+i)
+	}
+	run := func(forget string, more ...string) (job, outcome) {
+		j := job{verb: "forget", dir: filepath.Join(t.TempDir(), "run"), flags: with(flags("dataset", "utkface-balanced", "data-dir", pictures,
+			"img-size", "24", "crop-pct", "0.75", "forget", forget, "method", "neggrad", "max-steps", "1", "batch-size", "8"), more...)}
+		return j, j.run(t.Context(), dir, nil)
+	}
+	var last job
+	for _, forget := range split { // each retains what the other forgets
+		j, out := run(forget, "compat.utk-augment", "on")
+		if code := ExitCode(out.err); code != ExitOK && code != ExitNotReached {
+			t.Fatal(out.err)
+		}
+		last = j
+	}
+	if cached := told(t, last.dir).Cached; !slices.Equal(cached, []string{"before.test"}) {
+		t.Errorf("%v taken from the cache: crops of images to forget are not those of retained ones", cached)
+	}
+
+	omega := job{verb: "importance", dir: filepath.Join(t.TempDir(), "omega"), flags: with(last.flags, "compat.utk-scale", "on", "compat.utk-augment", "off")}
+	for _, name := range []string{"method", "max-steps", "batch-size"} {
+		delete(omega.flags, name)
+	}
+	if out := omega.run(t.Context(), dir, nil); out.err != nil {
+		t.Fatal(out.err)
+	}
+	for scale, want := range map[string]string{"on": "", "off": "it was estimated with utk-scale, and this run has none"} {
+		_, out := run(split[1], "method", "imp", "importance", filepath.Join(omega.dir, "importance.safetensors"), "compat.utk-scale", scale)
+		if code := ExitCode(out.err); want == "" && code != ExitOK && code != ExitNotReached || want != "" && (code != ExitInput || !strings.Contains(out.err.Error(), want)) {
+			t.Errorf("--compat.utk-scale %s: %v", scale, out.err)
+		}
+	}
+}
+
+// Analyses of a run whose attack kept normalised values are in pixels, its examples as well.
+func TestCompatClipAnalyzed(t *testing.T) {
+	_, run := forgotten(t, "method", "adv", "num-adv", "2", "iters", "2", "compat.vit-clip", "on")
+	end, err := finishedRun(run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := ckpt.Load(filepath.Join(run, "adversarial.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	catalog, err := Catalog()
+	if err != nil {
+		t.Fatal(err)
+	}
+	console := NewConsole(TerminalOptions{Quiet: true}, &bytes.Buffer{}, &bytes.Buffer{})
+	defer console.Close()
+	a := &analyzing{
+		forgetting: forgetting{desk: desk{Invocation: Invocation{Catalog: catalog, Console: console}}},
+		folder:     &Folder{path: run}, o: AnalyzeOptions{Device: "cpu", BatchSize: "16", Threads: 1},
+	}
+	if err := a.configure(); err != nil {
+		t.Fatal(err)
+	}
+	err = a.onDevice(a.compute, func() error {
+		defer a.close()
+		if err := a.open(t.Context(), end); err != nil {
+			return err
+		}
+		defer a.after.close()
+		tensors, err := nn.Unpack(file)
+		if err != nil {
+			return err
+		}
+		x, _ := named(tensors, "x_adv")
+		for c, of := range []struct{ mean, std float64 }{{0.4914, 0.2023}, {0.4822, 0.1994}, {0.4465, 0.2010}} {
+			want := x.Select(1, int64(c)).MulScalar(of.std).Add(x.Select(1, int64(c)).OnesLike(), of.mean)
+			if got := a.crafted.X.Select(1, int64(c)); a.feed.Clip || !(got.Sub(want, 1).Abs().Max().Item() < 1e-6) {
+				t.Errorf("channel %d: not in pixels", c)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func hashOf(t *testing.T, path string) string {
 	t.Helper()
 	file, err := ckpt.Load(path)
@@ -334,6 +427,27 @@ func hashOf(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return file.Hash()
+}
+
+// What is auto for vision transformers is for DeiT, too, which is one, and not for those that look at images in another way.
+func TestCompatClipAuto(t *testing.T) {
+	for _, name := range models.Names() {
+		card, err := models.Info(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := desk{clip: "auto"}
+		if err := d.chooseFeed(card); err != nil {
+			t.Fatal(err)
+		}
+		want := slices.Contains([]string{
+			"cifar-vit-s", "cifar-vit-ti", "deit_b_16", "deit_s_16", "deit_ti_16", "hf-vit_b_16", "vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32",
+			"vit_s_16", "vit_s_32", "vit_ti_16",
+		}, card.Name)
+		if d.feed.Clip != want {
+			t.Errorf("%s: %t", card.Name, d.feed.Clip)
+		}
+	}
 }
 
 // Quirks of what a network is fed with are refused where they make no sense, and pass by where --compat names them.
@@ -369,5 +483,21 @@ func TestCompatFeedRefusals(t *testing.T) {
 		if ExitCode(out.err) != ExitUsage || !strings.Contains(out.err.Error(), c.want) {
 			t.Errorf("%v: %v, want %q", c.flags, out.err, c.want)
 		}
+	}
+	j := job{verb: "attack", dir: filepath.Join(t.TempDir(), "run"), flags: flags("forget", "random:4", "num-adv", "1", "iters", "0",
+		"dataset", "utkface-balanced", "data-dir", pictures, "img-size", "24", "crop-pct", "0.75", "compat.utk-subset", "auto")}
+	out := j.run(t.Context(), dir, nil)
+	if out.err != nil || !strings.Contains(fmt.Sprint(out.events), "--compat.utk-subset auto is off, since 256 is not to be had: there are only 32 training images") {
+		t.Errorf("auto where it cannot be: %v, %v", out.err, out.events)
+	}
+	j = job{verb: "forget", dir: filepath.Join(t.TempDir(), "run"), flags: flags("goal", "relabel", "pool", pictures, "k", "2", "method", "neggrad",
+		"dataset", "utkface-balanced", "data-dir", pictures, "img-size", "24", "crop-pct", "0.75", "compat.utk-augment", "auto")}
+	if out := j.run(t.Context(), dir, nil); ExitCode(out.err) != ExitUsage || !strings.Contains(out.err.Error(), "images of --pool have no border to crop from") {
+		t.Errorf("crops of a pool: %v", out.err)
+	}
+	j = face(t, pictures, "dry-run", "true")
+	out = j.run(t.Context(), dir, nil)
+	if out.err != nil || !strings.Contains(fmt.Sprint(out.events), "utk-augment on, utk-scale on, utk-subset 12 ") {
+		t.Errorf("the plan: %v, %v", out.err, out.events)
 	}
 }

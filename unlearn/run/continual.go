@@ -2,6 +2,8 @@ package run
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -129,12 +131,29 @@ func (s *stream) prepare(ctx context.Context) (err error) {
 		if err != nil {
 			return fmt.Errorf("%s: request %q: %w", r.where, r.ID, err)
 		}
+		if v, _, ok := cfg.Get("compat.utk-subset"); ok && v.String() != "off" { // it could hold for the first request alone
+			return Usagef("%s: request %q: --compat.utk-subset %s: the published code knows no streams of requests; leave it out", r.where, r.ID, v)
+		}
 		s.sets, s.configs = append(s.sets, set), append(s.configs, cfg)
 	}
 	if err := s.checkScope(); err != nil {
 		return err
 	}
+	if begun, err := s.begun(); err == nil && !begun { // else [stream.compare] knows how far it came
+		if err := s.checkImportance(0); err != nil {
+			return err
+		}
+	}
 	return s.openWeights(ctx)
+}
+
+// begun reports whether the folder of the stream tells of requests that were served.
+func (s *stream) begun() (bool, error) {
+	if _, err := os.Stat(filepath.Join(s.o.Output, recordName)); !errors.Is(err, fs.ErrNotExist) {
+		return true, err
+	}
+	lines, err := entryFiles(s.o.Output) // one of which the record may lack yet
+	return len(lines) > 0, err
 }
 
 // configure resolves the options of a request's run: those of the stream, and what its line says.
@@ -358,6 +377,10 @@ func (s *stream) said(i int, e *Entry) (classes []int, err error) {
 	}
 	if err != nil {
 		return nil, Inputf("request %q: %s: %w", e.ID, path, reason(err))
+	}
+	sum := sha256.Sum256(text)
+	if want := e.Files[predictionsName]; want != "" && hex.EncodeToString(sum[:]) != want { // records of earlier versions do not tell
+		return nil, Inputf("request %q: %s was changed since it was recorded", e.ID, path)
 	}
 	indices := s.sets[i].Indices
 	for n, image := range p.Images {

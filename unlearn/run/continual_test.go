@@ -3,7 +3,9 @@ package run
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -251,8 +253,13 @@ func TestContinualImportanceFile(t *testing.T) {
 	if ExitCode(out.err) != ExitUsage || !strings.Contains(out.err.Error(), `request "b": --importance `) {
 		t.Errorf("--anchor previous: %v", out.err)
 	}
-	if entries := recordOf(t, j.dir); len(entries) != 0 {
-		t.Errorf("%d requests were served before that was said", len(entries))
+	if _, err := os.Stat(j.dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("there is a folder, where what the advice says would be another configuration: %v", err)
+	}
+	plan := j
+	plan.flags = with(j.flags, "dry-run", "true")
+	if again := plan.run(t.Context(), dir, nil); fmt.Sprint(again.err) != fmt.Sprint(out.err) {
+		t.Errorf("a dry run: %v", again.err)
 	}
 }
 
@@ -415,6 +422,10 @@ func TestRequestsThatCannotBeServed(t *testing.T) {
 		{`{"id": "a", "names": ["nobody.png"]}`, `no sample of the train split is named "nobody.png"`, ExitInput},
 		{`{"id": "a", "names": ["#x"]}`, `name 1, "#x", is no file name`, ExitInput},
 		{`{"id": "a", "forget": "ids:1", "targets": [0]}`, `target 0 of sample 1 is its true label`, ExitInput},
+		{
+			`{"id": "a", "forget": "random:2"}` + "\n" + `{"id": "b", "forget": "class:1:1", "options": {"compat.utk-subset": 9}}`,
+			`line 2: request "b": --compat.utk-subset 9: the published code knows no streams`, ExitUsage,
+		},
 		{`{"id": "a", "forget": "ids:1"} {}`, `more than one JSON value`, ExitInput},
 		{`[1]`, `not a request`, ExitInput},
 		{"\n\n", `no requests in it`, ExitInput},

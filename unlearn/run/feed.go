@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,13 +40,14 @@ func (d *desk) chooseFeed(card models.Card) error {
 	case d.clip == "on" && plain:
 		return Usagef("--compat.vit-clip on: %s takes pixels as they are (mean 0, std 1), so there are no normalised values to clip; leave it out", card.Name)
 	case d.fed.Scale == "on" && !faces:
-		return Usagef("--compat.utk-scale on: the published code scales UTKFace so, and this is %s; leave it out (--std 255,255,255 does the same)", d.source.Dataset)
+		return Usagef("--compat.utk-scale on: the published code scales UTKFace so, and this is %s; leave it out (--mean 0,0,0 --std 255,255,255 does the same)", d.source.Dataset)
 	case d.fed.Augment == "on" && !faces:
 		return Usagef("--compat.utk-augment on: the published code crops UTKFace so, and this is %s; leave it out", d.source.Dataset)
 	}
+	transformer := strings.Contains(card.Name, "vit") || strings.HasPrefix(card.Name, "deit") // the same networks
 	chosen := func(quirk string, auto bool) bool { return quirk == "on" || quirk == "auto" && auto }
 	d.feed = feed{
-		Clip: chosen(d.clip, !plain && strings.Contains(card.Name, "vit")), Scale: chosen(d.fed.Scale, faces), Augment: chosen(d.fed.Augment, faces),
+		Clip: chosen(d.clip, !plain && transformer), Scale: chosen(d.fed.Scale, faces), Augment: chosen(d.fed.Augment, faces),
 	}
 	if p := d.preprocess; d.feed.Augment && p.Resize <= p.Crop {
 		return Usagef("--compat.utk-augment: images of %d pixels, cut out of as many, leave nothing to crop at random; leave --img-size and --crop-pct out", p.Crop)
@@ -103,6 +105,18 @@ func (d *desk) shown(planes []float32) {
 // quirks are the settings of auto as they are meant.
 func (f feed) quirks() map[string]bool {
 	return map[string]bool{"vit-clip": f.Clip, "utk-scale": f.Scale, "utk-augment": f.Augment}
+}
+
+// images names the quirks that change what a gradient of an image is of; vit-clip changes where it is normalised alone.
+func (f feed) images() string {
+	var names []string
+	if f.Scale {
+		names = append(names, "utk-scale")
+	}
+	if f.Augment {
+		names = append(names, "utk-augment")
+	}
+	return strings.Join(names, " ")
 }
 
 // openBorders reads the training images once more, with the border that crops are cut from.
@@ -215,22 +229,11 @@ func (f *forgetting) passing(phase data.Phase, part data.Part, indices []int, la
 
 var _ metrics.Images = (*crops)(nil)
 
-// refuseFeed refuses what crops cannot be had of.
-func (f *forgetting) refuseFeed() error {
-	switch {
-	case f.feed.Augment && f.turn != nil:
-		return Usagef("--compat.utk-augment: the published code knows no streams of requests; leave it out")
-	case f.feed.Augment && f.o.Pool != "":
-		return Usagef("--compat.utk-augment: images of --pool have no border to crop from; leave one of them out")
-	}
-	return nil
-}
-
 // utkMost is the largest forget set of the published code's grid for UTKFace.
 const utkMost = 256
 
 // subset returns the labels of the images that targets and starting points are drawn for, nil for those to forget alone: the
-// forget set is then the first of them. Where it is not, auto is off.
+// forget set is then the first of them. Where it is not, auto is off, and says so.
 func (d *desk) subset(o *attack.Options, set *data.ForgetSet) ([]int, error) {
 	of, on, err := o.SubsetOf(utkMost)
 	auto := o.Subset == "auto"
@@ -238,8 +241,9 @@ func (d *desk) subset(o *attack.Options, set *data.ForgetSet) ([]int, error) {
 		return nil, err
 	}
 	labels, err := d.firstOf(of, set)
-	if auto {
-		err = nil
+	if err != nil && auto {
+		d.Console.Warn(fmt.Sprintf("--compat.utk-subset auto is off, since %d is not to be had: %s", of, strings.TrimPrefix(err.Error(), fmt.Sprintf("--compat.utk-subset %d: ", of))))
+		return nil, nil
 	}
 	return labels, err
 }

@@ -355,6 +355,7 @@ type end struct {
 	Forget  struct {
 		Hash string `json:"hash"`
 	} `json:"forget"`
+	Compat Compat `json:"compat"`
 }
 
 // end returns how the run ended, nil if it has no result. A result that cannot be read has no outcome: it is not ours to

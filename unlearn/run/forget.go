@@ -190,6 +190,9 @@ func (f *forgetting) read(ctx context.Context) (err error) {
 		if err := f.load(ctx); err != nil {
 			return err
 		}
+		if f.feed.Augment {
+			return Usagef("--compat.utk-augment: images of --pool have no border to crop from; set it to off, or leave --pool out")
+		}
 		return f.openPool(ctx)
 	default:
 		if f.set, err = f.forgetSet(f.o.Forget); err != nil {
@@ -198,10 +201,7 @@ func (f *forgetting) read(ctx context.Context) (err error) {
 	}
 	f.gone = append(f.gone, f.set.Indices...)
 	f.rest = data.Complement(f.train.Len(), f.gone)
-	if err := f.load(ctx); err != nil {
-		return err
-	}
-	return f.refuseFeed()
+	return f.load(ctx)
 }
 
 // check refuses settings of the loop, or of training, that cannot work on these images.
@@ -705,9 +705,13 @@ const scoreCache = "scores"
 // score, bit for bit.
 func (f *forgetting) cachedScore(ctx context.Context, phase string, p part) (score scored, err error) {
 	size := f.batch().N()
-	key := f.key(map[string]any{
+	of := map[string]any{
 		"schema": "unlearn.score/2", "weights": f.weights.Hash(), "data": p.set.Fingerprint(), "indices": p.indices, "batch_size": size,
-	})
+	}
+	if f.feed.Augment { // which crops differently in each role
+		of["part"] = p.name
+	}
+	key := f.key(of)
 	found, err := f.cache.Get(scoreCache, key, &score, "")
 	if err != nil {
 		f.Console.Log().Warn().Err(err).Msg("the cache is of no use here")

@@ -635,6 +635,9 @@ func (d *desk) plan(rows ...[2]string) {
 		mean, std := d.normalisation(card)
 		all = append(all, [2]string{"pixels", fmt.Sprintf("in [0, 1], less the mean %v, over the deviation %v", mean, std)})
 	}
+	if quirks := d.compat(); quirks != nil {
+		all = append(all, [2]string{"compat", quirks.String()})
+	}
 	d.Console.Plan(d.Config.Spec.Verb, append(all, rows...))
 }
 

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -95,6 +96,9 @@ func (w *weighing) write(omega []torch.Tensor, estimator string) error {
 	}
 	file := nn.Pack(tensors)
 	file.Metadata = map[string]string{"schema": importanceSchema, "estimator": estimator, "weights": w.weights.Hash()}
+	if fed := w.feed.images(); fed != "" {
+		file.Metadata["compat"] = fed
+	}
 	return ckpt.Save(w.path, file)
 }
 
@@ -114,6 +118,9 @@ func (w *weighing) unpack(file *ckpt.File) ([]torch.Tensor, error) {
 	}
 	if made := file.Metadata["weights"]; made != w.weights.Hash() {
 		return nil, fmt.Errorf("it was estimated with other weights (%.12s, these are %.12s)", made, w.weights.Hash())
+	}
+	if made, now := file.Metadata["compat"], w.feed.images(); made != now {
+		return nil, fmt.Errorf("it was estimated with %s, and this run has %s: images are fed in another way", cmp.Or(made, "no quirk of --compat"), cmp.Or(now, "none"))
 	}
 	stored, err := nn.Unpack(file)
 	if err != nil {

@@ -1,13 +1,16 @@
 package run
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"l2ul/unlearn/data"
+	"l2ul/unlearn/run/config"
 )
 
 // poolOf copies training images into a pool in which two classes have each other's name, so that the network has all of
@@ -150,5 +153,34 @@ func TestPoolsThatCannotBeUsed(t *testing.T) {
 		if out.err == nil || !strings.Contains(out.err.Error(), c.want) || ExitCode(out.err) != c.code {
 			t.Errorf("%v: exit code %d, %v", c.flags, ExitCode(out.err), out.err)
 		}
+	}
+}
+
+// What is measured for a plan are training and test images, of which a pool may have fewer.
+func TestProbeOfACorrection(t *testing.T) {
+	dir, err := material()
+	if err != nil {
+		t.Fatal(err)
+	}
+	outside := poolOf(t, dir)
+	for _, class := range []string{"class1", "class2"} {
+		if err := os.RemoveAll(filepath.Join(outside, class)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	catalog, err := Catalog()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := catalog.Resolve("forget", config.Sources{Flags: flags("dataset", "imagefolder", "data-dir", filepath.Join(dir, "images"), "model", "resnet20",
+		"threads", "1", "weights", filepath.Join(dir, "trained", "model.safetensors"), "goal", "relabel", "pool", outside, "k", "3", "method", "oracle")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	console := NewConsole(TerminalOptions{Quiet: true}, &bytes.Buffer{}, &bytes.Buffer{})
+	defer console.Close()
+	s, err := Probe(t.Context(), Invocation{Catalog: catalog, Config: cfg, Console: console}, time.Millisecond)
+	if err != nil || s.Train != 48 || s.Scored != 3+48+20 {
+		t.Errorf("%+v, %v", s, err)
 	}
 }

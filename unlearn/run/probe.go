@@ -72,7 +72,8 @@ func Probe(ctx context.Context, inv Invocation, budget time.Duration) (*Speed, e
 }
 
 func (f *forgetting) probeScores(ctx context.Context, s *Speed, budget time.Duration) error {
-	some := f.loaders[1].View(data.PartTest, data.All(min(f.batch().N(), f.desk.test.Len())), f.meter)
+	last := f.loaders[len(f.loaders)-1] // that of the test images
+	some := last.View(data.PartTest, data.All(min(f.batch().N(), f.desk.test.Len())), f.meter)
 	return repeat(budget, func() error {
 		began := time.Now()
 		_, err := metrics.Evaluate(ctx, f.frozen().Logits, some, f.batch(), nil)
@@ -85,7 +86,7 @@ func (f *forgetting) probeScores(ctx context.Context, s *Speed, budget time.Dura
 func (f *forgetting) probeAttack(ctx context.Context, s *Speed, task *unlearn.Task, budget time.Duration) error {
 	switch f.method.Driver {
 	case unlearn.ByRetain:
-		task.Driver = f.loaders[0].View(data.PartRetain, f.rest, f.meter)
+		task.Driver = f.training.View(data.PartRetain, f.rest, f.meter)
 	case unlearn.ByAdversarial:
 		o := f.attack
 		pairs, err := f.pairCount(&o, f.set)

@@ -408,10 +408,13 @@ func checkEnd(dir, path string, entries []*Entry) error {
 func (e *Entry) check(folder string) error {
 	for _, file := range recordedFiles {
 		want := e.Files[file.name]
+		path := filepath.Join(folder, file.name)
 		if want == "" && !file.always {
+			if _, err := os.Lstat(path); err == nil && file.spare && e.Files[predictionsName] != "" { // records of earlier versions tell of neither
+				return fmt.Errorf("field files: %s was put there since: the record does not know of it", path)
+			}
 			continue
 		}
-		path := filepath.Join(folder, file.name)
 		sum, err := cache.HashFile(path)
 		if file.spare && errors.Is(err, fs.ErrNotExist) {
 			continue

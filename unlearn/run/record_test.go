@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"l2ul/unlearn/data"
 )
 
 // verifyIn is Verify without a terminal.
@@ -168,6 +170,15 @@ func TestRecord(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// A file that the run has not written.
+	put := filepath.Join(dir, "requests", "002-b", "adversarial.safetensors")
+	if err := os.WriteFile(put, []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, "examples of a method without an attack", dir, "", "line 2: field files: "+put+" was put there since")
+	if err := os.Remove(put); err != nil {
+		t.Fatal(err)
+	}
 	// What the result of the stream tells is what the record says.
 	file := filepath.Join(dir, "result.json")
 	text, err := os.ReadFile(file)
@@ -193,6 +204,33 @@ func TestRecord(t *testing.T) {
 	}
 	if _, err := verifyIn(dir, ""); err != nil {
 		t.Error(err)
+	}
+}
+
+// What comes back is counted from what the record vouches for: predictions that were changed since are not believed.
+func TestRecordedPredictions(t *testing.T) {
+	dir, _ := smallStream(t)
+	e := recordOf(t, dir)[0]
+	var set data.ForgetSet
+	readJSON(t, filepath.Join(dir, e.Folder, "forget.json"), &set)
+	s := &stream{folder: &Folder{path: dir}, sets: []*data.ForgetSet{&set}}
+	if said, err := s.said(0, e); err != nil || len(said) != 1 {
+		t.Fatal(said, err)
+	}
+	path := filepath.Join(dir, e.Folder, predictionsName)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, append(text, '\n'), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.said(0, e); ExitCode(err) != ExitInput || !strings.Contains(err.Error(), "was changed since it was recorded") {
+		t.Errorf("changed: %v", err)
+	}
+	delete(e.Files, predictionsName)
+	if _, err := s.said(0, e); err != nil {
+		t.Errorf("a record of an earlier version: %v", err)
 	}
 }
 

@@ -2,6 +2,8 @@ package run
 
 import (
 	_ "embed" // for the published schemas
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -112,6 +114,15 @@ type About struct {
 
 // Compat are the quirks of the published code that a run took over, by name without "compat." (spec/l2ul.md section 7).
 type Compat map[string]string
+
+// String tells them in one line.
+func (c Compat) String() string {
+	var told []string
+	for _, name := range slices.Sorted(maps.Keys(c)) {
+		told = append(told, name+" "+c[name])
+	}
+	return strings.Join(told, ", ")
+}
 
 // compat lists the quirks in force.
 func (d *desk) compat() Compat {
