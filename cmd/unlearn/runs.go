@@ -223,7 +223,7 @@ func flat(text json.RawMessage) (rows [][2]string) {
 func (p *program) runsDiff() *cli.Command {
 	return about(&cli.Command{
 		Name: "diff", Usage: "where two runs part: settings, first step, first weight", ArgsUsage: "A B",
-		Description: "Steps are compared without their times, weights bit by bit; of streams of requests, what their records tell of each.",
+		Description: "Steps are compared without their times, weights bit by bit.",
 	}, 2, 2, func(_ *cli.Context, o lookOptions, args []string) error {
 		var pair [2]*results.Run
 		for i, path := range args {
@@ -260,25 +260,6 @@ func differences(d *results.Difference) (lines []string) {
 			what = "settings"
 		}
 		line(what, "%s: %s and %s", printable(s.Key), cmp.Or(printable(s.A), "not set"), cmp.Or(printable(s.B), "not set"))
-	}
-	switch r := d.Request; {
-	case r == nil && d.Requests > 0:
-		line("requests", "equal, all %d", d.Requests)
-	case r == nil:
-	case r.Value == "":
-		longer := "first"
-		if r.B != "" {
-			longer = "second"
-		}
-		line("requests", "%d are equal, and the %s stream goes on with %s", d.Requests, longer, printable(r.A+r.B))
-	default:
-		line("requests", "first at %d: %s is %s and %s", r.Position, printable(r.Value), printable(r.A), printable(r.B))
-	}
-	if d.Requests > 0 { // whose steps and weights are those of other folders
-		if d.Equal() {
-			lines = append(lines, "the streams are equal")
-		}
-		return lines
 	}
 	switch s := d.Step; {
 	case s == nil:

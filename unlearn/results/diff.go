@@ -14,7 +14,6 @@ import (
 	"strconv"
 
 	"l2ul/torch/ckpt"
-	"l2ul/unlearn/run"
 )
 
 // Difference is what two runs differ in. What they agree in is empty.
@@ -24,24 +23,10 @@ type Difference struct {
 	Steps    int                 `json:"steps"`              // lines that were compared
 	Weights  *WeightDifference   `json:"weights,omitempty"`
 	Tensors  int                 `json:"tensors"` // that were compared; 0 where a run has no weights
-
-	Request  *RequestDifference `json:"request,omitempty"`  // of two streams, the first request that differs
-	Requests int                `json:"requests,omitempty"` // of streams, that were compared
 }
 
-// Equal reports whether settings, steps, weights and requests are the same.
-func (d *Difference) Equal() bool {
-	return d.Settings == nil && d.Step == nil && d.Weights == nil && d.Request == nil
-}
-
-// RequestDifference is what the records of two streams tell of a request. Value is "" where one of them has no such request any more, and
-// its A or B is "".
-type RequestDifference struct {
-	Position int    `json:"position"`
-	Value    string `json:"value,omitempty"` // a member of the record's line, or a key of its settings
-	A        string `json:"a"`
-	B        string `json:"b"`
-}
+// Equal reports whether settings, steps and weights are the same.
+func (d *Difference) Equal() bool { return d.Settings == nil && d.Step == nil && d.Weights == nil }
 
 // SettingDifference is a key of config.yaml; "" is one that a run does not have.
 type SettingDifference struct {
@@ -69,20 +54,9 @@ type WeightDifference struct {
 	B       string  `json:"b"`
 }
 
-// Diff compares two runs: settings, steps without their times, and the weights they ended with. Of streams it compares what their
-// records tell of each request.
+// Diff compares two runs: settings, steps without their times, and the weights they ended with.
 func Diff(a, b *Run) (*Difference, error) {
 	d := &Difference{Settings: diffSettings(a, b)}
-	for _, r := range []*Run{a, b} {
-		if r.Verb == "continual" && r.Stream == nil {
-			return nil, fmt.Errorf("%s: a stream of requests that is not finished; compare the runs of its requests", r.Path)
-		}
-	}
-	if a.Stream != nil && b.Stream != nil {
-		d.Requests = min(len(a.Stream.Requests), len(b.Stream.Requests))
-		d.Request = diffRequests(a.Stream.Requests, b.Stream.Requests)
-		return d, nil
-	}
 	was, err := a.Metrics()
 	if err != nil {
 		return nil, err
@@ -127,45 +101,6 @@ func diffSettings(a, b *Run) (list []SettingDifference) {
 		seen[s.Key] = true
 	}
 	return list
-}
-
-func diffRequests(a, b []*run.Entry) *RequestDifference {
-	for i := range max(len(a), len(b)) {
-		switch {
-		case i >= len(a):
-			return &RequestDifference{Position: i + 1, B: b[i].ID}
-		case i >= len(b):
-			return &RequestDifference{Position: i + 1, A: a[i].ID}
-		}
-		was, is := a[i], b[i]
-		type value struct {
-			name string
-			a, b any
-		}
-		values := []value{
-			{"id", was.ID, is.ID},
-			{"request", was.Request, is.Request},
-			{"forget", was.Forget, is.Forget},
-			{"data", was.Data, is.Data},
-			{"weights_before", was.WeightsBefore, is.WeightsBefore},
-			{"anchor", was.Anchor, is.Anchor},
-			{"stop_scope", was.StopScope, is.StopScope},
-		}
-		keys := map[string]any{}
-		maps.Copy(keys, was.Settings)
-		maps.Copy(keys, is.Settings)
-		delete(keys, "weights") // a path: which they are, their hash tells
-		for _, key := range slices.Sorted(maps.Keys(keys)) {
-			values = append(values, value{key, was.Settings[key], is.Settings[key]})
-		}
-		values = append(values, value{"outcome", was.Outcome, is.Outcome}, value{"steps", was.Steps, is.Steps}, value{"weights_after", was.WeightsAfter, is.WeightsAfter})
-		for _, v := range values {
-			if x, y := fmt.Sprint(v.a), fmt.Sprint(v.b); x != y {
-				return &RequestDifference{i + 1, v.name, x, y}
-			}
-		}
-	}
-	return nil
 }
 
 func diffSteps(a, b []Metric) *StepDifference {
