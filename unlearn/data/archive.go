@@ -59,7 +59,7 @@ func walkTar(ctx context.Context, file string, visit func(name string, size int6
 	return nil
 }
 
-// tarMembers calls visit for every regular file of a tar archive. An error of visit ends that and is returned as it is; what is
+// tarMembers calls visit for every regular file of a tar archive, and refuses links. An error of visit ends that and is returned as it is; what is
 // wrong with the archive is a *tarError.
 func tarMembers(ctx context.Context, r io.Reader, visit func(h *tar.Header, content io.Reader) error) error {
 	archive := tar.NewReader(r)
@@ -77,7 +77,9 @@ func tarMembers(ctx context.Context, r io.Reader, visit func(h *tar.Header, cont
 			return &tarError{msgBroken, err}
 		case members == maxMembers:
 			return &tarError{fmt.Sprintf("more than %d files in the archive", maxMembers), nil}
-		case header.Typeflag != tar.TypeReg:
+		case header.Typeflag == tar.TypeLink || header.Typeflag == tar.TypeSymlink: // to leave one out would shift the samples behind it
+			return &tarError{fmt.Sprintf("%.80q is a link: pack the files themselves (tar --dereference --hard-dereference), or unpack the archive", header.Name), nil}
+		case header.Typeflag != tar.TypeReg && header.Typeflag != tar.TypeGNUSparse:
 			continue
 		}
 		member := &trackingReader{r: archive}
@@ -113,7 +115,7 @@ func (e *tarError) in(file string, at int64) error {
 
 // isSparse reports whether a file is not stored as it is.
 func isSparse(h *tar.Header) bool {
-	return h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.map"] != ""
+	return h.Typeflag == tar.TypeGNUSparse || h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.map"] != ""
 }
 
 var (

@@ -39,6 +39,12 @@ const (
 	imageNetKit   = "ILSVRC2012_devkit_t12.tar.gz"
 )
 
+// Files of the development kit: a number for each validation image, and the classes that the numbers are of.
+const (
+	groundTruth = "ILSVRC2012_validation_ground_truth.txt"
+	metaMat     = "meta.mat"
+)
+
 // openImageNetFiles opens the folder or archive of ImageNet, or the folder with its official archives, as what they unpack to.
 func openImageNetFiles(ctx context.Context, src Source) (folder, error) {
 	f, err := src.tree(ctx, nil, func(f folder) bool { return holds("train")(f) || holds(kaggleImages)(f) })
@@ -48,7 +54,7 @@ func openImageNetFiles(ctx context.Context, src Source) (folder, error) {
 	p := newPacked(src.Dir)
 	for _, archive := range []struct{ file, folder string }{{imageNetVal, "val"}, {imageNetKit, "."}} {
 		if f.has(archive.file) {
-			if err := p.add(ctx, f.path(archive.file), archive.folder, nil); err != nil {
+			if err := p.add(ctx, f.path(archive.file), archive.folder, isValidationLabels); err != nil {
 				return f, err
 			}
 		}
@@ -57,6 +63,12 @@ func openImageNetFiles(ctx context.Context, src Source) (folder, error) {
 		return f, err
 	}
 	return folder{src.Dir, p}, p.sort()
+}
+
+// isValidationLabels tells the files of the development kit that are read.
+func isValidationLabels(name string) bool {
+	base := path.Base(name)
+	return base == groundTruth || base == metaMat
 }
 
 // addImageNetTrain lists the tars in a tar, each as a folder of its name.
@@ -143,8 +155,8 @@ func validationLabels(root folder, names []string) (source string, wnids []strin
 		read func(root folder, file string, names []string) ([]string, error)
 	}{
 		{"LOC_val_solution.csv", kaggleLabels},
-		{"ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", devkitLabels},
-		{"data/ILSVRC2012_validation_ground_truth.txt", devkitLabels},
+		{"ILSVRC2012_devkit_t12/data/" + groundTruth, devkitLabels},
+		{"data/" + groundTruth, devkitLabels},
 	} {
 		if root.has(reader.file) {
 			wnids, err = reader.read(root, reader.file, names)
@@ -186,7 +198,7 @@ func devkitLabels(root folder, file string, names []string) ([]string, error) {
 	if len(numbers) != len(names) {
 		return nil, inputf(root.path(file), "%d labels for the %d images under val/", len(numbers), len(names))
 	}
-	meta := path.Join(path.Dir(file), "meta.mat")
+	meta := path.Join(path.Dir(file), metaMat)
 	content, err := root.read(meta)
 	if err != nil {
 		return nil, err

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path"
@@ -81,6 +82,9 @@ func (p *packed) add(ctx context.Context, file, folder string, wanted func(name 
 		return p.addStream(ctx, in, folder, wanted)
 	}
 	files, err := in.tarFiles(ctx, 0, in.info.Size())
+	if len(files) == 0 && errors.Is(err, tar.ErrHeader) {
+		return inputf(file, "none of the archives that are read here: .zip, .tar, .tar.gz or .tar.zst")
+	}
 	if err != nil {
 		return err
 	}
@@ -119,7 +123,10 @@ func openArchive(file string) (in *packedArchive, magic []byte, err error) {
 	}
 	magic = make([]byte, 4)
 	n, err := f.ReadAt(magic, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err == nil || errors.Is(err, io.EOF) {
+		info, err = f.Stat() // of what was opened, which need no longer be what has the name
+	}
+	if err != nil {
 		return nil, nil, errors.Join(unreadable(err), f.Close())
 	}
 	return &packedArchive{File: f, info: info}, magic[:n], nil
@@ -173,6 +180,8 @@ func (p *packed) addZip(in *packedArchive, folder string) error {
 		switch {
 		case strings.HasSuffix(member.Name, "/") || strings.HasPrefix(member.Name, "__MACOSX/"): // the latter is what a Mac adds
 			continue
+		case member.Mode()&fs.ModeSymlink != 0: // to leave one out would shift the samples behind it
+			return inputf(in.Name(), "%.80q is a link: pack the files themselves, or unpack the archive", member.Name)
 		case !member.Mode().IsRegular():
 			continue
 		case member.Flags&1 != 0:
@@ -239,7 +248,8 @@ func (p *packed) makeFolder(dir string, in *packedArchive) {
 
 // sort ends the listing.
 func (p *packed) sort() error {
-	for dir, files := range p.folders {
+	for _, dir := range slices.Sorted(maps.Keys(p.folders)) {
+		files := p.folders[dir]
 		slices.SortFunc(files, func(a, b *packedFile) int { return cmp.Compare(a.name, b.name) })
 		for i := 1; i < len(files); i++ {
 			if files[i].name == files[i-1].name {

@@ -54,7 +54,7 @@ func below(dir string, files map[string]string) map[string]string {
 // archives packs files in every way, at the top and in folders.
 func archives(t testing.TB, files map[string]string) []string {
 	t.Helper()
-	wrapped := below("some/where", files)
+	wrapped := with(below("some/where", files), "README.md", "x")
 	return []string{
 		packZip(t, files), packZip(t, with(wrapped, "some/", "", "__MACOSX/some/._where", "x")),
 		packTar(t, "a.tar", files), packTar(t, "a.tar", below(".", wrapped)), packTar(t, "a.tar.gz", files), packTar(t, "a.tar.zst", wrapped),
@@ -191,7 +191,34 @@ func TestPackedErrors(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
+	link := func(kind byte, name, to string) string {
+		path := packTar(t, "a.tar", good)
+		content := []byte(readAll(t, path))
+		var b bytes.Buffer
+		if err := tar.NewWriter(&b).WriteHeader(&tar.Header{Typeflag: kind, Name: name, Linkname: to, Mode: 0o644}); err != nil {
+			t.Fatal(err)
+		}
+		return writeFile(t, b.String()+string(content))
+	}
+	// Of GNU's header, the type is at 156, the checksum at 148 and the whole size at 483.
+	sparse := readAll(t, link(tar.TypeReg, "train/b/0.png", ""))
+	sparse = sparse[:148] + "        S" + sparse[157:257] + "ustar  \x00" + sparse[265:329] + strings.Repeat("\x00", 154) + "00000000000" + sparse[494:]
+	sum := 0
+	for _, b := range []byte(sparse[:512]) {
+		sum += int(b)
+	}
+	sparse = sparse[:148] + fmt.Sprintf("%06o\x00 ", sum) + sparse[156:]
+	// In a zip, the upper half of the attributes, at 38, is the mode where the system, at 5, is Unix.
+	zipLink := []byte(readAll(t, packZip(t, good)))
+	at := bytes.Index(zipLink, []byte("PK\x01\x02"))
+	zipLink[at+5] = 3
+	binary.LittleEndian.PutUint32(zipLink[at+38:], 0o120777<<16)
 	for _, c := range []struct{ path, says string }{
+		{link(tar.TypeLink, "train/b/0.png", "train/a/0.png"), `"train/b/0.png" is a link`},
+		{link(tar.TypeSymlink, "train/b", "a"), `"train/b" is a link`},
+		{writeFile(t, sparse), "a sparse file, which lies in pieces"},
+		{writeFile(t, string(zipLink)), `"train/a/0.png" is a link`},
+		{writeFile(t, "\xfd7zXZ\x00"+strings.Repeat("x", 600)), "none of the archives that are read here"},
 		{half, "zip"},
 		{spoiled(8, 1), "encrypted"},
 		{spoiled(10, 12), "compression method 12"},
@@ -235,7 +262,7 @@ func TestGuessPacked(t *testing.T) {
 	for want, files := range map[string]map[string]string{
 		"imagenet-a":    with(wnids, "imagenet-a/README.txt", "x"),
 		"tiny-imagenet": {"tiny-imagenet-200/train/n01/images/a.JPEG": "x", "tiny-imagenet-200/val/val_annotations.txt": "x"},
-		"imagefolder":   {"pets/train/cat/1.jpg": "x", "pets/test/cat/1.jpg": "x"},
+		"imagefolder":   {"pets/train/cat/1.jpg": "x", "pets/test/cat/1.jpg": "x", "LICENSE": "x"},
 		"folder":        {"pets/cat/1.jpg": "x", "pets/dog/1.jpg": "x"},
 	} {
 		for _, path := range []string{packZip(t, files), packTar(t, "a.tar", files)} {
