@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -24,6 +25,9 @@ const (
 	maxPadding = 1 << 26   // bytes after the last member
 	maxWindow  = 128 << 20 // of zstd, as `zstd --long=27` makes it
 )
+
+// tarBlock is what the size of a tar archive is a multiple of, in bytes.
+const tarBlock = 512
 
 // walkTar calls visit for every regular file of a tar archive, plain or compressed with gzip or zstd (told by its first
 // bytes), in one pass. The name is clean and has no leading slash. An error of visit ends the walk and is returned as
@@ -70,6 +74,12 @@ func tarMembers(ctx context.Context, r io.Reader, visit func(h *tar.Header, cont
 		header, err := archive.Next()
 		switch {
 		case errors.Is(err, io.EOF) && members > 0:
+			// Behind the last member there may be no end, but all of its last block.
+			if file, ok := r.(io.Seeker); ok {
+				if at, err := file.Seek(0, io.SeekCurrent); err != nil || at%tarBlock != 0 {
+					return &tarError{msgBroken, cmp.Or(err, io.ErrUnexpectedEOF)}
+				}
+			}
 			return nil
 		case members == 0 && (errors.Is(err, io.EOF) || errors.Is(err, tar.ErrHeader)):
 			return &tarError{msgNoTar, err}

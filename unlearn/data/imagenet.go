@@ -90,7 +90,11 @@ func (p *packed) addImageNetTrain(ctx context.Context, src Source, file string) 
 		return err
 	}
 	for i, class := range classes {
-		if err := p.insert(path.Join("train", strings.TrimSuffix(path.Base(class.name), ".tar")), images[i]...); err != nil {
+		name := strings.TrimSuffix(path.Base(class.name), ".tar")
+		if name == "" || name[0] == '.' {
+			return inputf(file, "%.80q is not named after a class", class.name)
+		}
+		if err := p.insert(path.Join("train", name), images[i]...); err != nil {
 			return err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -116,7 +117,7 @@ func TestOfficialImageNet(t *testing.T) {
 	published := map[string]string{
 		imageNetTrain: pack(".tar", "n01.tar", "n02.tar", "n03.tar"),
 		imageNetVal:   pack(".tar", "ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000002.JPEG"),
-		imageNetKit:   pack(".tar.gz", kit+"meta.mat", kit+"ILSVRC2012_validation_ground_truth.txt"),
+		imageNetKit:   pack(".tar.gz", kit+"meta.mat", kit+"ILSVRC2012_validation_ground_truth.txt", "ILSVRC2012_devkit_t12/readme.txt"),
 	}
 	dir := writeTree(t, published)
 	classes := []string{"n01", "n02", "n03"}
@@ -127,10 +128,22 @@ func TestOfficialImageNet(t *testing.T) {
 		t.Errorf("it looks like %q", got)
 	}
 	checkLayout(t, "imagenet", Source{Dir: writeTree(t, map[string]string{imageNetTrain: published[imageNetTrain]})}, classes, train)
+	f, err := openImageNetFiles(t.Context(), Source{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.read("ILSVRC2012_devkit_t12/readme.txt"); err == nil || !strings.Contains(err.Error(), "was not read") {
+		t.Errorf("a file of the kit without labels: %v", err)
+	}
 	delete(published, imageNetKit)
 	refuses(t, "imagenet", Source{Dir: writeTree(t, published)}, "test", "no labels of them")
 	published[imageNetTrain] = pack(".tar", "n01.tar", "n01_1.JPEG")
 	refuses(t, "imagenet", Source{Dir: writeTree(t, published)}, "train", imageNetTrain, "corrupt or truncated archive, near byte")
+	for _, name := range []string{".tar", "..tar", "...tar", ".n02.tar"} {
+		files[name] = files["n01.tar"]
+		published[imageNetTrain] = pack(".tar", "n01.tar", name)
+		refuses(t, "imagenet", Source{Dir: writeTree(t, published)}, "train", imageNetTrain, strconv.Quote(name)+" is not named after a class")
+	}
 }
 
 // Of an archive that can be read in parts, images that nobody asks for are not read: here they are damaged.
@@ -173,6 +186,10 @@ func TestPackedErrors(t *testing.T) {
 			t.Fatal(err)
 		}
 		return path
+	}
+	padded := packTar(t, "a.tar", map[string]string{"train/a/0.png": image})
+	if err := os.Truncate(padded, int64(512+len(image)+1)); err != nil { // behind the image, inside its last block
+		t.Fatal(err)
 	}
 	half := packZip(t, good)
 	if err := os.Truncate(half, 200); err != nil {
@@ -219,6 +236,7 @@ func TestPackedErrors(t *testing.T) {
 		{writeFile(t, sparse), "a sparse file, which lies in pieces"},
 		{writeFile(t, string(zipLink)), `"train/a/0.png" is a link`},
 		{writeFile(t, "\xfd7zXZ\x00"+strings.Repeat("x", 600)), "none of the archives that are read here"},
+		{padded, "corrupt or truncated archive"},
 		{half, "zip"},
 		{spoiled(8, 1), "encrypted"},
 		{spoiled(10, 12), "compression method 12"},
