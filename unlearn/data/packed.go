@@ -49,11 +49,13 @@ type packedArchive struct {
 
 // Bounds of an archive's directory, for what is in memory of it.
 const (
-	maxZipDirectory = 1 << 28 // bytes: the largest of ImageNet have half of that
 	maxDepth        = 32      // folders in one another
 	maxDeflate      = 1032    // bytes that one byte of Deflate can stand for (https://zlib.net/zlib_tech.html)
 	maxArchiveBytes = 1 << 35 // bytes of a compressed tar that are in memory
 )
+
+// maxZipDirectory bounds what is read of a zip to list it, in bytes: the largest of ImageNet have half of that.
+var maxZipDirectory int64 = 1 << 28
 
 // openPacked lists the files of an archive. wanted says which of a compressed tar will be read; nil for all.
 func openPacked(ctx context.Context, file string, wanted func(name string) bool) (*packed, error) {

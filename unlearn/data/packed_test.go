@@ -146,6 +146,32 @@ func TestOfficialImageNet(t *testing.T) {
 	}
 }
 
+// What tells that a file has changed is what tells that the archive has, so that images of an earlier one are not taken for it.
+func TestPackedFilesChangeAsTheArchive(t *testing.T) {
+	for _, path := range archives(t, map[string]string{"a/1.bin": "xyz"}) {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := newFileInfo(info)
+		want.size = 3
+		p, err := openPacked(t.Context(), path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := folder{path, p}.unwrap(holds("a"))
+		if got, err := at.info("a/1.bin"); err != nil || got != want {
+			t.Errorf("%s: %+v, error %v, want %+v", path, got, err, want)
+		}
+		if _, err := at.info("."); err != nil {
+			t.Error(err)
+		}
+		if _, err := (folder{path, p}).info("."); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // Of an archive that can be read in parts, images that nobody asks for are not read: here they are damaged.
 func TestPackedReadsWhatIsAsked(t *testing.T) {
 	files := painted(t, "train/a/0.png", "train/a/1.png", "train/a/2.png")
@@ -217,6 +243,14 @@ func TestPackedErrors(t *testing.T) {
 		}
 		return writeFile(t, b.String()+string(content))
 	}
+	// The directory ends with how many files it has and its size, at 8, 10 and 12. Here all four are one.
+	overlapping := readAll(t, packZip(t, map[string]string{"0.bin": strings.Repeat("x", 1000)}))
+	from, to := strings.Index(overlapping, "PK\x01\x02"), strings.Index(overlapping, "PK\x05\x06")
+	last := []byte(overlapping[to:])
+	binary.LittleEndian.PutUint16(last[8:], 4)
+	binary.LittleEndian.PutUint16(last[10:], 4)
+	binary.LittleEndian.PutUint32(last[12:], uint32(4*(to-from)))
+	overlapping = overlapping[:from] + strings.Repeat(overlapping[from:to], 4) + string(last)
 	// Of GNU's header, the type is at 156, the checksum at 148 and the whole size at 483.
 	sparse := readAll(t, link(tar.TypeReg, "train/b/0.png", ""))
 	sparse = sparse[:148] + "        S" + sparse[157:257] + "ustar  \x00" + sparse[265:329] + strings.Repeat("\x00", 154) + "00000000000" + sparse[494:]
@@ -246,6 +280,8 @@ func TestPackedErrors(t *testing.T) {
 		{packZip(t, with(good, "../../x.png", "x")), `"../../x.png" lies outside the archive`},
 		{packTar(t, "a.tar", with(good, "train/../../x.png", "x")), "lies outside the archive"},
 		{packTar(t, "a.tar.gz", with(good, "../x.png", "x")), "lies outside the archive"},
+		{packTar(t, "a.tar", with(good, "train/..", "x")), `"train/.." lies outside the archive`},
+		{writeFile(t, overlapping), "its files have more bytes than the archive"},
 		{packTar(t, "a.tar", with(good, strings.Repeat("a/", 40)+"x.png", "x")), "more than 32 folders"},
 		{writeFile(t, twice.String()), "train/a/0.png stands in it twice"},
 		{packZip(t, with(good, "train/a", "x")), "train/a stands in it twice"},
@@ -259,16 +295,23 @@ func TestPackedErrors(t *testing.T) {
 	}
 }
 
-// A zip's directory takes no more memory than it may.
+// A zip's directory takes no more memory than it may; its files are no part of that.
 func TestZipDirectoryIsBounded(t *testing.T) {
-	b := boundedReader{strings.NewReader("0123456789"), 6}
-	for _, n := range []int{4, 2} {
-		if _, err := b.ReadAt(make([]byte, n), 3); err != nil {
-			t.Error(err)
+	path := packZip(t, map[string]string{"a/0.bin": strings.Repeat("0123456789", 1000), "a/1.bin": "x"})
+	defer func(before int64) { maxZipDirectory = before }(maxZipDirectory)
+	maxZipDirectory = 8 << 10 // more than one of two files, which is read in buffers of 4 KiB, and less than their content
+	p, err := openPacked(t.Context(), path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if content, err := (folder{path, p}).read("a/0.bin"); len(content) != 10000 {
+			t.Errorf("%d bytes, error %v", len(content), err)
 		}
 	}
-	if _, err := b.ReadAt(make([]byte, 1), 0); err == nil {
-		t.Error("a byte more was read")
+	maxZipDirectory = 100
+	if _, err := openPacked(t.Context(), path, nil); err == nil || !strings.Contains(err.Error(), "its directory has more than 100 bytes") {
+		t.Errorf("error %v", err)
 	}
 }
 
