@@ -248,7 +248,7 @@ func TestArchiveErrors(t *testing.T) {
 
 func TestOpenUsage(t *testing.T) {
 	for _, tc := range []struct{ dataset, dir, split, says string }{
-		{"cifar", "x", "train", "cifar10, cifar100, cinic10, csv, fashion-mnist, folder, imagefolder"},
+		{"cifar", "x", "train", `did you mean "cifar10"?`},
 		{"cifar10", "", "train", "--data-dir"},
 		{"imagefolder", "x", "validation", `"validation"`},
 		{"cifar10", "x", "val", `"val"`},
