@@ -26,6 +26,7 @@ func Guess(ctx context.Context, dir string) (names []string) {
 	}
 	if stream, err := (Source{Dir: dir}).compressed(); err == nil && stream == nil {
 		if p, err := openPacked(ctx, dir, nil); err == nil {
+			defer p.close()
 			folder{dir, p}.unwrap(func(f folder) bool {
 				names = look{folder: f}.guess(ctx)
 				return names != nil

@@ -52,17 +52,29 @@ func openImageNetFiles(ctx context.Context, src Source) (folder, error) {
 		return f, err
 	}
 	p := newPacked(src.Dir)
-	for _, archive := range []struct{ file, folder string }{{imageNetVal, "val"}, {imageNetKit, "."}} {
+	if err := p.addImageNet(ctx, src, f); err != nil {
+		p.close()
+		return f, err
+	}
+	return folder{src.Dir, p}, nil
+}
+
+// addImageNet lists the official archives in a folder.
+func (p *packed) addImageNet(ctx context.Context, src Source, f folder) error {
+	for _, archive := range []struct {
+		file, folder string
+		wanted       func(name string) bool
+	}{{imageNetVal, "val", nil}, {imageNetKit, ".", isValidationLabels}} {
 		if f.has(archive.file) {
-			if err := p.add(ctx, f.path(archive.file), archive.folder, isValidationLabels); err != nil {
-				return f, err
+			if err := p.add(ctx, f.path(archive.file), archive.folder, archive.wanted); err != nil {
+				return err
 			}
 		}
 	}
 	if err := p.addImageNetTrain(ctx, src, f.path(imageNetTrain)); err != nil {
-		return f, err
+		return err
 	}
-	return folder{src.Dir, p}, p.sort()
+	return p.sort()
 }
 
 // isValidationLabels tells the files of the development kit that are read.
@@ -77,6 +89,7 @@ func (p *packed) addImageNetTrain(ctx context.Context, src Source, file string) 
 	if err != nil {
 		return err
 	}
+	p.archives = append(p.archives, in)
 	classes, err := in.tarFiles(ctx, 0, in.info.Size())
 	if err != nil {
 		return err

@@ -25,6 +25,8 @@ type packed struct {
 	file    string                   // the archive, or the folder that several lie in
 	root    string                   // the folder in it that names are relative to
 	folders map[string][]*packedFile // what each holds, sorted by name
+
+	archives []*packedArchive
 }
 
 // packedFile is a file or a folder in an archive, and what the system would tell of it. It changes as the archive does.
@@ -60,10 +62,22 @@ var maxZipDirectory int64 = 1 << 28
 // openPacked lists the files of an archive. wanted says which of a compressed tar will be read; nil for all.
 func openPacked(ctx context.Context, file string, wanted func(name string) bool) (*packed, error) {
 	p := newPacked(file)
-	if err := p.add(ctx, file, ".", wanted); err != nil {
+	err := p.add(ctx, file, ".", wanted)
+	if err == nil {
+		err = p.sort()
+	}
+	if err != nil {
+		p.close()
 		return nil, err
 	}
-	return p, p.sort()
+	return p, nil
+}
+
+// close closes the archives of a file system that nobody asks for files any more. Of others the runtime does it.
+func (p *packed) close() {
+	for _, in := range p.archives {
+		_ = in.Close() // it was only read
+	}
 }
 
 func newPacked(file string) *packed {
@@ -76,6 +90,7 @@ func (p *packed) add(ctx context.Context, file, folder string, wanted func(name 
 	if err != nil {
 		return err
 	}
+	p.archives = append(p.archives, in)
 	switch {
 	case bytes.HasPrefix(magic, []byte("PK")):
 		return p.addZip(in, folder)

@@ -13,6 +13,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -315,6 +316,39 @@ func TestZipDirectoryIsBounded(t *testing.T) {
 	}
 }
 
+// Archives that are no use, and those that are looked at alone, are not left open.
+func TestPackedIsClosed(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // which would close them
+	open := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Skip(err)
+		}
+		return len(entries)
+	}
+	files := painted(t, "train/a/0.png", "train/b/1.png")
+	broken := packTar(t, "a.tar", with(files, "../x.png", "x"))
+	official := writeTree(t, map[string]string{imageNetTrain: readAll(t, broken)})
+	packs := append(archives(t, files), broken, writeFile(t, "PK\x03\x04"))
+	before := open()
+	for _, path := range packs {
+		Guess(t.Context(), path)
+	}
+	for range 3 {
+		for _, path := range packs[len(packs)-2:] {
+			if _, err := openPacked(t.Context(), path, nil); err == nil {
+				t.Errorf("%s was opened", path)
+			}
+		}
+		if _, err := openImageNetFiles(t.Context(), Source{Dir: official}); err == nil {
+			t.Error("a broken tar of ImageNet was opened")
+		}
+	}
+	if after := open(); after != before {
+		t.Errorf("%d files are open, before %d", after, before)
+	}
+}
+
 func TestGuessPacked(t *testing.T) {
 	wnids := map[string]string{}
 	for i := range 200 {
@@ -352,6 +386,7 @@ func FuzzPacked(f *testing.F) {
 		if err != nil {
 			return
 		}
+		defer p.close()
 		root := folder{path, p}
 		err = fs.WalkDir(p, ".", func(name string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
