@@ -47,7 +47,7 @@ func start(args []string, stdout, stderr io.Writer) int {
 
 // report says what went wrong: a sentence on stderr, and under --json an event as the last line of stdout.
 func report(err error, code int, asJSON bool, stdout, stderr io.Writer) {
-	fmt.Fprintf(stderr, "unlearn: %v\n", err)
+	fmt.Fprintf(stderr, "unlearn: %s\n", run.Visible(err.Error()))
 	if asJSON {
 		run.NewConsole(run.TerminalOptions{JSON: true}, stdout, stderr).Emit(run.Failure{Message: err.Error(), Code: code})
 	}

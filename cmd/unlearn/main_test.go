@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -16,6 +17,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/urfave/cli/v2"
+
+	"l2ul/unlearn/run"
 )
 
 var update = flag.Bool("update", false, "write what the scripts compare with anew")
@@ -62,6 +65,14 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if want, err := strconv.Atoi(args[0]); err != nil || code != want {
 		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
+}
+
+func TestHostileName(t *testing.T) {
+	var out, errs bytes.Buffer
+	code := start([]string{"unlearn", "inspect", "\x1b[2Jabsent.pt"}, &out, &errs)
+	if code != run.ExitInput || !strings.Contains(errs.String(), `\x1b[2Jabsent.pt`) {
+		t.Errorf("exit code %d, stderr %q", code, errs.String())
 	}
 }
 

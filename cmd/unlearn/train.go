@@ -23,7 +23,7 @@ func (p *program) train() *cli.Command {
 				best := &run.Score{Accuracy: float64(result.Best.Hits) / float64(result.Best.N)}
 				held = fmt.Sprintf(", held out %s (best %s, after epoch %d)", percent(result.Val), percent(best), result.Best.Epoch)
 			}
-			return printLines(p.stdout, fmt.Sprintf("%s on %s: train %s%s, test %s after %d epochs, %.1f s", result.Model, result.Dataset,
-				percent(&result.Train), held, percent(&result.Test), result.Epochs, result.Seconds.Total))
+			return printLines(p.stdout, fmt.Sprintf("%s on %s: train %s%s, test %s after %s, %.1f s", result.Model, result.Dataset,
+				percent(&result.Train), held, percent(&result.Test), run.Counted(int(result.Epochs), "epoch"), result.Seconds.Total))
 		})
 }

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -24,6 +25,9 @@ const (
 	maxPadding = 1 << 26   // bytes after the last member
 	maxWindow  = 128 << 20 // of zstd, as `zstd --long=27` makes it
 )
+
+// tarBlock is what the size of a tar archive is a multiple of, in bytes.
+const tarBlock = 512
 
 // walkTar calls visit for every regular file of a tar archive, plain or compressed with gzip or zstd (told by its first
 // bytes), in one pass. The name is clean and has no leading slash. An error of visit ends the walk and is returned as
@@ -59,7 +63,7 @@ func walkTar(ctx context.Context, file string, visit func(name string, size int6
 	return nil
 }
 
-// tarMembers calls visit for every regular file of a tar archive. An error of visit ends that and is returned as it is; what is
+// tarMembers calls visit for every regular file of a tar archive, and refuses links. An error of visit ends that and is returned as it is; what is
 // wrong with the archive is a *tarError.
 func tarMembers(ctx context.Context, r io.Reader, visit func(h *tar.Header, content io.Reader) error) error {
 	archive := tar.NewReader(r)
@@ -70,6 +74,12 @@ func tarMembers(ctx context.Context, r io.Reader, visit func(h *tar.Header, cont
 		header, err := archive.Next()
 		switch {
 		case errors.Is(err, io.EOF) && members > 0:
+			// Behind the last member there may be no end, but all of its last block.
+			if file, ok := r.(io.Seeker); ok {
+				if at, err := file.Seek(0, io.SeekCurrent); err != nil || at%tarBlock != 0 {
+					return &tarError{msgBroken, cmp.Or(err, io.ErrUnexpectedEOF)}
+				}
+			}
 			return nil
 		case members == 0 && (errors.Is(err, io.EOF) || errors.Is(err, tar.ErrHeader)):
 			return &tarError{msgNoTar, err}
@@ -77,7 +87,9 @@ func tarMembers(ctx context.Context, r io.Reader, visit func(h *tar.Header, cont
 			return &tarError{msgBroken, err}
 		case members == maxMembers:
 			return &tarError{fmt.Sprintf("more than %d files in the archive", maxMembers), nil}
-		case header.Typeflag != tar.TypeReg:
+		case header.Typeflag == tar.TypeLink || header.Typeflag == tar.TypeSymlink: // to leave one out would shift the samples behind it
+			return &tarError{fmt.Sprintf("%.80q is a link: pack the files themselves (tar --dereference --hard-dereference), or unpack the archive", header.Name), nil}
+		case header.Typeflag != tar.TypeReg && header.Typeflag != tar.TypeGNUSparse:
 			continue
 		}
 		member := &trackingReader{r: archive}
@@ -113,7 +125,7 @@ func (e *tarError) in(file string, at int64) error {
 
 // isSparse reports whether a file is not stored as it is.
 func isSparse(h *tar.Header) bool {
-	return h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.map"] != ""
+	return h.Typeflag == tar.TypeGNUSparse || h.PAXRecords["GNU.sparse.major"] != "" || h.PAXRecords["GNU.sparse.map"] != ""
 }
 
 var (

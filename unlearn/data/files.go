@@ -102,18 +102,18 @@ func (f folder) sub(dir string) folder {
 	}
 }
 
-// unwrap returns the folder of an archive in which found is true: its top, or the one folder that this holds and all else is in,
-// and so on. Where there is none it is the top.
+// unwrap returns the folder of an archive in which found is true: its top, or the one folder that this holds, and so on; files
+// may lie beside that. Where there is none it is the top.
 func (f folder) unwrap(found func(folder) bool) folder {
 	for at := f; ; {
 		if found(at) {
 			return at
 		}
-		entries, err := at.list(".")
-		if err != nil || len(entries) != 1 || !entries[0].IsDir() {
+		inner, err := at.folders(".")
+		if err != nil || len(inner) != 1 {
 			return f
 		}
-		at = at.sub(entries[0].Name())
+		at = at.sub(inner[0])
 	}
 }
 

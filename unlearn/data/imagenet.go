@@ -39,6 +39,12 @@ const (
 	imageNetKit   = "ILSVRC2012_devkit_t12.tar.gz"
 )
 
+// Files of the development kit: a number for each validation image, and the classes that the numbers are of.
+const (
+	groundTruth = "ILSVRC2012_validation_ground_truth.txt"
+	metaMat     = "meta.mat"
+)
+
 // openImageNetFiles opens the folder or archive of ImageNet, or the folder with its official archives, as what they unpack to.
 func openImageNetFiles(ctx context.Context, src Source) (folder, error) {
 	f, err := src.tree(ctx, nil, func(f folder) bool { return holds("train")(f) || holds(kaggleImages)(f) })
@@ -53,11 +59,14 @@ func openImageNetFiles(ctx context.Context, src Source) (folder, error) {
 	return folder{src.Dir, p}, nil
 }
 
-// addImageNet lists the archives in a folder.
+// addImageNet lists the official archives in a folder.
 func (p *packed) addImageNet(ctx context.Context, src Source, f folder) error {
-	for _, archive := range []struct{ file, folder string }{{imageNetVal, "val"}, {imageNetKit, "."}} {
+	for _, archive := range []struct {
+		file, folder string
+		wanted       func(name string) bool
+	}{{imageNetVal, "val", nil}, {imageNetKit, ".", isValidationLabels}} {
 		if f.has(archive.file) {
-			if err := p.add(ctx, f.path(archive.file), archive.folder, nil); err != nil {
+			if err := p.add(ctx, f.path(archive.file), archive.folder, archive.wanted); err != nil {
 				return err
 			}
 		}
@@ -68,13 +77,19 @@ func (p *packed) addImageNet(ctx context.Context, src Source, f folder) error {
 	return p.sort()
 }
 
+// isValidationLabels tells the files of the development kit that are read.
+func isValidationLabels(name string) bool {
+	base := path.Base(name)
+	return base == groundTruth || base == metaMat
+}
+
 // addImageNetTrain lists the tars in a tar, each as a folder of its name.
 func (p *packed) addImageNetTrain(ctx context.Context, src Source, file string) error {
 	in, _, err := openArchive(file)
 	if err != nil {
 		return err
 	}
-	p.open = append(p.open, in)
+	p.archives = append(p.archives, in)
 	classes, err := in.tarFiles(ctx, 0, in.info.Size())
 	if err != nil {
 		return err
@@ -88,7 +103,11 @@ func (p *packed) addImageNetTrain(ctx context.Context, src Source, file string) 
 		return err
 	}
 	for i, class := range classes {
-		if err := p.insert(path.Join("train", strings.TrimSuffix(path.Base(class.name), ".tar")), images[i]...); err != nil {
+		name := strings.TrimSuffix(path.Base(class.name), ".tar")
+		if name == "" || name[0] == '.' {
+			return inputf(file, "%.80q is not named after a class", class.name)
+		}
+		if err := p.insert(path.Join("train", name), images[i]...); err != nil {
 			return err
 		}
 	}
@@ -153,8 +172,8 @@ func validationLabels(root folder, names []string) (source string, wnids []strin
 		read func(root folder, file string, names []string) ([]string, error)
 	}{
 		{"LOC_val_solution.csv", kaggleLabels},
-		{"ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", devkitLabels},
-		{"data/ILSVRC2012_validation_ground_truth.txt", devkitLabels},
+		{"ILSVRC2012_devkit_t12/data/" + groundTruth, devkitLabels},
+		{"data/" + groundTruth, devkitLabels},
 	} {
 		if root.has(reader.file) {
 			wnids, err = reader.read(root, reader.file, names)
@@ -196,7 +215,7 @@ func devkitLabels(root folder, file string, names []string) ([]string, error) {
 	if len(numbers) != len(names) {
 		return nil, inputf(root.path(file), "%d labels for the %d images under val/", len(numbers), len(names))
 	}
-	meta := path.Join(path.Dir(file), "meta.mat")
+	meta := path.Join(path.Dir(file), metaMat)
 	content, err := root.read(meta)
 	if err != nil {
 		return nil, err

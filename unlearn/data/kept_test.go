@@ -576,6 +576,19 @@ func TestNotKept(t *testing.T) {
 			s.Cache = filepath.Join(s.Cache, "file")
 			rewrite(t, s.Cache, "")
 		}, "not a directory"},
+		"a folder that is named as the lock": {func(t *testing.T, s *shelf) {
+			s.open(t, "test")
+			dirs, err := filepath.Glob(filepath.Join(s.Cache, "*"))
+			if err != nil || len(dirs) != 1 {
+				t.Fatalf("folders %q, error %v", dirs, err)
+			}
+			if err := os.RemoveAll(dirs[0]); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.MkdirAll(filepath.Join(dirs[0], "train.lock"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}, "is a directory"},
 		"a name that JSON changes": {func(t *testing.T, s *shelf) {
 			rewrite(t, filepath.Join(s.Dir, "train/ant/\xff.png"), files["val/ant/v.png"])
 		}, `"train/ant/\xff.png" is not UTF-8`},

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math"
 	"os"
 	"path"
@@ -23,8 +24,9 @@ import (
 type packed struct {
 	file    string                   // the archive, or the folder that several lie in
 	root    string                   // the folder in it that names are relative to
-	open    []*packedArchive         // all of them
 	folders map[string][]*packedFile // what each holds, sorted by name
+
+	archives []*packedArchive
 }
 
 // packedFile is a file or a folder in an archive, and what the system would tell of it. It changes as the archive does.
@@ -49,11 +51,13 @@ type packedArchive struct {
 
 // Bounds of an archive's directory, for what is in memory of it.
 const (
-	maxZipDirectory = 1 << 28 // bytes: the largest of ImageNet have half of that
 	maxDepth        = 32      // folders in one another
 	maxDeflate      = 1032    // bytes that one byte of Deflate can stand for (https://zlib.net/zlib_tech.html)
 	maxArchiveBytes = 1 << 35 // bytes of a compressed tar that are in memory
 )
+
+// maxZipDirectory bounds what is read of a zip to list it, in bytes: the largest of ImageNet have half of that.
+var maxZipDirectory int64 = 1 << 28
 
 // openPacked lists the files of an archive. wanted says which of a compressed tar will be read; nil for all.
 func openPacked(ctx context.Context, file string, wanted func(name string) bool) (*packed, error) {
@@ -69,15 +73,15 @@ func openPacked(ctx context.Context, file string, wanted func(name string) bool)
 	return p, nil
 }
 
-func newPacked(file string) *packed {
-	return &packed{file: file, folders: map[string][]*packedFile{".": nil}}
+// close closes the archives of a file system that nobody asks for files any more. Of others the runtime does it.
+func (p *packed) close() {
+	for _, in := range p.archives {
+		_ = in.Close() // it was only read
+	}
 }
 
-// close closes the archives before the runtime would, where nobody can ask for their files any more.
-func (p *packed) close() {
-	for _, in := range p.open {
-		_ = in.Close() // which was only read
-	}
+func newPacked(file string) *packed {
+	return &packed{file: file, folders: map[string][]*packedFile{".": nil}}
 }
 
 // add lists the files of one more archive in a folder.
@@ -86,7 +90,7 @@ func (p *packed) add(ctx context.Context, file, folder string, wanted func(name 
 	if err != nil {
 		return err
 	}
-	p.open = append(p.open, in)
+	p.archives = append(p.archives, in)
 	switch {
 	case bytes.HasPrefix(magic, []byte("PK")):
 		return p.addZip(in, folder)
@@ -95,6 +99,9 @@ func (p *packed) add(ctx context.Context, file, folder string, wanted func(name 
 		return p.addStream(ctx, in, folder, wanted)
 	}
 	files, err := in.tarFiles(ctx, 0, in.info.Size())
+	if len(files) == 0 && errors.Is(err, tar.ErrHeader) {
+		return inputf(file, "none of the archives that are read here: .zip, .tar, .tar.gz or .tar.zst")
+	}
 	if err != nil {
 		return err
 	}
@@ -133,7 +140,10 @@ func openArchive(file string) (in *packedArchive, magic []byte, err error) {
 	}
 	magic = make([]byte, 4)
 	n, err := f.ReadAt(magic, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
+	if err == nil || errors.Is(err, io.EOF) {
+		info, err = f.Stat() // of what was opened, which need no longer be what has the name
+	}
+	if err != nil {
 		return nil, nil, errors.Join(unreadable(err), f.Close())
 	}
 	return &packedArchive{File: f, info: info}, magic[:n], nil
@@ -187,6 +197,8 @@ func (p *packed) addZip(in *packedArchive, folder string) error {
 		switch {
 		case strings.HasSuffix(member.Name, "/") || strings.HasPrefix(member.Name, "__MACOSX/"): // the latter is what a Mac adds
 			continue
+		case member.Mode()&fs.ModeSymlink != 0: // to leave one out would shift the samples behind it
+			return inputf(in.Name(), "%.80q is a link: pack the files themselves, or unpack the archive", member.Name)
 		case !member.Mode().IsRegular():
 			continue
 		case member.Flags&1 != 0:
@@ -253,7 +265,8 @@ func (p *packed) makeFolder(dir string, in *packedArchive) {
 
 // sort ends the listing.
 func (p *packed) sort() error {
-	for dir, files := range p.folders {
+	for _, dir := range slices.Sorted(maps.Keys(p.folders)) {
+		files := p.folders[dir]
 		slices.SortFunc(files, func(a, b *packedFile) int { return cmp.Compare(a.name, b.name) })
 		for i := 1; i < len(files); i++ {
 			if files[i].name == files[i-1].name {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -59,10 +61,29 @@ func NewConsole(o TerminalOptions, stdout, stderr io.Writer) *Console {
 	}
 	if o.LogFormat == "console" || o.LogFormat != "json" && terminal {
 		colour := terminal && os.Getenv("NO_COLOR") == "" || os.Getenv("CLICOLOR_FORCE") == "1"
-		c.pretty = zerolog.ConsoleWriter{Out: stderrOf{c}, NoColor: !colour, TimeFormat: "15:04:05"}
+		c.pretty = zerolog.ConsoleWriter{Out: stderrOf{c}, NoColor: !colour, TimeFormat: "15:04:05", FormatPrepare: func(event map[string]any) error {
+			if message, ok := event[zerolog.MessageFieldName].(string); ok {
+				event[zerolog.MessageFieldName] = Visible(message)
+			}
+			return nil
+		}}
 	}
 	c.log = zerolog.New(sink{c}).Level(zerolog.TraceLevel).With().Timestamp().Logger()
 	return c
+}
+
+// Visible keeps control characters, which names in archives and files may have, off a terminal: it writes them as Go does. Tabs
+// and the ends of lines stay.
+func Visible(text string) string {
+	var b strings.Builder
+	for _, r := range text {
+		if r == '\n' || r == '\t' || strconv.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return b.String()
 }
 
 func isTerminal(w io.Writer) bool {

@@ -153,6 +153,17 @@ func TestQuietAndColour(t *testing.T) {
 	}
 }
 
+// What stands in the names of files moves no cursor and writes no line over.
+func TestHostileMessage(t *testing.T) {
+	t.Setenv("NO_COLOR", "1")
+	var out, errs bytes.Buffer
+	c := NewConsole(TerminalOptions{LogFormat: "console"}, &out, &errs)
+	c.Warn("a\x1b[2Jb\r\x07\u202eé\xff\tc\nd")
+	if e := errs.String(); !strings.Contains(e, `a\x1b[2Jb\r\a\u202eé`+"\ufffd\tc\nd") {
+		t.Errorf("stderr %q", e)
+	}
+}
+
 func TestBar(t *testing.T) {
 	var out, errs bytes.Buffer
 	c := NewConsole(TerminalOptions{Progress: "bar"}, &out, &errs)

@@ -200,7 +200,6 @@ typedef void (*colour_function)(const uint8_t* y, const uint8_t* cb, const uint8
 // Goes over a restart marker (F.2.2.4 and E.2.4): what is coded before it ends within the last byte before.
 static bool restart(decoder* d) {
   bit_stream* s = &d->stream;
-  if (unused(s) >= 8) return false;
   if (!s->marker) slide(s);
   if (!s->marker || unused(s) >= 8) return false;
   if (*s->source != RST0 + d->restarts) return false;

@@ -125,7 +125,33 @@ func TestLeftToLibjpeg(t *testing.T) {
 			b[app0+1] = 0xe1 // no longer JFIF
 			return b
 		}),
-		"a code of ones alone": edit("grey.jpg", func(b []byte, _, _ int) []byte {
+		"RGB, as Adobe says": edit("444.jpg", func(b []byte, _, _ int) []byte {
+			app0 := bytes.Index(b, []byte{0xff, 0xe0})
+			b[app0+1] = 0xe1
+			return slices.Insert(b, app0, []byte("\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00")...)
+		}),
+		"a scan of some coefficients": edit("grey.jpg", func(b []byte, _, scan int) []byte { b[scan+8] = 62; return b }),
+		"a frame with a byte more": edit("grey.jpg", func(b []byte, frame, _ int) []byte {
+			b[frame+3]++
+			return slices.Insert(b, frame+13, 0)
+		}),
+		"the code of ones alone": edit("grey.jpg", func(b []byte, _, _ int) []byte {
+			dht := bytes.Index(b, []byte{0xff, 0xc4})
+			end, longest := dht+21, 0
+			for i, n := range b[dht+5 : dht+21] {
+				end += int(n)
+				if n > 0 {
+					longest = i
+				}
+			}
+			b[dht+3]++
+			b[dht+5+longest]++
+			return slices.Insert(b, end, 11)
+		}),
+		"a byte before a restart marker": edit("restart.jpg", func(b []byte, _, scan int) []byte {
+			return slices.Insert(b, scan+bytes.Index(b[scan:], []byte{0xff, 0xd1}), 0x55)
+		}),
+		"more codes than there can be": edit("grey.jpg", func(b []byte, _, _ int) []byte {
 			b[bytes.Index(b, []byte{0xff, 0xc4})+5] += 2 // codes of one bit
 			return b
 		}),
@@ -154,6 +180,20 @@ func TestLeftToLibjpeg(t *testing.T) {
 			t.Errorf("%s: pixels other than libjpeg's", name)
 		}
 	}
+}
+
+// A last coefficient behind the block, which libjpeg takes for the last in it: with codes of two bits for 16 zeros, for 13 zeros
+// and a value of one bit, and for a zero and a value of ten, all ones.
+func TestCoefficientBehindTheBlock(t *testing.T) {
+	d := &drawing{rng: rand.New(rand.NewPCG(7, 8)), file: []byte{0xff, 0xd8}}
+	d.segment(0xdb, append([]byte{0}, bytes.Repeat([]byte{8}, 64)...)...)
+	d.segment(0xc0, 8, 0, 8, 0, 8, 1, 1, 0x11, 0)
+	d.segment(0xc4, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+	d.segment(0xc4, 0x10, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xf0, 0xd1, 0x1a)
+	d.segment(0xda, 1, 1, 0, 0, 63, 0)
+	d.put(0b0_000000_011_10_1111111111, 22)
+	d.flush()
+	agree(t, append(d.file, 0xff, 0xd9), image.Rect(0, 0, 8, 8), 8)
 }
 
 func TestDamagedImages(t *testing.T) {
