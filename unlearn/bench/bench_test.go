@@ -355,6 +355,16 @@ func TestIdentityOfStreams(t *testing.T) {
 	if len(ids) != 5 {
 		t.Errorf("5 streams have %d names", len(ids))
 	}
+	// So do the bytes of what its lines name.
+	list := filepath.Join(dir, "list.txt")
+	for _, line := range []string{`"forget":"@` + list + `"`, `"forget":"class:1","options":{"pairs":"` + list + `"}`} {
+		write(t, file, `{"id":"a",`+line+"}\n")
+		write(t, list, "one")
+		before := stream("continual: {file: " + file + "}").ID
+		if write(t, list, "another"); stream("continual: {file: "+file+"}").ID == before {
+			t.Errorf("%s: another file at the same place is the same stream", line)
+		}
+	}
 	line := func(c Cell) string { return strings.Join(c.Args, " ") }
 	if got, want := line(last), "continual --model=resnet20 --dataset=shapes --method=neggrad --seed=3 -- "+file; got != want {
 		t.Errorf("%s, want %s", got, want)

@@ -28,7 +28,10 @@ type PivotRow struct {
 	Section bool     // the first of rows that began with the same networks, which is what was before
 }
 
-// newPivot lays the table of a grid out by its columns; nil of a grid that names none.
+// maxPivot bounds the cells of a Pivot, most of which may be empty: a small file can name a row and a column for each of many cells.
+const maxPivot = 100_000
+
+// newPivot lays the table of a grid out by its columns; nil of a grid that names none, and where that would be too large to be read.
 func newPivot(g *results.Grid, t *Table) *Pivot {
 	if g == nil || len(g.Columns) == 0 {
 		return nil
@@ -47,21 +50,29 @@ func newPivot(g *results.Grid, t *Table) *Pivot {
 			of[r.Path] = row
 		}
 	}
+	var rows []PivotRow
+	columns, lines := map[string]int{}, map[string]int{} // their places
 	for _, c := range g.Cells {
-		if title := columnTitle(g.Columns, c); !slices.Contains(p.Columns, title) {
+		title, labels := columnTitle(g.Columns, c), p.labels(c)
+		if _, ok := columns[title]; !ok {
+			columns[title] = len(columns)
 			p.Columns = append(p.Columns, title)
 		}
-	}
-	var rows []PivotRow
-	for _, c := range g.Cells {
-		labels := p.labels(c)
-		at := slices.IndexFunc(rows, func(r PivotRow) bool { return slices.Equal(r.Labels, labels) })
-		if at < 0 {
-			at = len(rows)
-			rows = append(rows, PivotRow{Labels: labels, Cells: make([]*Row, len(p.Columns))})
+		id := fmt.Sprintf("%q", labels)
+		if _, ok := lines[id]; !ok {
+			lines[id] = len(lines)
+			rows = append(rows, PivotRow{Labels: labels})
 		}
+	}
+	if len(columns)*len(rows) > maxPivot {
+		return nil
+	}
+	for i := range rows {
+		rows[i].Cells = make([]*Row, len(columns))
+	}
+	for _, c := range g.Cells {
 		if row := of[filepath.Join(g.Path, filepath.FromSlash(c.Folder))]; row != nil {
-			rows[at].Cells[slices.Index(p.Columns, columnTitle(g.Columns, c))] = row
+			rows[lines[fmt.Sprintf("%q", p.labels(c))]].Cells[columns[columnTitle(g.Columns, c)]] = row
 		}
 	}
 	p.sections(rows, befores)

@@ -22,8 +22,8 @@ type Report struct {
 	Claims []results.Claim // of grids, and what came of them
 	Broken []string        // run folders that cannot be read, and why
 
-	Runs  []*results.Run // finished, of `unlearn forget`
-	Open  []*results.Run // of `unlearn forget`, not finished
+	Runs  []*results.Run // finished, of `unlearn forget` and `unlearn continual`
+	Open  []*results.Run // of these, not finished
 	Other []*results.Run // of other verbs
 	Ahead int            // cells of grids that have not begun
 }
@@ -109,7 +109,7 @@ func (r *Report) add(run *results.Run) {
 	switch {
 	case run.Forget != nil:
 		r.Runs = append(r.Runs, run)
-	case run.Verb == "forget" && run.Result == nil:
+	case run.Result == nil && (run.Verb == "forget" || run.Verb == "continual"):
 		r.Open = append(r.Open, run)
 	default:
 		r.Other = append(r.Other, run)
@@ -122,7 +122,7 @@ func (r *Report) Left() string {
 	for _, l := range []struct {
 		n    int
 		what string
-	}{{len(r.Open), "not finished"}, {r.Ahead, "not begun"}, {len(r.Other), "of another command than forget"}, {len(r.Broken), "that cannot be read"}} {
+	}{{len(r.Open), "not finished"}, {r.Ahead, "not begun"}, {len(r.Other), "of another command than forget and continual"}, {len(r.Broken), "that cannot be read"}} {
 		if l.n > 0 {
 			left = append(left, fmt.Sprintf("%s %s", run.Counted(l.n, "run"), l.what))
 		}

@@ -102,7 +102,7 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s is the best in %+v, want %+v", method, best[method], want)
 		}
 	}
-	if want := "Not in the table: 1 run not finished, 1 run of another command than forget."; r.Left() != want {
+	if want := "Not in the table: 1 run not finished, 1 run of another command than forget and continual."; r.Left() != want {
 		t.Errorf("left %q, want %q", r.Left(), want)
 	}
 }
@@ -214,6 +214,46 @@ func TestPivotSections(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"before ", "4 1e-3", "before ", "16 1e-3", "16 5e-4"}, rows); d != "" {
 		t.Errorf("-want +got\n%s", d)
+	}
+}
+
+// A grid of a row and a column for each of many cells is a small file, and no table that anybody could read.
+func TestPivotIsBounded(t *testing.T) {
+	cells := make([]string, 400)
+	for i := range cells {
+		cells[i] = fmt.Sprintf("%d %d none", i, i)
+	}
+	about := `"columns":["b"],"axes":[{"key":"a"},{"key":"b"}]`
+	if p := load(t, gridOf(t, about, cells)).Pivot; p != nil {
+		t.Errorf("%d columns", len(p.Columns))
+	}
+	if p := load(t, gridOf(t, about, cells[:300])).Pivot; p == nil || len(p.Columns) != 300 {
+		t.Errorf("300 columns: %v", p)
+	}
+}
+
+// The images of later requests were scored first when a method had changed the network already: no row of before has their accuracy.
+// Streams of other portions are other rows.
+func TestStreamsHaveNoScoreOfBefore(t *testing.T) {
+	dir := t.TempDir()
+	for name, sizes := range map[string][2]int{"a": {2, 6}, "b": {4, 4}} {
+		var requests []string
+		for i, n := range sizes {
+			scores := fmt.Sprintf(`{"forget":{"accuracy":0.5,"hits":%d,"n":%d},"retain":{"accuracy":0.9,"n":90},"test":{"accuracy":0.8,"n":10}}`, n/2, n)
+			requests = append(requests, fmt.Sprintf(`{"id":"r","images":%d,"outcome":"reached","settings":{"method":"adv","seed":0},"weights_before":"w%d","before":%s,"after":%s}`, n, i, scores, scores))
+		}
+		text := `{"schema":"unlearn.continual/1","model":"m","dataset":"d","requests":[` + strings.Join(requests, ",") + `]}`
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, name), 0o755), os.WriteFile(filepath.Join(dir, name, "result.json"), []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	table := load(t, dir).Table
+	var rows []string
+	for _, r := range table.Rows {
+		rows = append(rows, strings.Join(table.Cells(r, "±")[:6], " | "))
+	}
+	if d := cmp.Diff([]string{"8 | before |  | - | 90.00 | 80.00", "8 | adv | 2+6 | 50.00 | 90.00 | 80.00", "8 | adv | 2 of 4 | 50.00 | 90.00 | 80.00"}, rows); d != "" {
+		t.Errorf("%v: -want +got\n%s", table.Keys, d)
 	}
 }
 

@@ -1,6 +1,7 @@
 package results
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,7 +22,75 @@ const stream = `{"schema":"unlearn.continual/1","model":"m","dataset":"d","recor
 	{"id":"b","outcome":"cap","steps":4,"seconds":2,"settings":{"method":"adv","goal":"misclassify","seed":7},"weights_before":"w1","weights_after":"w2","data":"x","forget":"f2",
 	 "before":{"forget":{"accuracy":0.5,"hits":3,"n":6},"retain":{"accuracy":0.7,"n":84},"test":{"accuracy":0.6,"n":10}},
 	 "after":{"forget":{"accuracy":0.3333,"hits":2,"n":6},"retain":{"accuracy":0.4,"n":84},"test":{"accuracy":0.3,"n":10}},
-	 "reads":{"after":{"retain":84},"unlearn":{"forget":30}}}]}`
+	 "reads":{"after":{"retain":84},"unlearn":{"forget":30,"earlier":5}}}]}`
+
+// A stream that serves its tenth request is where the run of that one is. Its folder may be anybody's.
+func TestNewest(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("argv.txt", "unlearn continual\n")
+	write("config.yaml", "method: adv\nstop-scope: request\n")
+	newest := func() (string, error) {
+		t.Helper()
+		r, err := Open(dir)
+		if err != nil || r.Verb != "continual" || r.Requests() != "" {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		n, err := r.Newest()
+		if n == nil {
+			return "", err
+		}
+		return n.Path, err
+	}
+	if got, err := newest(); got != "" || err != nil {
+		t.Errorf("before the first request: %q, %v", got, err)
+	}
+	for _, name := range []string{"999-c", "1000-d", "002-b"} {
+		write("requests/"+name+"/argv.txt", "unlearn continual\n")
+	}
+	if got, err := newest(); got != filepath.Join(dir, "requests", "1000-d") || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := errors.Join(os.RemoveAll(filepath.Join(dir, "requests")), os.Symlink(t.TempDir(), filepath.Join(dir, "requests"))); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := newest(); err == nil {
+		t.Errorf("a link leads to %q", got)
+	}
+}
+
+// Streams that ask for as many images in other portions are no repeats of each other.
+func TestRepeatsOfStreams(t *testing.T) {
+	var all []*Run
+	for _, sizes := range []string{"2 6", "2 6", "4 4"} {
+		text := stream
+		one, other, _ := strings.Cut(sizes, " ")
+		text = strings.Replace(text, `"id":"a"`, `"id":"a","images":`+one, 1)
+		text = strings.Replace(text, `"id":"b"`, `"id":"b","images":`+other, 1)
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "result.json"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		r, err := Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, r)
+	}
+	groups, err := Repeats(all)
+	if err != nil || len(groups) != 2 || len(groups[0].Runs) != 2 || groups[0].Runs[0].Requests() != "2+6" || groups[1].Runs[0].Requests() != "2 of 4" {
+		t.Errorf("%+v, %v", groups, err)
+	}
+}
 
 func TestStream(t *testing.T) {
 	dir := t.TempDir()
@@ -50,13 +119,13 @@ func TestStream(t *testing.T) {
 		t.Errorf("after: -want +got\n%s", d)
 	}
 	if r.Verb != "continual" || r.K() != 8 || r.Seed() != 7 || f.Method != "adv" || f.Outcome != "cap" || f.Reached || f.Steps != 7 || f.Seconds.Total != 3.5 ||
-		f.Hashes.Weights != "w0" || f.Limited || f.DataAccess.RetainDuringUnlearning || f.DataAccess.Reads[data.PhaseUnlearn][data.PartForget] != 50 {
+		f.Hashes.Weights != "w0" || f.Limited || f.DataAccess.RetainDuringUnlearning || f.DataAccess.Reads[data.PhaseUnlearn][data.PartForget] != 55 {
 		t.Errorf("%s of %d: %+v", r.Verb, r.K(), f)
 	}
 	if e := r.Entry(); e.Outcome != "cap" || e.Method != "adv" || *e.Seconds != 3.5 || *e.Test != 0.3 {
 		t.Errorf("in a list: %+v", e)
 	}
-	write(strings.Replace(stream, `"unlearn":{"forget":30}`, `"unlearn":{"retain":1}`, 1))
+	write(strings.Replace(stream, `"unlearn":{"forget":30,"earlier":5}`, `"unlearn":{"retain":1}`, 1))
 	if r, err = Open(dir); err != nil || !r.Forget.DataAccess.RetainDuringUnlearning {
 		t.Errorf("a stream that read D_r: %v", err)
 	}
