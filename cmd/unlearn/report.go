@@ -27,8 +27,8 @@ func (p *program) report() *cli.Command {
 	flags, read := simple(options{})
 	return &cli.Command{
 		Name: "report", Usage: "runs and grids as tables, plots, one HTML file, or live", ArgsUsage: "RUN|GRID|FOLDER…", Flags: flags,
-		Description: "Shows run folders of unlearn forget, whole grids, and everything below a folder. Runs that differ in nothing but the\n" +
-			"seed make one row: their mean and half of its 95 % interval.\n\n" +
+		Description: "Shows run folders of unlearn forget and unlearn continual, whole grids, and everything below a folder. Runs that differ in\n" +
+			"nothing but the seed make one row: their mean and half of its 95 % interval.\n\n" +
 			"  unlearn report runs/\n" +
 			"  unlearn report runs/ --latex > table.tex\n" +
 			"  unlearn report runs/ --html report.html\n" +

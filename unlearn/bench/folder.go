@@ -72,6 +72,10 @@ func Prepare(dir string, x *results.Grid) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return run.Usagef("--output %s: %w", dir, err)
 	}
+	// Of another process that is about to write the index, or was killed before it had.
+	names = slices.DeleteFunc(names, func(n fs.DirEntry) bool {
+		return n.Name() == cellsName || n.Name() == stateName || strings.HasPrefix(n.Name(), "."+indexName)
+	})
 	old, err := results.OpenGrid(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && len(names) > 0:

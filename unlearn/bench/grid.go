@@ -1,6 +1,7 @@
 // Package bench runs grids: one experiment for every combination of some settings, as CI services run a matrix. A cell of a
-// grid is an ordinary run of `unlearn forget` in a folder of its own, named by a hash of everything that decides its result,
-// so that a grid can be stopped, moved, split over machines and started again, and does nothing twice.
+// grid is an ordinary run of `unlearn forget`, or a stream of `unlearn continual`, in a folder of its own, named by a hash of
+// everything that decides its result, so that a grid can be stopped, moved, split over machines and started again, and does
+// nothing twice.
 package bench
 
 import (

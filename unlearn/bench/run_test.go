@@ -351,6 +351,17 @@ func TestPrepareWaitsForOthers(t *testing.T) {
 	}
 }
 
+// Processes begin at once, and one is killed before it has written the index: the folder is a grid's all the same.
+func TestPrepareGoesOn(t *testing.T) {
+	for name, ok := range map[string]bool{"cells/a": true, "state/grid.lock": true, ".grid.json123": true, "grid.yaml": false, "cells.json": false} {
+		dir := t.TempDir()
+		write(t, filepath.Join(dir, name), "")
+		if err := Prepare(dir, (&Grid{}).Index(nil)); (err == nil) != ok {
+			t.Errorf("a folder with %s: %v", name, err)
+		}
+	}
+}
+
 // A stream whose record does not verify has failed, whatever its result says, in the summary and for claims as well.
 func TestFailedCellsDoNotCount(t *testing.T) {
 	dir, cells := folder(t, threeCells+"\nchecks: [{reached: true}]", func(c *Cell) string { return result(c, "reached", 1, 1, 1) })

@@ -216,7 +216,7 @@ func (p *Pivot) Texts(r PivotRow, pm string) []string {
 		if c.missed() {
 			forget += " †"
 		}
-		if c.Runs != nil && c.N < p.runs {
+		if c.N != p.runs {
 			forget += fmt.Sprintf(" (n = %d)", c.N)
 		}
 		texts = append(texts, forget, interval(c.Retain, percent, pm), interval(c.Test, percent, pm))

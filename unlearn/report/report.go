@@ -3,6 +3,7 @@
 package report
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -50,8 +51,8 @@ func Load(paths ...string) (*Report, error) {
 	if r.Grid != nil && len(paths) > 1 {
 		r.Grid = nil
 	}
-	if r.Grid != nil && r.Grid.Title != "" {
-		r.Title = r.Grid.Title
+	if r.Grid != nil {
+		r.Title = cmp.Or(r.Grid.Title, r.Grid.Name, r.Title)
 	}
 	var err error
 	if r.Table, err = newTable(r.Runs); err != nil {

@@ -164,7 +164,7 @@ func TestPivot(t *testing.T) {
 		rows = append(rows, strings.Join(r.Pivot.Texts(row, "±"), " | "))
 	}
 	if d := cmp.Diff([]string{
-		"before | 100.00±0.00 | 96.00±0.00 | 90.00±0.00 | 100.00 | 96.00 | 90.00",
+		"before | 100.00±0.00 | 96.00±0.00 | 90.00±0.00 | 100.00 (n = 1) | 96.00 | 90.00",
 		"oracle | 0.00 (n = 1) | 93.75 | 88.00 | - | - | -",
 		"neggrad | 12.50±158.83 † (n = 2) | 62.50±158.83 | 55.00±190.59 | 0.00 (n = 1) | 25.00 | 20.00",
 		"correct | 0.00 (n = 1) | 62.50 | 60.00 | - | - | -",
@@ -214,6 +214,19 @@ func TestPivotSections(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"before ", "4 1e-3", "before ", "16 1e-3", "16 5e-4"}, rows); d != "" {
 		t.Errorf("-want +got\n%s", d)
+	}
+}
+
+// After \\ and \midrule, TeX takes a bracket or a star for theirs.
+func TestLaTeXRowsBeginWithText(t *testing.T) {
+	var tex strings.Builder
+	if err := load(t, gridOf(t, `"columns":["k"],"axes":[{"key":"a"},{"key":"k"}]`, []string{"[2pt] 4 adv-0", "*x 4 adv-1"})).LaTeX(&tex); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"\n{[}2pt] & ", "\n{*}x & "} {
+		if !strings.Contains(tex.String(), want) {
+			t.Errorf("%q is not in\n%s", want, &tex)
+		}
 	}
 }
 
