@@ -85,6 +85,8 @@ func TestParseRefuses(t *testing.T) {
 		"matrix: {a: []}":                                    "a has no values",
 		"matrix: {a: 3}":                                     "a list of values is expected",
 		"matrix: {a: [1, 1]}":                                "the value 1 twice",
+		"matrix: {a: [1e-3, 0.001]}":                         "one value twice, as 1e-3 and as 0.001",
+		"matrix: {a: [1]}\ncontinual:":                       "continual: it has no value",
 		"matrix: {a: [1], a: [2]}":                           "already defined",
 		"matrix: {a: [[1]]}":                                 "a value is expected",
 		"matrix: {a: [{b: 1}]}":                              "a value is expected",
@@ -382,6 +384,17 @@ func TestIdentityOfStreams(t *testing.T) {
 	}
 	if l := loadOf(&drawn, 100); l.times != 2 || l.step != 3 {
 		t.Errorf("load %+v", l)
+	}
+}
+
+// A grid of streams whose file of requests is not there would fail cell by cell.
+func TestRequestsMustBeThere(t *testing.T) {
+	g, err := Parse("grid", []byte("base: {model: resnet20, dataset: shapes}\nmatrix: {seed: [0]}\ncontinual: {file: /nowhere.jsonl}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.Cells(Sources{Catalog: catalog(t)}); run.ExitCode(err) != run.ExitInput || !strings.Contains(err.Error(), "requests: open /nowhere.jsonl: no such file") {
+		t.Error(err)
 	}
 }
 

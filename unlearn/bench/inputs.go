@@ -80,9 +80,6 @@ func content(path string) (string, error) {
 // requested identifies a file of deletion requests by its bytes and by those of the files that its lines name.
 func requested(path string) (string, error) {
 	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return path, nil
-	}
 	if err != nil {
 		return "", err
 	}
