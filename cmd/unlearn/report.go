@@ -111,14 +111,11 @@ func tableWriter(md, csv, latex bool) (func(*reports.Report, io.Writer) error, e
 	return write, nil
 }
 
-// pivotColumns are how many columns of a grid's table, of three accuracies each, a terminal shows side by side.
-const pivotColumns = 2
-
 // printTable is the tables for people at a terminal, with the claims of grids below them.
 func printTable(r *reports.Report, w io.Writer) error {
 	var lines []string
 	if r.Pivot != nil {
-		for _, p := range r.Pivot.Parts(pivotColumns) {
+		for _, p := range r.Pivot.Parts(sideBySide(r.Pivot)) {
 			t := newTable(printables(p.Headers())...)
 			for i, row := range p.Rows {
 				if i > 0 && row.Section {
@@ -143,6 +140,16 @@ func printTable(r *reports.Report, w io.Writer) error {
 		lines = append(append(lines, ""), claims...)
 	}
 	return printLines(w, lines...)
+}
+
+// sideBySide is how many columns of a grid's table, of three accuracies each, a terminal shows beside the names of rows.
+func sideBySide(p *reports.Pivot) int {
+	const width, gap = 120, 2
+	widest := 0
+	for _, h := range p.Headers() {
+		widest = max(widest, len(h)+gap)
+	}
+	return max(width/(3*widest), 1)
 }
 
 // printables are texts from run folders that cannot move the cursor of a terminal.

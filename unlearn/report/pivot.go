@@ -53,7 +53,7 @@ func newPivot(g *results.Grid, t *Table) *Pivot {
 	var rows []PivotRow
 	columns, lines := map[string]int{}, map[string]int{} // their places
 	for _, c := range g.Cells {
-		title, labels := columnTitle(g.Columns, c), p.labels(c)
+		title, labels := columnTitle(g.Columns, c), p.labels(g, c)
 		if _, ok := columns[title]; !ok {
 			columns[title] = len(columns)
 			p.Columns = append(p.Columns, title)
@@ -72,7 +72,7 @@ func newPivot(g *results.Grid, t *Table) *Pivot {
 	}
 	for _, c := range g.Cells {
 		if row := of[filepath.Join(g.Path, filepath.FromSlash(c.Folder))]; row != nil {
-			rows[lines[fmt.Sprintf("%q", p.labels(c))]].Cells[columns[columnTitle(g.Columns, c)]] = row
+			rows[lines[fmt.Sprintf("%q", p.labels(g, c))]].Cells[columns[columnTitle(g.Columns, c)]] = row
 		}
 	}
 	p.sections(rows, befores)
@@ -97,7 +97,7 @@ func (p *Pivot) Parts(columns int) (parts []*Pivot) {
 func rowKeys(g *results.Grid, t *Table) (keys []string) {
 	names, pairs := map[string]bool{}, map[string]bool{}
 	for _, c := range g.Cells {
-		name := methodLabel(c)
+		name := methodLabel(c.Labels["method"], c.Labels["goal"])
 		names[name], pairs[name+" "+string(c.Labels["goal"])] = true, true
 	}
 	told := len(names) > 1 && len(names) == len(pairs)
@@ -111,16 +111,21 @@ func rowKeys(g *results.Grid, t *Table) (keys []string) {
 	return keys
 }
 
-// methodLabel is what reports call the method of a cell.
-func methodLabel(c results.Cell) string {
-	return MethodName(&run.Result{Method: string(c.Labels["method"]), Goal: string(c.Labels["goal"])})
+// methodLabel is what reports call a method with a goal.
+func methodLabel(method, goal results.Label) string {
+	return MethodName(&run.Result{Method: string(method), Goal: string(goal)})
 }
 
-func (p *Pivot) labels(c results.Cell) []string {
+// labels tell the row of a cell from others. A method keeps its name where columns tell the goal.
+func (p *Pivot) labels(g *results.Grid, c results.Cell) []string {
 	labels := make([]string, len(p.Keys))
 	for i, key := range p.Keys {
 		if labels[i] = string(c.Labels[key]); key == "method" {
-			labels[i] = methodLabel(c)
+			goal := c.Labels["goal"]
+			if slices.Contains(g.Columns, "goal") {
+				goal = ""
+			}
+			labels[i] = methodLabel(c.Labels[key], goal)
 		}
 	}
 	return labels

@@ -270,6 +270,18 @@ func TestStreamsHaveNoScoreOfBefore(t *testing.T) {
 	}
 }
 
+// Where goals are columns, a method is one row.
+func TestPivotByGoals(t *testing.T) {
+	p := load(t, gridOf(t, `"columns":["goal"],"axes":[{"key":"method"},{"key":"goal"}]`, []string{"neggrad misclassify neggrad-0", "neggrad relabel correct-0"})).Pivot
+	var rows []string
+	for _, row := range p.Rows {
+		rows = append(rows, strings.Join(p.Texts(row, "±"), " | "))
+	}
+	if d := cmp.Diff([]string{"before | 100.00 | 96.00 | 90.00 | 100.00 | 96.00 | 90.00", "neggrad | 0.00 | 50.00 | 40.00 | 0.00 | 62.50 | 60.00"}, rows); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}
+
 // gridOf writes a grid whose cells are the values of its axes, in their order, and a run folder of the test data, or none.
 func gridOf(t *testing.T, about string, cells []string) string {
 	t.Helper()
