@@ -27,6 +27,8 @@ type Report struct {
 	Open  []*results.Run // of these, not finished
 	Other []*results.Run // of other verbs
 	Ahead int            // cells of grids that have not begun
+
+	Failed []string // why cells of grids failed that have no run
 }
 
 // Load reads runs: each path is a run folder, a folder of a grid, or one below which run folders lie.
@@ -38,7 +40,7 @@ func Load(paths ...string) (*Report, error) {
 		if err != nil {
 			return nil, err
 		}
-		if len(runs) == 0 && r.Ahead == 0 && r.Broken == nil {
+		if len(runs) == 0 && r.Ahead == 0 && r.Failed == nil && r.Broken == nil {
 			return nil, fmt.Errorf("%s: no run folder in it or below it", path)
 		}
 		for _, run := range runs {
@@ -81,7 +83,11 @@ func (r *Report) load(path string) (runs []*results.Run, err error) {
 				continue
 			}
 			if run == nil {
-				r.Ahead++
+				if why := grid.Failed(c); why != "" {
+					r.Failed = append(r.Failed, why)
+				} else {
+					r.Ahead++
+				}
 				continue
 			}
 			runs = append(runs, run)
@@ -123,7 +129,7 @@ func (r *Report) Left() string {
 	for _, l := range []struct {
 		n    int
 		what string
-	}{{len(r.Open), "not finished"}, {r.Ahead, "not begun"}, {len(r.Other), "of another command than forget and continual"}, {len(r.Broken), "that cannot be read"}} {
+	}{{len(r.Open), "not finished"}, {r.Ahead, "not begun"}, {len(r.Failed), "that failed"}, {len(r.Other), "of another command than forget and continual"}, {len(r.Broken), "that cannot be read"}} {
 		if l.n > 0 {
 			left = append(left, fmt.Sprintf("%s %s", run.Counted(l.n, "run"), l.what))
 		}
@@ -132,6 +138,9 @@ func (r *Report) Left() string {
 		return ""
 	}
 	text := "Not in the table: " + strings.Join(left, ", ") + "."
+	if r.Failed != nil {
+		text += " The first that failed: " + oneLine(r.Failed[0]) + "."
+	}
 	if r.Broken != nil {
 		text += " The first that cannot be read: " + oneLine(r.Broken[0]) + "."
 	}

@@ -253,7 +253,7 @@ func TestStreamsHaveNoScoreOfBefore(t *testing.T) {
 		var requests []string
 		for i, n := range sizes {
 			scores := fmt.Sprintf(`{"forget":{"accuracy":0.5,"hits":%d,"n":%d},"retain":{"accuracy":0.9,"n":90},"test":{"accuracy":0.8,"n":10}}`, n/2, n)
-			requests = append(requests, fmt.Sprintf(`{"id":"r","images":%d,"outcome":"reached","settings":{"method":"adv","seed":0},"weights_before":"w%d","before":%s,"after":%s}`, n, i, scores, scores))
+			requests = append(requests, fmt.Sprintf(`{"id":"r","images":%d,"outcome":"reached","settings":{"method":"adv","seed":0},"weights_before":"w%d","forget":"%s%d","before":%s,"after":%s}`, n, i, name, i, scores, scores))
 		}
 		text := `{"schema":"unlearn.continual/1","model":"m","dataset":"d","requests":[` + strings.Join(requests, ",") + `]}`
 		if err := errors.Join(os.Mkdir(filepath.Join(dir, name), 0o755), os.WriteFile(filepath.Join(dir, name, "result.json"), []byte(text), 0o644)); err != nil {
@@ -263,10 +263,58 @@ func TestStreamsHaveNoScoreOfBefore(t *testing.T) {
 	table := load(t, dir).Table
 	var rows []string
 	for _, r := range table.Rows {
-		rows = append(rows, strings.Join(table.Cells(r, "±")[:6], " | "))
+		rows = append(rows, strings.Join(table.Cells(r, "±")[:7], " | "))
 	}
-	if d := cmp.Diff([]string{"8 | before |  | - | 90.00 | 80.00", "8 | adv | 2+6 | 50.00 | 90.00 | 80.00", "8 | adv | 2 of 4 | 50.00 | 90.00 | 80.00"}, rows); d != "" {
+	if d := cmp.Diff([]string{"8 | before |  | - | 90.00±0.00 | 80.00±0.00 | 2", "8 | adv | 2+6 | 50.00 | 90.00 | 80.00 | 1", "8 | adv | 2 of 4 | 50.00 | 90.00 | 80.00 | 1"}, rows); d != "" {
 		t.Errorf("%v: -want +got\n%s", table.Keys, d)
+	}
+}
+
+// edit replaces a text of a file that has it.
+func edit(t *testing.T, path, from, to string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil || !bytes.Contains(text, []byte(from)) {
+		t.Fatalf("%s: %q is not in it (%v)", path, from, err)
+	}
+	if err := os.WriteFile(path, bytes.Replace(text, []byte(from), []byte(to), 1), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The best forgot most and kept most.
+func TestBestIsLowestOnForgetSet(t *testing.T) {
+	dir := gridOf(t, `"axes":[{"key":"method"}]`, []string{"adv adv-0", "neggrad neggrad-0"})
+	edit(t, filepath.Join(dir, "cells", "adv-0", "result.json"), `"accuracy": 0,`, `"accuracy": 0.25,`)
+	got := map[string]report.Best{}
+	for _, r := range load(t, dir).Table.Rows {
+		got[r.Method] = r.Best
+	}
+	if d := cmp.Diff(map[string]report.Best{"before": {}, "adv": {Retain: true, Test: true}, "neggrad": {Forget: true}}, got); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}
+
+// A network that belongs to its seed makes no row of its own.
+func TestPivotOfOwnNetworks(t *testing.T) {
+	dir := gridOf(t, `"columns":["method"],"axes":[{"key":"method"},{"key":"weights"},{"key":"seed"}]`, []string{"adv a.pt 0 adv-0", "adv b.pt 1 adv-1"})
+	for _, name := range []string{"adv-0", "adv-1"} {
+		edit(t, filepath.Join(dir, "cells", name, "result.json"), "0123456789abcdef", strings.Repeat(name[4:], 16))
+	}
+	if p := load(t, dir).Pivot; len(p.Keys) != 0 || len(p.Rows) != 2 || p.Rows[1].Cells[0].N != 2 {
+		t.Errorf("rows by %v: %+v", p.Keys, p.Rows)
+	}
+}
+
+// A cell that failed before it had a run folder is told from one that nobody has begun, and its reason is told.
+func TestFailedCells(t *testing.T) {
+	dir := gridOf(t, `"axes":[{"key":"seed"}]`, []string{"0 adv-0", "1 none", "2 other"})
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "state"), 0o755),
+		os.WriteFile(filepath.Join(dir, "state", "other.json"), []byte(`{"exit_code":2,"reason":"too\nmany"}`), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := load(t, dir).Left(), "Not in the table: 1 run not begun, 1 run that failed. The first that failed: too many."; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 

@@ -203,7 +203,7 @@ func (h *handler) status() []byte {
 	if r, err := Load(h.paths...); err != nil {
 		s.Error = err.Error()
 	} else {
-		s.Left = strings.TrimPrefix((&Report{Ahead: r.Ahead, Broken: r.Broken}).Left(), "Not in the table: ")
+		s.Left = strings.TrimPrefix((&Report{Ahead: r.Ahead, Failed: r.Failed, Broken: r.Broken}).Left(), "Not in the table: ")
 		runs := slices.Concat(r.Open, r.Runs)
 		slices.SortStableFunc(runs, func(a, b *results.Run) int { return strings.Compare(a.Path, b.Path) })
 		for _, one := range runs {
