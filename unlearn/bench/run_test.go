@@ -223,6 +223,7 @@ matrix: {method: [neggrad, adv, adv-imp], k: [2, 16], seed: [0, 1]}
 		"order of the absent":       {"order: adv-imp > oracle", nil, Unknown, "nothing in the grid"},
 		"falls":                     {"falls-with: k", nil, Held, "yes  method=adv D_r: k=2 0.6000 (sd 0.0141), k=16 0.5000 (sd 0.0141)"},
 		"rises":                     {"falls-with: k", func(a map[string]float64, _ map[string]string) { a["adv 16"] = 0.61 }, Broken, "NO   method=adv D_test"},
+		"falls with one value":      {"falls-with: k, where: {k: 2}", nil, Unknown, "fewer than two values of k"},
 		"falls with nothing":        {"falls-with: lr", nil, Unknown, "fewer than two values of lr"},
 		"success":                   {"attack-success: 0.95", nil, Held, "yes  k=2 method=adv: 0.9600"},
 		"less success":              {"attack-success: 0.97", nil, Broken, "NO   k=2 method=adv: 0.9600"},
@@ -327,6 +328,56 @@ matrix: {method: [neggrad, adv, adv-imp, oracle, rawp, retrain], k: [4]}`, func(
 	}
 	if p := Probed(cells); p == nil || loadOf(p, usualTraining).method != "oracle" {
 		t.Errorf("probed %v", p)
+	}
+}
+
+// Who writes about the whole grid waits for whoever does.
+func TestGridHasOneWriter(t *testing.T) {
+	dir, _ := folder(t, threeCells, func(*Cell) string { return "" })
+	for name, do := range map[string]func() error{
+		"Summarize": func() error { _, err := Summarize(dir); return err },
+		"Decide":    func() error { _, err := Decide(dir); return err },
+	} {
+		ended := make(chan error, 1)
+		if err := alone(dir, func() error {
+			go func() { ended <- do() }()
+			select {
+			case err := <-ended:
+				return fmt.Errorf("it did not wait: %w", err)
+			case <-time.After(200 * time.Millisecond):
+				return nil
+			}
+		}); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if err := <-ended; err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A stream computes all for each of its requests, and shares no adversarial examples. The numbers are worked out as in TestPlan.
+func TestPlanOfStreams(t *testing.T) {
+	dir, cells := folder(t, `
+continual: {requests: 2, size: 4}
+base: {model: resnet20, dataset: shapes, max-passes: 10, iters: 5, num-adv: 3, adv-batch: 4, forget-batch: 2}
+matrix: {method: [neggrad, adv], lr: [0.1, 0.2]}`, func(c *Cell) string {
+		if c.Labels.String() != "method=neggrad lr=0.1" {
+			return ""
+		}
+		request := func(steps int) string {
+			const scores = `{"forget":{"accuracy":0}}`
+			return fmt.Sprintf(`{"outcome":"reached","steps":%d,"settings":{"method":"neggrad"},"before":%s,"after":%s}`, steps, scores, scores)
+		}
+		return `{"schema":"unlearn.continual/1","requests":[` + request(3) + "," + request(4) + `]}`
+	})
+	e := Plan(cells, dir, &run.Speed{Attack: 1, Step: 10, Score: 100, Start: 3, Scored: 2, Train: 100})
+	if e.Runs != 4 || e.Done != 1 || e.Sets != 2 || e.Pairs != 2*2*12 || e.Attack != 2*2*12*5 || e.Scores != 3*(2+1)*2*100 || e.Start != 3*3 {
+		t.Errorf("%+v", e)
+	}
+	if usual, most := 10*(2*3.5*2+2*2*30*6), 10*(2*20*2+2*2*30*6.); e.Steps != usual || e.Most != most {
+		t.Errorf("steps %g, at most %g, want %g, %g", e.Steps, e.Most, usual, most)
 	}
 }
 
