@@ -249,17 +249,5 @@ func (g *Grid) Run(c Cell) (*Run, error) {
 		return nil, err
 	}
 	defer grid.Close()
-	root, err := grid.root.OpenRoot(filepath.FromSlash(c.Folder))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, grid.refuse(c.Folder, bare(err))
-	}
-	folder := &Folder{filepath.Join(g.Path, filepath.FromSlash(c.Folder)), root}
-	defer folder.Close()
-	if !folder.isRun() {
-		return nil, nil
-	}
-	return folder.run()
+	return grid.below(filepath.FromSlash(c.Folder))
 }

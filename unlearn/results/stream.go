@@ -102,6 +102,15 @@ func (r *Run) Requests() string {
 
 // Newest returns the run of the request that a stream came to last, nil where it has begun none.
 func (r *Run) Newest() (*Run, error) {
+	runs, err := r.served(func(folders []string) []string { return folders[max(0, len(folders)-1):] })
+	if len(runs) == 0 {
+		return nil, err
+	}
+	return runs[0], nil
+}
+
+// served reads some of the runs of a stream's requests; which is told their folders, in the order of the requests.
+func (r *Run) served(which func(folders []string) []string) (runs []*Run, err error) {
 	stream, err := OpenFolder(r.Path)
 	if err != nil {
 		return nil, err
@@ -120,20 +129,34 @@ func (r *Run) Newest() (*Run, error) {
 	if err != nil {
 		return nil, stream.refuse(below, err)
 	}
-	if len(folders) == 0 {
-		return nil, nil
-	}
 	place := func(name string) int {
 		number, _, _ := strings.Cut(name, "-")
 		n, _ := strconv.Atoi(number) // 0 of what is none of a stream
 		return n
 	}
-	last := filepath.Join(below, slices.MaxFunc(folders, func(a, b string) int { return cmp.Compare(place(a), place(b)) }))
-	root, err := stream.root.OpenRoot(last)
-	if err != nil {
-		return nil, stream.refuse(last, bare(err))
+	slices.SortStableFunc(folders, func(a, b string) int { return cmp.Compare(place(a), place(b)) })
+	for _, name := range which(folders) {
+		one, err := stream.below(filepath.Join(below, name))
+		if err != nil {
+			return nil, err
+		}
+		if one != nil {
+			runs = append(runs, one)
+		}
 	}
-	folder := &Folder{filepath.Join(r.Path, last), root}
+	return runs, nil
+}
+
+// below reads a run folder in the folder; nil where it is none.
+func (f *Folder) below(name string) (*Run, error) {
+	root, err := f.root.OpenRoot(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, f.refuse(name, bare(err))
+	}
+	folder := &Folder{filepath.Join(f.Path, name), root}
 	defer folder.Close()
 	if !folder.isRun() {
 		return nil, nil

@@ -68,6 +68,45 @@ func TestNewest(t *testing.T) {
 	}
 }
 
+// Streams differ where the runs of their requests do, though the folders of the streams have neither steps nor weights.
+func TestDiffOfStreams(t *testing.T) {
+	stream := func(losses map[string]string) *Run {
+		dir := t.TempDir()
+		for name, text := range map[string]string{"argv.txt": "unlearn continual\n", "config.yaml": "stop-scope: request\n"} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for name, loss := range losses {
+			folder := filepath.Join(dir, "requests", name)
+			line := `{"phase":"unlearn","step":1,"values":{"loss":` + loss + "}}\n"
+			if err := errors.Join(os.MkdirAll(folder, 0o755), os.WriteFile(filepath.Join(folder, "argv.txt"), nil, 0o644),
+				os.WriteFile(filepath.Join(folder, "metrics.jsonl"), []byte(line), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, err := Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	a := stream(map[string]string{"001-a": "1", "002-b": "2"})
+	if d, err := Diff(a, stream(map[string]string{"001-a": "1", "002-b": "2"})); err != nil || !d.Equal() || d.Steps != 2 {
+		t.Errorf("equal streams: %+v, %v", d, err)
+	}
+	for other, want := range map[*Run]StepDifference{
+		stream(map[string]string{"001-a": "1", "002-b": "3"}): {"002-b unlearn", 1, "loss", "2", "3"},
+		stream(map[string]string{"001-a": "1", "002-c": "2"}): {"002-b unlearn", 1, "step", "002-b unlearn 1", "002-c unlearn 1"},
+		stream(map[string]string{"001-a": "1"}):               {"002-b unlearn", 1, "", "goes on", ""},
+	} {
+		d, err := Diff(a, other)
+		if err != nil || d.Step == nil || *d.Step != want {
+			t.Errorf("%+v, %v, want %+v", d, err, want)
+		}
+	}
+}
+
 // Streams that ask for as many images in other portions are no repeats of each other.
 func TestRepeatsOfStreams(t *testing.T) {
 	var all []*Run
