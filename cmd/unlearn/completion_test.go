@@ -65,7 +65,7 @@ func TestComplete(t *testing.T) {
 		"unlearn forget --set optimizer=ad":        "optimizer=adam optimizer=adamw",
 		"unlearn forget --unknown=x":               "",
 		"unlearn forget x -- --meth":               "",
-		"unlearn bench run preset:l2ul/table-i":    "preset:l2ul/table-imagenet :files",
+		"unlearn bench run preset:l2ul/table-i":    "preset:l2ul/table-imagenet preset:l2ul/table-imagenet-small :files",
 		"unlearn plan preset:l2ul/table-cifar10-":  "preset:l2ul/table-cifar10-small :files",
 		"unlearn bench status g":                   ":dirs",
 		"unlearn eval --splits train,te":           "train,test",

@@ -183,7 +183,8 @@ func TestServeShowsStreams(t *testing.T) {
 		t.Error(left)
 	}
 	at := serve(t, dir)
-	_, body := ask(t, at, "GET /status.json HTTP/1.1\r\nHost: "+at+"\r\nConnection: close\r\n\r\n")
+	response, body := ask(t, at, "GET /status.json HTTP/1.1\r\nHost: "+at+"\r\nConnection: close\r\n\r\n")
+	response.Body.Close()
 	if want := `["stream","adv","","3","002-b: before its first step","","","",""]`; !strings.Contains(body, want) {
 		t.Errorf("%s is not in\n%s", want, body)
 	}

@@ -239,7 +239,7 @@ func (d *desk) subset(o *attack.Options, set *data.ForgetSet) ([]int, error) {
 	}
 	labels, err := d.firstOf(of, set)
 	if err != nil && auto {
-		return nil, nil //nolint:nilerr // as auto has it
+		return nil, nil // as auto has it
 	}
 	return labels, err
 }

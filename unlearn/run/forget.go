@@ -786,7 +786,7 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 			advice = "Another --seed draws other noise"
 		}
 		return result, NotReachedf("the goal was not reached: %s after %s (%s); the weights are written. %s",
-			result.Progress(), Counted(int(res.Steps), "step"), res.Reason, advice)
+			result.Progress(), Counted(res.Steps, "step"), res.Reason, advice)
 	default:
 		return result, nil
 	}

@@ -44,7 +44,9 @@ func Probe(ctx context.Context, inv Invocation, budget time.Duration) (*Speed, e
 		if err := f.prepare(ctx); err != nil {
 			return err
 		}
-		f.openViews()
+		if err := f.openViews(); err != nil {
+			return err
+		}
 		s.Device, s.Start = f.computer(), time.Since(f.began).Seconds()
 		s.Train = f.train.Len()
 		s.Scored = len(f.set.Indices) + len(f.limited(f.rest)) + f.test.Len()
