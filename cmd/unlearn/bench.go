@@ -32,7 +32,7 @@ type CellOptions struct {
 	Weights string   `flag:"weights,checkpoint" env:"-" arg:"FILE" help:"the network's weights, for all cells, as of unlearn forget"`
 	DataDir string   `flag:"data-dir" env:"-" arg:"DIR" help:"folder or archive the data are read from, for all cells"`
 	Dataset string   `flag:"dataset" env:"-" arg:"NAME" help:"dataset, for all cells"`
-	Set     []string `flag:"set" env:"-" arg:"KEY=VALUE" help:"set any key of unlearn forget, for all cells; repeatable"`
+	Set     []string `flag:"set" env:"-" arg:"KEY=VALUE" help:"set any key of unlearn forget, or of unlearn continual where cells are streams, for all cells; repeatable"`
 }
 
 // cells reads the grid that the command line names, and its cells.
@@ -73,8 +73,9 @@ func (p *program) benchRun() *cli.Command {
 	flags, read := simple(options{})
 	return &cli.Command{
 		Name: "run", Usage: "run the cells of a grid that have no result", ArgsUsage: "GRID|preset:NAME", Flags: flags,
-		Description: "Each cell is a run of `unlearn forget` in a folder below that of the grid. Stop it whenever you like, and start it again:\n" +
-			"finished cells are passed over, others go on where they were. Several processes may work on one folder.\n" +
+		Description: "Each cell is a run of `unlearn forget`, or a stream of `unlearn continual`, in a folder below that of the grid. Stop it\n" +
+			"whenever you like, and start it again: finished cells are passed over, others go on where they were. Several processes\n" +
+			"may work on one folder.\n" +
 			"unlearn help grids says how to write a grid.\n\n" +
 			"  unlearn bench run preset:l2ul/table-cifar10-small --weights r18.pt --data-dir DATA -o grid",
 		Action: func(c *cli.Context) error {

@@ -27,8 +27,8 @@ func (p *program) report() *cli.Command {
 	flags, read := simple(options{})
 	return &cli.Command{
 		Name: "report", Usage: "runs and grids as tables, plots, one HTML file, or live", ArgsUsage: "RUN|GRID|FOLDER…", Flags: flags,
-		Description: "Shows run folders of unlearn forget, whole grids, and everything below a folder. Runs that differ in nothing but the\n" +
-			"seed make one row: their mean and half of its 95 % interval.\n\n" +
+		Description: "Shows run folders of unlearn forget and unlearn continual, whole grids, and everything below a folder. Runs that differ in\n" +
+			"nothing but the seed make one row: their mean and half of its 95 % interval.\n\n" +
 			"  unlearn report runs/\n" +
 			"  unlearn report runs/ --latex > table.tex\n" +
 			"  unlearn report runs/ --html report.html\n" +
@@ -111,14 +111,11 @@ func tableWriter(md, csv, latex bool) (func(*reports.Report, io.Writer) error, e
 	return write, nil
 }
 
-// pivotColumns are how many columns of a grid's table, of three accuracies each, a terminal shows side by side.
-const pivotColumns = 2
-
 // printTable is the tables for people at a terminal, with the claims of grids below them.
 func printTable(r *reports.Report, w io.Writer) error {
 	var lines []string
 	if r.Pivot != nil {
-		for _, p := range r.Pivot.Parts(pivotColumns) {
+		for _, p := range r.Pivot.Parts(sideBySide(r.Pivot)) {
 			t := newTable(printables(p.Headers())...)
 			for i, row := range p.Rows {
 				if i > 0 && row.Section {
@@ -143,6 +140,16 @@ func printTable(r *reports.Report, w io.Writer) error {
 		lines = append(append(lines, ""), claims...)
 	}
 	return printLines(w, lines...)
+}
+
+// sideBySide is how many columns of a grid's table, of three accuracies each, a terminal shows beside the names of rows.
+func sideBySide(p *reports.Pivot) int {
+	const width, gap = 120, 2
+	widest := 0
+	for _, h := range p.Headers() {
+		widest = max(widest, len(h)+gap)
+	}
+	return max(width/(3*widest), 1)
 }
 
 // printables are texts from run folders that cannot move the cursor of a terminal.

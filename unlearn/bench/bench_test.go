@@ -80,32 +80,34 @@ func TestParseRefuses(t *testing.T) {
 	}
 	list := "[" + strings.Join(many, ", ") + "]"
 	for text, want := range map[string]string{
-		"":                                                   "no matrix",
-		"name: x":                                            "no matrix",
-		"matrix: {a: []}":                                    "a has no values",
-		"matrix: {a: 3}":                                     "a list of values is expected",
-		"matrix: {a: [1, 1]}":                                "the value 1 twice",
-		"matrix: {a: [1], a: [2]}":                           "already defined",
-		"matrix: {a: [[1]]}":                                 "a value is expected",
-		"matrix: {a: [{b: 1}]}":                              "a value is expected",
-		"matrix: {a: [&x 1, *x]}":                            "anchors",
-		"matrix: {a: [!!str 1]}":                             "tags",
-		"matrix: {a: [1]}\nexclude: [{b: 1}]":                "b is no key of the matrix",
-		"matrix: {a: [1]}\nexclude: [{}]":                    "would exclude everything",
-		"matrix: {a: [1]}\nmatrx: {}":                        "unknown field",
-		"matrix: {a: [1]}\ncolumns: [b]":                     "columns: b is no key of the matrix",
-		"matrix: {seed: [1]}\ncolumns: [seed]":               "means over the seeds",
-		"matrix: {a: [1]}\ncolumns: [a, a]":                  "a stands there twice",
-		"matrix: {a: [1]}\n---\nb: 1":                        "2 documents",
-		"matrix: {a: " + list + ", b: " + list + ", c: [1]}": "more than 10000 combinations",
-		"matrix: {a: [1]}\nchecks: [{}]":                     "of one kind",
-		"matrix: {a: [1]}\nchecks: [{reached: true, order: a > b}]":                    "of one kind",
-		"matrix: {a: [1]}\nchecks: [{order: adv}]":                                     "adv-imp > adv",
-		"matrix: {a: [1]}\nchecks: [{reached: true, often: true}]":                     "only an order",
-		"matrix: {a: [1]}\nchecks: [{reference: {of: trains, value: 1}}]":              "forget, retain or test",
-		"matrix: {a: [1]}\nchecks: [{reference: {of: test, value: 0.5}}]":              "name the source",
-		"matrix: {a: [1]}\nchecks: [{attack-success: .nan}]":                           "a fraction up to 1",
-		"matrix: {a: [1]}\nchecks: [{attack-success: 95}]":                             "a fraction up to 1",
+		"":                                                                "no matrix",
+		"name: x":                                                         "no matrix",
+		"matrix: {a: []}":                                                 "a has no values",
+		"matrix: {a: 3}":                                                  "a list of values is expected",
+		"matrix: {a: [1, 1]}":                                             "the value 1 twice",
+		"matrix: {a: [1e-3, 0.001]}":                                      "one value twice, as 1e-3 and as 0.001",
+		"matrix: {a: [1]}\ncontinual:":                                    "continual: it has no value",
+		"matrix: {a: [1], a: [2]}":                                        "already defined",
+		"matrix: {a: [[1]]}":                                              "a value is expected",
+		"matrix: {a: [{b: 1}]}":                                           "a value is expected",
+		"matrix: {a: [&x 1, *x]}":                                         "anchors",
+		"matrix: {a: [!!str 1]}":                                          "tags",
+		"matrix: {a: [1]}\nexclude: [{b: 1}]":                             "b is no key of the matrix",
+		"matrix: {a: [1]}\nexclude: [{}]":                                 "would exclude everything",
+		"matrix: {a: [1]}\nmatrx: {}":                                     "unknown field",
+		"matrix: {a: [1]}\ncolumns: [b]":                                  "columns: b is no key of the matrix",
+		"matrix: {seed: [1]}\ncolumns: [seed]":                            "means over the seeds",
+		"matrix: {a: [1]}\ncolumns: [a, a]":                               "a stands there twice",
+		"matrix: {a: [1]}\n---\nb: 1":                                     "2 documents",
+		"matrix: {a: " + list + ", b: " + list + ", c: [1]}":              "more than 10000 combinations",
+		"matrix: {a: [1]}\nchecks: [{}]":                                  "of one kind",
+		"matrix: {a: [1]}\nchecks: [{reached: true, order: a > b}]":       "of one kind",
+		"matrix: {a: [1]}\nchecks: [{order: adv}]":                        "adv-imp > adv",
+		"matrix: {a: [1]}\nchecks: [{reached: true, often: true}]":        "only an order",
+		"matrix: {a: [1]}\nchecks: [{reference: {of: trains, value: 1}}]": "forget, retain or test",
+		"matrix: {a: [1]}\nchecks: [{reference: {of: test, value: 0.5}}]": "name the source",
+		"matrix: {a: [1]}\nchecks: [{attack-success: .nan}]":              "a fraction up to 1",
+		"matrix: {a: [1]}\nchecks: [{attack-success: 95}]":                "a fraction up to 1",
 		"matrix: {a: [1]}\nchecks: [{reference: {of: test, value: 45.44}, source: x}]": "fractions up to 1",
 		"matrix: {a: [1]}\nchecks: [{attack-success: high}]":                           "cannot",
 	} {
@@ -355,6 +357,16 @@ func TestIdentityOfStreams(t *testing.T) {
 	if len(ids) != 5 {
 		t.Errorf("5 streams have %d names", len(ids))
 	}
+	// So do the bytes of what its lines name.
+	list := filepath.Join(dir, "list.txt")
+	for _, line := range []string{`"forget":"@` + list + `"`, `"forget":"class:1","options":{"pairs":"` + list + `"}`} {
+		write(t, file, `{"id":"a",`+line+"}\n")
+		write(t, list, "one")
+		before := stream("continual: {file: " + file + "}").ID
+		if write(t, list, "another"); stream("continual: {file: "+file+"}").ID == before {
+			t.Errorf("%s: another file at the same place is the same stream", line)
+		}
+	}
 	line := func(c Cell) string { return strings.Join(c.Args, " ") }
 	if got, want := line(last), "continual --model=resnet20 --dataset=shapes --method=neggrad --seed=3 -- "+file; got != want {
 		t.Errorf("%s, want %s", got, want)
@@ -372,6 +384,17 @@ func TestIdentityOfStreams(t *testing.T) {
 	}
 	if l := loadOf(&drawn, 100); l.times != 2 || l.step != 3 {
 		t.Errorf("load %+v", l)
+	}
+}
+
+// A grid of streams whose file of requests is not there would fail cell by cell.
+func TestRequestsMustBeThere(t *testing.T) {
+	g, err := Parse("grid", []byte("base: {model: resnet20, dataset: shapes}\nmatrix: {seed: [0]}\ncontinual: {file: /nowhere.jsonl}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.Cells(Sources{Catalog: catalog(t)}); run.ExitCode(err) != run.ExitInput || !strings.Contains(err.Error(), "requests: open /nowhere.jsonl: no such file") {
+		t.Error(err)
 	}
 }
 

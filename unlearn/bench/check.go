@@ -67,7 +67,7 @@ func (c *Check) validate() error {
 		return fmt.Errorf("order %q: write as in adv-imp > adv", c.Order)
 	case c.Often && c.Order == "":
 		return errors.New("often: only an order may hold often")
-	case c.Reference != nil && !slices.Contains([]string{"forget", "retain", "test"}, c.Reference.Of):
+	case c.Reference != nil && references[c.Reference.Of].of == nil:
 		return fmt.Errorf("reference: of %q; write forget, retain or test", c.Reference.Of)
 	case c.AttackSuccess != 0 && !(c.AttackSuccess > 0 && c.AttackSuccess <= 1):
 		return fmt.Errorf("attack-success %g: write a fraction up to 1", c.AttackSuccess)
@@ -106,7 +106,7 @@ func (c *Check) Claim() string {
 	case c.NoRetainReads:
 		text = "no image of D_r is read while unlearning"
 	case c.Reference != nil:
-		text = fmt.Sprintf("D_%s %g ± %g", c.Reference.Of, c.Reference.Value, c.Reference.Tolerance)
+		text = fmt.Sprintf("%s %g ± %g", references[c.Reference.Of].symbol, c.Reference.Value, c.Reference.Tolerance)
 		if c.Reference.SecondHand {
 			text += " (second-hand)"
 		}
@@ -155,8 +155,13 @@ func (c *Check) decide(cells []cell) {
 	case c.NoRetainReads:
 		c.noRetainReads(cells)
 	case c.Reference != nil:
+		none = "no cell has that accuracy"
 		for _, g := range complete(grouped(cells, "seed")) {
-			s := map[string]Stat{"forget": g.After.Forget, "retain": g.After.Retain, "test": g.After.Test}[c.Reference.Of]
+			s := references[c.Reference.Of].of(&g)
+			if s.N == 0 {
+				continue
+			}
+			none = ""
 			c.note(math.Abs(float64(s.Mean)-c.Reference.Value) <= c.Reference.Tolerance, "%s: %s", labelText(g.Labels), s)
 		}
 	}
@@ -214,14 +219,21 @@ func (c *Check) noRetainReads(cells []cell) {
 	}
 }
 
-// kept are the accuracies that orders are about.
-var kept = []struct {
+// accuracy is one of the three that groups have.
+type accuracy struct {
 	symbol string
 	of     func(*Group) Stat
-}{
-	{"D_r", func(g *Group) Stat { return g.After.Retain }},
-	{"D_test", func(g *Group) Stat { return g.After.Test }},
 }
+
+// references are the accuracies that may have a published number.
+var references = map[string]accuracy{
+	"forget": {"D_f", func(g *Group) Stat { return g.After.Forget }},
+	"retain": {"D_r", func(g *Group) Stat { return g.After.Retain }},
+	"test":   {"D_test", func(g *Group) Stat { return g.After.Test }},
+}
+
+// kept are those that orders are about.
+var kept = []accuracy{references["retain"], references["test"]}
 
 // order compares methods wherever all else but the seed is the same, and says why it could compare nothing. What only some of them
 // have is not compared.
@@ -317,12 +329,12 @@ func number(l results.Label) float64 {
 	return x
 }
 
-// String is the mean with the standard deviation.
+// String is the mean with the standard deviation, which is said: in tables ± is half of an interval.
 func (s Stat) String() string {
 	if s.N < 2 {
 		return fmt.Sprintf("%.4f", float64(s.Mean))
 	}
-	return fmt.Sprintf("%.4f ± %.4f", float64(s.Mean), float64(s.SD))
+	return fmt.Sprintf("%.4f (sd %.4f)", float64(s.Mean), float64(s.SD))
 }
 
 // Outside is the error of a grid whose results are not what was claimed.

@@ -155,10 +155,12 @@ func Plan(cells []Cell, dir string, speed *run.Speed) *Estimate {
 	for _, c := range Runs(cells) {
 		e.Runs++
 		l := loadOf(&c, speed.Train)
-		if r := finished(dir, c.ID, c.Config.Hash()); dir != "" && r != nil {
-			e.Done++
-			steps[l.method] = append(steps[l.method], float64(r.Steps)/l.times)
-			continue
+		if dir != "" {
+			if r := finished(dir, c.ID, c.Config.Hash()); r != nil {
+				e.Done++
+				steps[l.method] = append(steps[l.method], float64(r.Steps)/l.times)
+				continue
+			}
 		}
 		left = append(left, l)
 	}
@@ -177,7 +179,8 @@ func Plan(cells []Cell, dir string, speed *run.Speed) *Estimate {
 		step := l.step*speed.Step + l.forward*speed.Score
 		e.Steps += l.times * l.usual * step
 		e.Most += l.times * l.most * step
-		e.Scores += l.times * float64(speed.Scored) * speed.Score // after; before is shared by most
+		// After each run, and before each but the first, whose scores before most cells share.
+		e.Scores += (2*l.times - 1) * float64(speed.Scored) * speed.Score
 		e.Start += speed.Start
 	}
 	return e

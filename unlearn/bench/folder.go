@@ -72,6 +72,10 @@ func Prepare(dir string, x *results.Grid) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return run.Usagef("--output %s: %w", dir, err)
 	}
+	// Of another process that is about to write the index, or was killed before it had.
+	names = slices.DeleteFunc(names, func(n fs.DirEntry) bool {
+		return n.Name() == cellsName || n.Name() == stateName || strings.HasPrefix(n.Name(), "."+indexName)
+	})
 	old, err := results.OpenGrid(dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && len(names) > 0:
@@ -80,14 +84,24 @@ func Prepare(dir string, x *results.Grid) error {
 	case err != nil:
 		return err
 	case old.Name != x.Name:
-		return run.Usagef("%s holds the grid %s, and this is %s; choose another --output", dir, old.Name, x.Name)
+		return otherGrid(dir, old, x)
 	}
 	for _, name := range []string{cellsName, stateName} {
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
 			return fmt.Errorf("cannot make the grid's folder: %w", err)
 		}
 	}
-	return run.WriteJSON(filepath.Join(dir, indexName), x)
+	return alone(dir, func() error {
+		// Others may have written theirs since.
+		if old, err := results.OpenGrid(dir); err == nil && old.Name != x.Name {
+			return otherGrid(dir, old, x)
+		}
+		return run.WriteJSON(filepath.Join(dir, indexName), x)
+	})
+}
+
+func otherGrid(dir string, old, x *results.Grid) error {
+	return run.Usagef("%s holds the grid %s, and this is %s; choose another --output", dir, old.Name, x.Name)
 }
 
 // finished reads how a cell ended; nil where it did not, or nothing that can be read says how. hash is that of the

@@ -1,6 +1,7 @@
 // Package bench runs grids: one experiment for every combination of some settings, as CI services run a matrix. A cell of a
-// grid is an ordinary run of `unlearn forget` in a folder of its own, named by a hash of everything that decides its result,
-// so that a grid can be stopped, moved, split over machines and started again, and does nothing twice.
+// grid is an ordinary run of `unlearn forget`, or a stream of `unlearn continual`, in a folder of its own, named by a hash of
+// everything that decides its result, so that a grid can be stopped, moved, split over machines and started again, and does
+// nothing twice.
 package bench
 
 import (
@@ -187,6 +188,15 @@ func Parse(path string, text []byte) (*Grid, error) {
 		if err := plain(d.Body); err != nil {
 			return nil, wrong(err)
 		}
+		// Of continual without a value, the decoder makes a grid whose cells are no streams.
+		if err := each(d.Body, func(_ string, value ast.Node) error {
+			if value.Type() == ast.NullType {
+				return errors.New("it has no value; leave the key out")
+			}
+			return nil
+		}); err != nil {
+			return nil, wrong(err)
+		}
 		if err := yaml.NodeToValue(d.Body, &doc, yaml.Strict()); err != nil {
 			return nil, run.Usagef("%w; unlearn help grids shows what a grid file may have", wrong(err))
 		}
@@ -295,8 +305,13 @@ func (a *axes) UnmarshalYAML(n ast.Node) error {
 		}
 		texts, err := values(value)
 		for i, t := range texts {
-			if err == nil && slices.Contains(texts[:i], t) {
+			again := slices.IndexFunc(texts[:i], func(other string) bool { return same(other, t) })
+			switch {
+			case err != nil || again < 0:
+			case texts[again] == t:
 				err = fmt.Errorf("it has the value %s twice", t)
+			default:
+				err = fmt.Errorf("it has one value twice, as %s and as %s", texts[again], t)
 			}
 		}
 		*a = append(*a, Axis{key, texts})

@@ -1,9 +1,11 @@
 package bench
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -45,7 +47,7 @@ func (ids identities) of(c *Cell) (map[string]string, error) {
 		{"pairs", text("pairs"), true, content},
 		{"importance", anchoring.File(), true, content},
 		{"pool", text("pool"), true, listing},
-		{"requests", stream.File, true, content},
+		{"requests", stream.File, true, requested},
 	} {
 		if in.path == "" || !in.there {
 			continue
@@ -73,6 +75,34 @@ func content(path string) (string, error) {
 		return path, nil
 	}
 	return sum, err
+}
+
+// requested identifies a file of deletion requests by its bytes and by those of the files that its lines name.
+func requested(path string) (string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	h.Write(text)
+	for line := range bytes.Lines(text) {
+		var request run.Request
+		_ = json.Unmarshal(line, &request) // what is no request is refused when it is served
+		list, _ := strings.CutPrefix(request.Forget, "@")
+		pairs, _ := request.Options["pairs"].(string)
+		anchor, _ := request.Options["importance"].(string)
+		for _, named := range []string{list, pairs, (&importance.Options{Kind: anchor}).File()} {
+			if named == "" || named == request.Forget {
+				continue
+			}
+			id, err := content(named)
+			if err != nil {
+				return "", err
+			}
+			fmt.Fprintf(h, "%q", id)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // listing identifies data by the names and sizes of its files: reading ImageNet for a name would take longer than many a cell.

@@ -216,13 +216,14 @@ matrix: {method: [neggrad, adv, adv-imp], k: [2, 16], seed: [0, 1]}
 		"reached":                   {"reached: true", nil, Held, "yes  12 runs"},
 		"not reached":               {"reached: true", func(_ map[string]float64, o map[string]string) { o["adv 16"] = "cap" }, Broken, "NO   k=16 method=adv seed=0: cap after 7 steps, 1 of 2 images keep their label"},
 		"not meant":                 {"reached: true, where: {method: [neggrad, adv-imp]}", func(_ map[string]float64, o map[string]string) { o["adv 16"] = "cap" }, Held, "yes  8 runs"},
-		"order":                     {"order: adv-imp > adv > neggrad", nil, Held, "yes  k=16 D_test: adv-imp 0.7000 ± 0.0141, adv 0.5000 ± 0.0141, neggrad 0.3000 ± 0.0141"},
-		"order the other way":       {"order: adv > adv-imp", nil, Broken, "NO   k=2 D_r: adv 0.6000 ± 0.0141, adv-imp 0.8000 ± 0.0141"},
+		"order":                     {"order: adv-imp > adv > neggrad", nil, Held, "yes  k=16 D_test: adv-imp 0.7000 (sd 0.0141), adv 0.5000 (sd 0.0141), neggrad 0.3000 (sd 0.0141)"},
+		"order the other way":       {"order: adv > adv-imp", nil, Broken, "NO   k=2 D_r: adv 0.6000 (sd 0.0141), adv-imp 0.8000 (sd 0.0141)"},
 		"order of equals":           {"order: adv-imp > adv", func(a map[string]float64, _ map[string]string) { a["adv 2"] = 0.8 }, Broken, "NO   k=2 D_r"},
 		"half is not often":         {"order: adv-imp > adv, often: true", func(a map[string]float64, _ map[string]string) { a["adv 2"] = 0.9 }, Broken, "NO   k=2 D_r"},
 		"order of the absent":       {"order: adv-imp > oracle", nil, Unknown, "nothing in the grid"},
-		"falls":                     {"falls-with: k", nil, Held, "yes  method=adv D_r: k=2 0.6000 ± 0.0141, k=16 0.5000 ± 0.0141"},
+		"falls":                     {"falls-with: k", nil, Held, "yes  method=adv D_r: k=2 0.6000 (sd 0.0141), k=16 0.5000 (sd 0.0141)"},
 		"rises":                     {"falls-with: k", func(a map[string]float64, _ map[string]string) { a["adv 16"] = 0.61 }, Broken, "NO   method=adv D_test"},
+		"falls with one value":      {"falls-with: k, where: {k: 2}", nil, Unknown, "fewer than two values of k"},
 		"falls with nothing":        {"falls-with: lr", nil, Unknown, "fewer than two values of lr"},
 		"success":                   {"attack-success: 0.95", nil, Held, "yes  k=2 method=adv: 0.9600"},
 		"less success":              {"attack-success: 0.97", nil, Broken, "NO   k=2 method=adv: 0.9600"},
@@ -234,7 +235,7 @@ matrix: {method: [neggrad, adv, adv-imp], k: [2, 16], seed: [0, 1]}
 		"no such cell":              {"reached: true, where: {method: oracle}", nil, Unknown, "no cell of the grid is meant"},
 		"results are missing":       {"reached: true", func(_ map[string]float64, o map[string]string) { o["adv 2"] = "" }, Unknown, "2 of 12 cells have no result"},
 		"missing, yet decided":      {"reached: true", func(_ map[string]float64, o map[string]string) { o["adv 2"], o["adv 16"] = "", "cap" }, Broken, "NO   k=16 method=adv seed=0: cap after 7 steps, 1 of 2 images keep their label\nNO   k=16 method=adv seed=1: cap after 7 steps, 1 of 2 images keep their label\n2 of 12 cells have no result"},
-		"order, the third missing":  {"order: adv-imp > adv > neggrad", func(a map[string]float64, o map[string]string) { o["neggrad 2"], a["adv 2"] = "", 0.9 }, Broken, "NO   k=2 D_r: adv-imp 0.8000 ± 0.0141, adv 0.9000 ± 0.0141\n"},
+		"order, the third missing":  {"order: adv-imp > adv > neggrad", func(a map[string]float64, o map[string]string) { o["neggrad 2"], a["adv 2"] = "", 0.9 }, Broken, "NO   k=2 D_r: adv-imp 0.8000 (sd 0.0141), adv 0.9000 (sd 0.0141)\n"},
 		"order, one of two missing": {"order: adv-imp > adv", func(_ map[string]float64, o map[string]string) { o["adv 2"] = "" }, Unknown, "yes  k=16 D_test: adv-imp"},
 		"nothing yet":               {"order: adv-imp > adv", func(_ map[string]float64, o map[string]string) { clear(o) }, Unknown, "12 of 12 cells have no result"},
 		"often, some missing":       {"order: adv > adv-imp, often: true", func(_ map[string]float64, o map[string]string) { o["adv 2"] = "" }, Unknown, "NO   k=16 D_r: adv 0.5"},
@@ -327,6 +328,113 @@ matrix: {method: [neggrad, adv, adv-imp, oracle, rawp, retrain], k: [4]}`, func(
 	}
 	if p := Probed(cells); p == nil || loadOf(p, usualTraining).method != "oracle" {
 		t.Errorf("probed %v", p)
+	}
+}
+
+// Who writes about the whole grid waits for whoever does.
+func TestGridHasOneWriter(t *testing.T) {
+	dir, _ := folder(t, threeCells, func(*Cell) string { return "" })
+	for name, do := range map[string]func() error{
+		"Summarize": func() error { _, err := Summarize(dir); return err },
+		"Decide":    func() error { _, err := Decide(dir); return err },
+	} {
+		ended := make(chan error, 1)
+		if err := alone(dir, func() error {
+			go func() { ended <- do() }()
+			select {
+			case err := <-ended:
+				return fmt.Errorf("it did not wait: %w", err)
+			case <-time.After(200 * time.Millisecond):
+				return nil
+			}
+		}); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if err := <-ended; err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A stream computes all for each of its requests, and shares no adversarial examples. The numbers are worked out as in TestPlan.
+func TestPlanOfStreams(t *testing.T) {
+	dir, cells := folder(t, `
+continual: {requests: 2, size: 4}
+base: {model: resnet20, dataset: shapes, max-passes: 10, iters: 5, num-adv: 3, adv-batch: 4, forget-batch: 2}
+matrix: {method: [neggrad, adv], lr: [0.1, 0.2]}`, func(c *Cell) string {
+		if c.Labels.String() != "method=neggrad lr=0.1" {
+			return ""
+		}
+		request := func(steps int) string {
+			const scores = `{"forget":{"accuracy":0}}`
+			return fmt.Sprintf(`{"outcome":"reached","steps":%d,"settings":{"method":"neggrad"},"before":%s,"after":%s}`, steps, scores, scores)
+		}
+		return `{"schema":"unlearn.continual/1","requests":[` + request(3) + "," + request(4) + `]}`
+	})
+	e := Plan(cells, dir, &run.Speed{Attack: 1, Step: 10, Score: 100, Start: 3, Scored: 2, Train: 100})
+	if e.Runs != 4 || e.Done != 1 || e.Sets != 2 || e.Pairs != 2*2*12 || e.Attack != 2*2*12*5 || e.Scores != 3*(2+1)*2*100 || e.Start != 3*3 {
+		t.Errorf("%+v", e)
+	}
+	if usual, most := 10*(2*3.5*2+2*2*30*6), 10*(2*20*2+2*2*30*6.); e.Steps != usual || e.Most != most {
+		t.Errorf("steps %g, at most %g, want %g, %g", e.Steps, e.Most, usual, most)
+	}
+}
+
+// Whoever decides the checks has read the index, and writes it again: nobody changes it meanwhile.
+func TestPrepareWaitsForOthers(t *testing.T) {
+	dir, cells := folder(t, threeCells, func(*Cell) string { return "" })
+	g := &Grid{Name: "grid"}
+	ended := make(chan error)
+	if err := alone(dir, func() error {
+		go func() { ended <- Prepare(dir, (&Grid{}).Index(cells)) }()
+		select {
+		case err := <-ended:
+			return fmt.Errorf("it did not wait: %w", err)
+		case <-time.After(200 * time.Millisecond):
+		}
+		return run.WriteJSON(filepath.Join(dir, indexName), g.Index(cells)) // that of another grid
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; run.ExitCode(err) != run.ExitUsage {
+		t.Errorf("it wrote over the index of another grid: %v", err)
+	}
+}
+
+// Processes begin at once, and one is killed before it has written the index: the folder is a grid's all the same.
+func TestPrepareGoesOn(t *testing.T) {
+	for name, ok := range map[string]bool{"cells/a": true, "state/grid.lock": true, ".grid.json123": true, "grid.yaml": false, "cells.json": false} {
+		dir := t.TempDir()
+		write(t, filepath.Join(dir, name), "")
+		if err := Prepare(dir, (&Grid{}).Index(nil)); (err == nil) != ok {
+			t.Errorf("a folder with %s: %v", name, err)
+		}
+	}
+}
+
+// A stream whose record does not verify has failed, whatever its result says, in the summary and for claims as well.
+func TestFailedCellsDoNotCount(t *testing.T) {
+	dir, cells := folder(t, threeCells+"\nchecks: [{reached: true}]", func(c *Cell) string { return result(c, "reached", 1, 1, 1) })
+	if err := run.WriteJSON(statePath(dir, cells[0].ID, ".json"), Failure{run.ExitInput, "its deletion record"}); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Summarize(dir); err != nil || len(s.Groups) != 1 || s.Groups[0].N != 2 || s.Groups[0].Cells != 3 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	if checks, err := Decide(dir); err != nil || checks[0].Outcome != Unknown {
+		t.Errorf("%+v, %v", checks, err)
+	}
+}
+
+// Where nothing is left to retain there is no accuracy on it, and a number for it neither holds nor fails.
+func TestReferenceOfNothing(t *testing.T) {
+	dir, _ := folder(t, threeCells+"\nchecks: [{reference: {of: retain, value: 0.5, tolerance: 0.5}, source: s}]", func(c *Cell) string {
+		return strings.ReplaceAll(result(c, "reached", 1, 1, 1), `"retain":{"accuracy":1},`, "")
+	})
+	checks, err := Decide(dir)
+	if err != nil || checks[0].Outcome != Unknown || checks[0].Claim() != "D_r 0.5 ± 0.5" || strings.Join(checks[0].Detail, "") != "no cell has that accuracy" {
+		t.Errorf("%+v, %v", checks, err)
 	}
 }
 

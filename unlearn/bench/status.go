@@ -56,7 +56,7 @@ func Status(dir string) (*Progress, error) {
 			continue
 		}
 		seen[c.ID] = true
-		if c.result != nil && failed(dir, c.ID) == nil { // a result that failed is not the cell's
+		if c.result != nil {
 			p.Done++
 			info, err := os.Stat(filepath.Join(dir, filepath.FromSlash(c.Folder), "result.json"))
 			if err != nil {
@@ -120,9 +120,17 @@ func doing(dir, folder string) string {
 	if err != nil {
 		return "begins"
 	}
+	at := ""
+	if r.Verb == "continual" {
+		newest, err := r.Newest()
+		if err != nil || newest == nil {
+			return "at work"
+		}
+		r, at = newest, filepath.Base(newest.Path)+": "
+	}
 	last, err := r.Last()
 	if err != nil || last == nil {
 		return "at work"
 	}
-	return fmt.Sprintf("%s, step %d", last.Phase, last.Step)
+	return fmt.Sprintf("%s%s, step %d", at, last.Phase, last.Step)
 }

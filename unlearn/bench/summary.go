@@ -61,7 +61,7 @@ func stat(values []float64) Stat {
 // cell is a cell of a grid's folder and how it ended.
 type cell struct {
 	results.Cell
-	result *run.Result // nil while it has none
+	result *run.Result // nil while it has none, and where it failed
 }
 
 // open reads the grid of a folder with what its cells have come to.
@@ -76,6 +76,9 @@ func open(dir string) (*results.Grid, []cell, error) {
 			return nil, nil, run.Inputf("%s: %.60q is no name of a cell", filepath.Join(dir, indexName), c.ID)
 		}
 		cells[i] = cell{c, finished(dir, c.ID, "")}
+		if failed(dir, c.ID) != nil { // as of a stream whose deletion record was changed
+			cells[i].result = nil
+		}
 	}
 	return g, cells, nil
 }

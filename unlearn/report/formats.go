@@ -248,6 +248,7 @@ var latex = strings.NewReplacer(
 	`\`, `\textbackslash{}`, `{`, `\{`, `}`, `\}`, `$`, `\$`, `&`, `\&`, `#`, `\#`, `%`, `\%`, `_`, `\_`,
 	`~`, `\textasciitilde{}`, `^`, `\textasciicircum{}`, `<`, `\textless{}`, `>`, `\textgreater{}`, `"`, `\textquotedbl{}`,
 	`±`, `$\pm$`, `†`, `$\dagger$`,
+	`[`, `{[}`, `*`, `{*}`, // which at the beginning of a row would belong to the \\ before it
 )
 
 // escapeLaTeX makes a text one that TeX prints as it is.

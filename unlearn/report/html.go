@@ -251,7 +251,7 @@ func (r *Report) htmlPivot() *htmlPivot {
 		line := htmlRow{Block: i > 0 && row.Section}
 		best := r.Pivot.best(row)
 		for j, text := range r.Pivot.Texts(row, " ± ") {
-			line.Cells = append(line.Cells, htmlCell{Text: text, Numeric: j >= len(row.Labels), Best: best[j], Head: j < len(row.Labels)})
+			line.Cells = append(line.Cells, htmlCell{Text: text, Numeric: j >= len(row.Labels), Best: best[j], Head: j < len(row.Labels) && (j == 0 || text != "")})
 		}
 		p.Lines = append(p.Lines, line)
 	}

@@ -28,7 +28,10 @@ type PivotRow struct {
 	Section bool     // the first of rows that began with the same networks, which is what was before
 }
 
-// newPivot lays the table of a grid out by its columns; nil of a grid that names none.
+// maxPivot bounds the cells of a Pivot, most of which may be empty: a small file can name a row and a column for each of many cells.
+const maxPivot = 100_000
+
+// newPivot lays the table of a grid out by its columns; nil of a grid that names none, and where that would be too large to be read.
 func newPivot(g *results.Grid, t *Table) *Pivot {
 	if g == nil || len(g.Columns) == 0 {
 		return nil
@@ -47,21 +50,29 @@ func newPivot(g *results.Grid, t *Table) *Pivot {
 			of[r.Path] = row
 		}
 	}
+	var rows []PivotRow
+	columns, lines := map[string]int{}, map[string]int{} // their places
 	for _, c := range g.Cells {
-		if title := columnTitle(g.Columns, c); !slices.Contains(p.Columns, title) {
+		title, labels := columnTitle(g.Columns, c), p.labels(g, c)
+		if _, ok := columns[title]; !ok {
+			columns[title] = len(columns)
 			p.Columns = append(p.Columns, title)
 		}
-	}
-	var rows []PivotRow
-	for _, c := range g.Cells {
-		labels := p.labels(c)
-		at := slices.IndexFunc(rows, func(r PivotRow) bool { return slices.Equal(r.Labels, labels) })
-		if at < 0 {
-			at = len(rows)
-			rows = append(rows, PivotRow{Labels: labels, Cells: make([]*Row, len(p.Columns))})
+		id := fmt.Sprintf("%q", labels)
+		if _, ok := lines[id]; !ok {
+			lines[id] = len(lines)
+			rows = append(rows, PivotRow{Labels: labels})
 		}
+	}
+	if len(columns)*len(rows) > maxPivot {
+		return nil
+	}
+	for i := range rows {
+		rows[i].Cells = make([]*Row, len(columns))
+	}
+	for _, c := range g.Cells {
 		if row := of[filepath.Join(g.Path, filepath.FromSlash(c.Folder))]; row != nil {
-			rows[at].Cells[slices.Index(p.Columns, columnTitle(g.Columns, c))] = row
+			rows[lines[fmt.Sprintf("%q", p.labels(g, c))]].Cells[columns[columnTitle(g.Columns, c)]] = row
 		}
 	}
 	p.sections(rows, befores)
@@ -86,7 +97,7 @@ func (p *Pivot) Parts(columns int) (parts []*Pivot) {
 func rowKeys(g *results.Grid, t *Table) (keys []string) {
 	names, pairs := map[string]bool{}, map[string]bool{}
 	for _, c := range g.Cells {
-		name := methodLabel(c)
+		name := methodLabel(c.Labels["method"], c.Labels["goal"])
 		names[name], pairs[name+" "+string(c.Labels["goal"])] = true, true
 	}
 	told := len(names) > 1 && len(names) == len(pairs)
@@ -100,16 +111,21 @@ func rowKeys(g *results.Grid, t *Table) (keys []string) {
 	return keys
 }
 
-// methodLabel is what reports call the method of a cell.
-func methodLabel(c results.Cell) string {
-	return MethodName(&run.Result{Method: string(c.Labels["method"]), Goal: string(c.Labels["goal"])})
+// methodLabel is what reports call a method with a goal.
+func methodLabel(method, goal results.Label) string {
+	return MethodName(&run.Result{Method: string(method), Goal: string(goal)})
 }
 
-func (p *Pivot) labels(c results.Cell) []string {
+// labels tell the row of a cell from others. A method keeps its name where columns tell the goal.
+func (p *Pivot) labels(g *results.Grid, c results.Cell) []string {
 	labels := make([]string, len(p.Keys))
 	for i, key := range p.Keys {
 		if labels[i] = string(c.Labels[key]); key == "method" {
-			labels[i] = methodLabel(c)
+			goal := c.Labels["goal"]
+			if slices.Contains(g.Columns, "goal") {
+				goal = ""
+			}
+			labels[i] = methodLabel(c.Labels[key], goal)
 		}
 	}
 	return labels
@@ -205,7 +221,7 @@ func (p *Pivot) Texts(r PivotRow, pm string) []string {
 		if c.missed() {
 			forget += " †"
 		}
-		if c.Runs != nil && c.N < p.runs {
+		if c.N != p.runs {
 			forget += fmt.Sprintf(" (n = %d)", c.N)
 		}
 		texts = append(texts, forget, interval(c.Retain, percent, pm), interval(c.Test, percent, pm))

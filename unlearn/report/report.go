@@ -3,6 +3,7 @@
 package report
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -22,10 +23,12 @@ type Report struct {
 	Claims []results.Claim // of grids, and what came of them
 	Broken []string        // run folders that cannot be read, and why
 
-	Runs  []*results.Run // finished, of `unlearn forget`
-	Open  []*results.Run // of `unlearn forget`, not finished
+	Runs  []*results.Run // finished, of `unlearn forget` and `unlearn continual`
+	Open  []*results.Run // of these, not finished
 	Other []*results.Run // of other verbs
 	Ahead int            // cells of grids that have not begun
+
+	Failed []string // why cells of grids failed that have no run
 }
 
 // Load reads runs: each path is a run folder, a folder of a grid, or one below which run folders lie.
@@ -37,7 +40,7 @@ func Load(paths ...string) (*Report, error) {
 		if err != nil {
 			return nil, err
 		}
-		if len(runs) == 0 && r.Ahead == 0 && r.Broken == nil {
+		if len(runs) == 0 && r.Ahead == 0 && r.Failed == nil && r.Broken == nil {
 			return nil, fmt.Errorf("%s: no run folder in it or below it", path)
 		}
 		for _, run := range runs {
@@ -50,8 +53,8 @@ func Load(paths ...string) (*Report, error) {
 	if r.Grid != nil && len(paths) > 1 {
 		r.Grid = nil
 	}
-	if r.Grid != nil && r.Grid.Title != "" {
-		r.Title = r.Grid.Title
+	if r.Grid != nil {
+		r.Title = cmp.Or(r.Grid.Title, r.Grid.Name, r.Title)
 	}
 	var err error
 	if r.Table, err = newTable(r.Runs); err != nil {
@@ -80,7 +83,11 @@ func (r *Report) load(path string) (runs []*results.Run, err error) {
 				continue
 			}
 			if run == nil {
-				r.Ahead++
+				if why := grid.Failed(c); why != "" {
+					r.Failed = append(r.Failed, why)
+				} else {
+					r.Ahead++
+				}
 				continue
 			}
 			runs = append(runs, run)
@@ -109,7 +116,7 @@ func (r *Report) add(run *results.Run) {
 	switch {
 	case run.Forget != nil:
 		r.Runs = append(r.Runs, run)
-	case run.Verb == "forget" && run.Result == nil:
+	case run.Result == nil && (run.Verb == "forget" || run.Verb == "continual"):
 		r.Open = append(r.Open, run)
 	default:
 		r.Other = append(r.Other, run)
@@ -122,7 +129,7 @@ func (r *Report) Left() string {
 	for _, l := range []struct {
 		n    int
 		what string
-	}{{len(r.Open), "not finished"}, {r.Ahead, "not begun"}, {len(r.Other), "of another command than forget"}, {len(r.Broken), "that cannot be read"}} {
+	}{{len(r.Open), "not finished"}, {r.Ahead, "not begun"}, {len(r.Failed), "that failed"}, {len(r.Other), "of another command than forget and continual"}, {len(r.Broken), "that cannot be read"}} {
 		if l.n > 0 {
 			left = append(left, fmt.Sprintf("%s %s", run.Counted(l.n, "run"), l.what))
 		}
@@ -131,6 +138,9 @@ func (r *Report) Left() string {
 		return ""
 	}
 	text := "Not in the table: " + strings.Join(left, ", ") + "."
+	if r.Failed != nil {
+		text += " The first that failed: " + oneLine(r.Failed[0]) + "."
+	}
 	if r.Broken != nil {
 		text += " The first that cannot be read: " + oneLine(r.Broken[0]) + "."
 	}

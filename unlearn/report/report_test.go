@@ -102,7 +102,7 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s is the best in %+v, want %+v", method, best[method], want)
 		}
 	}
-	if want := "Not in the table: 1 run not finished, 1 run of another command than forget."; r.Left() != want {
+	if want := "Not in the table: 1 run not finished, 1 run of another command than forget and continual."; r.Left() != want {
 		t.Errorf("left %q, want %q", r.Left(), want)
 	}
 }
@@ -164,7 +164,7 @@ func TestPivot(t *testing.T) {
 		rows = append(rows, strings.Join(r.Pivot.Texts(row, "±"), " | "))
 	}
 	if d := cmp.Diff([]string{
-		"before | 100.00±0.00 | 96.00±0.00 | 90.00±0.00 | 100.00 | 96.00 | 90.00",
+		"before | 100.00±0.00 | 96.00±0.00 | 90.00±0.00 | 100.00 (n = 1) | 96.00 | 90.00",
 		"oracle | 0.00 (n = 1) | 93.75 | 88.00 | - | - | -",
 		"neggrad | 12.50±158.83 † (n = 2) | 62.50±158.83 | 55.00±190.59 | 0.00 (n = 1) | 25.00 | 20.00",
 		"correct | 0.00 (n = 1) | 62.50 | 60.00 | - | - | -",
@@ -213,6 +213,119 @@ func TestPivotSections(t *testing.T) {
 		rows = append(rows, strings.Join(row.Labels, " "))
 	}
 	if d := cmp.Diff([]string{"before ", "4 1e-3", "before ", "16 1e-3", "16 5e-4"}, rows); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}
+
+// After \\ and \midrule, TeX takes a bracket or a star for theirs.
+func TestLaTeXRowsBeginWithText(t *testing.T) {
+	var tex strings.Builder
+	if err := load(t, gridOf(t, `"columns":["k"],"axes":[{"key":"a"},{"key":"k"}]`, []string{"[2pt] 4 adv-0", "*x 4 adv-1"})).LaTeX(&tex); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"\n{[}2pt] & ", "\n{*}x & "} {
+		if !strings.Contains(tex.String(), want) {
+			t.Errorf("%q is not in\n%s", want, &tex)
+		}
+	}
+}
+
+// A grid of a row and a column for each of many cells is a small file, and no table that anybody could read.
+func TestPivotIsBounded(t *testing.T) {
+	cells := make([]string, 400)
+	for i := range cells {
+		cells[i] = fmt.Sprintf("%d %d none", i, i)
+	}
+	about := `"columns":["b"],"axes":[{"key":"a"},{"key":"b"}]`
+	if p := load(t, gridOf(t, about, cells)).Pivot; p != nil {
+		t.Errorf("%d columns", len(p.Columns))
+	}
+	if p := load(t, gridOf(t, about, cells[:300])).Pivot; p == nil || len(p.Columns) != 300 {
+		t.Errorf("300 columns: %v", p)
+	}
+}
+
+// The images of later requests were scored first when a method had changed the network already: no row of before has their accuracy.
+// Streams of other portions are other rows.
+func TestStreamsHaveNoScoreOfBefore(t *testing.T) {
+	dir := t.TempDir()
+	for name, sizes := range map[string][2]int{"a": {2, 6}, "b": {4, 4}} {
+		var requests []string
+		for i, n := range sizes {
+			scores := fmt.Sprintf(`{"forget":{"accuracy":0.5,"hits":%d,"n":%d},"retain":{"accuracy":0.9,"n":90},"test":{"accuracy":0.8,"n":10}}`, n/2, n)
+			requests = append(requests, fmt.Sprintf(`{"id":"r","images":%d,"outcome":"reached","settings":{"method":"adv","seed":0},"weights_before":"w%d","forget":"%s%d","before":%s,"after":%s}`, n, i, name, i, scores, scores))
+		}
+		text := `{"schema":"unlearn.continual/1","model":"m","dataset":"d","requests":[` + strings.Join(requests, ",") + `]}`
+		if err := errors.Join(os.Mkdir(filepath.Join(dir, name), 0o755), os.WriteFile(filepath.Join(dir, name, "result.json"), []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	table := load(t, dir).Table
+	var rows []string
+	for _, r := range table.Rows {
+		rows = append(rows, strings.Join(table.Cells(r, "±")[:7], " | "))
+	}
+	if d := cmp.Diff([]string{"8 | before |  | - | 90.00±0.00 | 80.00±0.00 | 2", "8 | adv | 2+6 | 50.00 | 90.00 | 80.00 | 1", "8 | adv | 2 of 4 | 50.00 | 90.00 | 80.00 | 1"}, rows); d != "" {
+		t.Errorf("%v: -want +got\n%s", table.Keys, d)
+	}
+}
+
+// edit replaces a text of a file that has it.
+func edit(t *testing.T, path, from, to string) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil || !bytes.Contains(text, []byte(from)) {
+		t.Fatalf("%s: %q is not in it (%v)", path, from, err)
+	}
+	if err := os.WriteFile(path, bytes.Replace(text, []byte(from), []byte(to), 1), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The best forgot most and kept most.
+func TestBestIsLowestOnForgetSet(t *testing.T) {
+	dir := gridOf(t, `"axes":[{"key":"method"}]`, []string{"adv adv-0", "neggrad neggrad-0"})
+	edit(t, filepath.Join(dir, "cells", "adv-0", "result.json"), `"accuracy": 0,`, `"accuracy": 0.25,`)
+	got := map[string]report.Best{}
+	for _, r := range load(t, dir).Table.Rows {
+		got[r.Method] = r.Best
+	}
+	if d := cmp.Diff(map[string]report.Best{"before": {}, "adv": {Retain: true, Test: true}, "neggrad": {Forget: true}}, got); d != "" {
+		t.Errorf("-want +got\n%s", d)
+	}
+}
+
+// A network that belongs to its seed makes no row of its own.
+func TestPivotOfOwnNetworks(t *testing.T) {
+	dir := gridOf(t, `"columns":["method"],"axes":[{"key":"method"},{"key":"weights"},{"key":"seed"}]`, []string{"adv a.pt 0 adv-0", "adv b.pt 1 adv-1"})
+	for _, name := range []string{"adv-0", "adv-1"} {
+		edit(t, filepath.Join(dir, "cells", name, "result.json"), "0123456789abcdef", strings.Repeat(name[4:], 16))
+	}
+	if p := load(t, dir).Pivot; len(p.Keys) != 0 || len(p.Rows) != 2 || p.Rows[1].Cells[0].N != 2 {
+		t.Errorf("rows by %v: %+v", p.Keys, p.Rows)
+	}
+}
+
+// A cell that failed before it had a run folder is told from one that nobody has begun, and its reason is told.
+func TestFailedCells(t *testing.T) {
+	dir := gridOf(t, `"axes":[{"key":"seed"}]`, []string{"0 adv-0", "1 none", "2 other"})
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "state"), 0o755),
+		os.WriteFile(filepath.Join(dir, "state", "other.json"), []byte(`{"exit_code":2,"reason":"too\nmany"}`), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := load(t, dir).Left(), "Not in the table: 1 run not begun, 1 run that failed. The first that failed: too many."; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// Where goals are columns, a method is one row.
+func TestPivotByGoals(t *testing.T) {
+	p := load(t, gridOf(t, `"columns":["goal"],"axes":[{"key":"method"},{"key":"goal"}]`, []string{"neggrad misclassify neggrad-0", "neggrad relabel correct-0"})).Pivot
+	var rows []string
+	for _, row := range p.Rows {
+		rows = append(rows, strings.Join(p.Texts(row, "±"), " | "))
+	}
+	if d := cmp.Diff([]string{"before | 100.00 | 96.00 | 90.00 | 100.00 | 96.00 | 90.00", "neggrad | 0.00 | 50.00 | 40.00 | 0.00 | 62.50 | 60.00"}, rows); d != "" {
 		t.Errorf("-want +got\n%s", d)
 	}
 }

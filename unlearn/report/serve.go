@@ -203,7 +203,7 @@ func (h *handler) status() []byte {
 	if r, err := Load(h.paths...); err != nil {
 		s.Error = err.Error()
 	} else {
-		s.Left = strings.TrimPrefix((&Report{Ahead: r.Ahead, Broken: r.Broken}).Left(), "Not in the table: ")
+		s.Left = strings.TrimPrefix((&Report{Ahead: r.Ahead, Failed: r.Failed, Broken: r.Broken}).Left(), "Not in the table: ")
 		runs := slices.Concat(r.Open, r.Runs)
 		slices.SortStableFunc(runs, func(a, b *results.Run) int { return strings.Compare(a.Path, b.Path) })
 		for _, one := range runs {
@@ -224,17 +224,34 @@ func statusRow(r *results.Run) []string {
 		row := &Row{}
 		row.score(after([]*results.Run{r}))
 		return []string{
-			name, MethodName(f), strconv.Itoa(r.K()), strconv.FormatInt(r.Seed(), 10), fmt.Sprintf("%s after step %d", f.Outcome, f.Steps),
+			name, MethodName(f), strconv.Itoa(r.K()), strconv.FormatInt(r.Seed(), 10), progress(r),
 			interval(row.Forget, percent, ""), interval(row.Retain, percent, ""), interval(row.Test, percent, ""), seconds(f.Seconds.Total),
 		}
 	}
+	k := ""
+	if r.Set != nil {
+		k = strconv.Itoa(r.K())
+	}
 	return []string{
-		name, r.Setting("method"), strconv.Itoa(r.K()), strconv.FormatInt(r.Seed(), 10), progress(r), "", "", "", "",
+		name, r.Setting("method"), k, strconv.FormatInt(r.Seed(), 10), progress(r), "", "", "", "",
 	}
 }
 
-// progress says how far a run has come that has no result yet.
+// progress says how far a run has come; a stream is where the run of its newest request is.
 func progress(r *results.Run) string {
+	if r.Forget != nil {
+		return fmt.Sprintf("%s after step %d", r.Forget.Outcome, r.Forget.Steps)
+	}
+	if r.Verb == "continual" {
+		newest, err := r.Newest()
+		switch {
+		case err != nil:
+			return err.Error()
+		case newest == nil:
+			return "before its first request"
+		}
+		return filepath.Base(newest.Path) + ": " + progress(newest)
+	}
 	last, err := r.Last()
 	switch {
 	case err != nil:

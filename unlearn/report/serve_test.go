@@ -166,6 +166,30 @@ func TestServeShowsProgress(t *testing.T) {
 	t.Errorf("20 seconds later still %q", got)
 }
 
+// A stream at work is where the run of its newest request is.
+func TestServeShowsStreams(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "stream")
+	for _, name := range []string{"001-a", "002-b"} {
+		if err := os.CopyFS(filepath.Join(dir, "requests", name), os.DirFS(runs+"/working-0")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, text := range map[string]string{"argv.txt": "unlearn continual\n", "config.yaml": "method: adv\nstop-scope: request\nseed: 3\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left := load(t, dir).Left(); left != "Not in the table: 1 run not finished." {
+		t.Error(left)
+	}
+	at := serve(t, dir)
+	response, body := ask(t, at, "GET /status.json HTTP/1.1\r\nHost: "+at+"\r\nConnection: close\r\n\r\n")
+	response.Body.Close()
+	if want := `["stream","adv","","3","002-b: before its first step","","","",""]`; !strings.Contains(body, want) {
+		t.Errorf("%s is not in\n%s", want, body)
+	}
+}
+
 func TestServeStaysOnTheLoopback(t *testing.T) {
 	for address, want := range map[string]string{
 		"0.0.0.0:0": "is not the loopback", ":0": "is not the loopback", "192.0.2.1:80": "is not the loopback", "example.org:80": "is not the loopback", "8080": "is no HOST:PORT",

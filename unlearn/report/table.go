@@ -93,6 +93,9 @@ func blockOf(r *results.Run, own bool) block {
 	return block{r.Forget.Model, r.Forget.Dataset, weights, r.Setting("limit"), r.K()}
 }
 
+// requestsKey is the column that tells streams of other numbers of requests apart.
+const requestsKey = "requests"
+
 // common are the settings that all rows of a block share.
 var common = []string{"dataset", "limit", "model", "weights"}
 
@@ -119,6 +122,9 @@ func differing(order []block, blocks map[block][]results.Group) (keys []string) 
 			if first[name] == nil {
 				first[name] = r
 			}
+			if r.Requests() != first[name].Requests() {
+				differ[requestsKey] = true
+			}
 			for _, s := range slices.Concat(r.Settings, first[name].Settings) {
 				if s.Key != "seed" && results.Decides("forget", s.Key) && value(s.Key, r) != value(s.Key, first[name]) {
 					differ[s.Key] = true
@@ -138,6 +144,8 @@ func value(key string, r *results.Run) string {
 		return r.Forget.Model
 	case "dataset":
 		return r.Forget.Dataset
+	case requestsKey:
+		return r.Requests()
 	}
 	return r.Setting(key)
 }
@@ -153,10 +161,11 @@ func (t *Table) values(r *results.Run) []string {
 	return values
 }
 
-// rowBefore is the row of the networks before: each counts once with each forget set, however many methods forgot it.
+// rowBefore is the row of the networks before: each counts once with each forget set, however many methods forgot it. Streams score the
+// images of a request when its turn comes, by a network that their own method has changed by then: that is no D_f of before.
 func (t *Table) rowBefore(groups []results.Group) Row {
 	seen := map[string]bool{}
-	var scores []*run.Scores
+	var scores, untouched []*run.Scores
 	for _, g := range groups {
 		for _, r := range g.Runs {
 			// Not by its hash, which new labels are part of.
@@ -167,6 +176,9 @@ func (t *Table) rowBefore(groups []results.Group) Row {
 			if !seen[set] && r.Forget.Before != nil {
 				seen[set] = true
 				scores = append(scores, r.Forget.Before)
+				if r.Stream == nil {
+					untouched = append(untouched, r.Forget.Before)
+				}
 			}
 		}
 	}
@@ -177,6 +189,9 @@ func (t *Table) rowBefore(groups []results.Group) Row {
 		}
 	}
 	row.score(scores)
+	var forget Row
+	forget.score(untouched)
+	row.Forget = forget.Forget
 	return row
 }
 
@@ -368,7 +383,7 @@ func (t *Table) Notes() []string {
 	if slices.ContainsFunc(t.Rows, func(r Row) bool {
 		return slices.ContainsFunc(r.Runs, func(one *results.Run) bool { return one.Stream != nil })
 	}) {
-		notes = append(notes, "Streams of requests: k is the images of all; D_f right after the run of each request, D_r and D_test after the last.")
+		notes = append(notes, "Streams of requests: k is the images of all; D_f right after the run of each request, D_r and D_test before the first and after the last.")
 	}
 	if scored := t.scored(); scored != "" {
 		notes = append(notes, scored)

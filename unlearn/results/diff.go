@@ -10,6 +10,7 @@ import (
 	"maps"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -54,24 +55,25 @@ type WeightDifference struct {
 	B       string  `json:"b"`
 }
 
-// Diff compares two runs: settings, steps without their times, and the weights they ended with.
+// Diff compares two runs: settings, steps without their times, and the weights they ended with. Those of streams are those of the runs of
+// their requests, one after the other.
 func Diff(a, b *Run) (*Difference, error) {
 	d := &Difference{Settings: diffSettings(a, b)}
-	was, err := a.Metrics()
+	was, lastA, err := a.steps()
 	if err != nil {
 		return nil, err
 	}
-	is, err := b.Metrics()
+	is, lastB, err := b.steps()
 	if err != nil {
 		return nil, err
 	}
 	d.Steps = min(len(was), len(is))
 	d.Step = diffSteps(was, is)
-	before, err := a.Weights()
+	before, err := lastA.Weights()
 	if err != nil {
 		return nil, err
 	}
-	after, err := b.Weights()
+	after, err := lastB.Weights()
 	if err != nil {
 		return nil, err
 	}
@@ -83,6 +85,32 @@ func Diff(a, b *Run) (*Difference, error) {
 		d.Weights, d.Tensors = diffWeights(before, after), len(before)
 	}
 	return d, nil
+}
+
+// steps are the metrics of a run, and which run has its weights: of a stream, the last one, and phases have the names of the others
+// before them.
+func (r *Run) steps() (metrics []Metric, last *Run, err error) {
+	if r.Verb != "continual" {
+		metrics, err = r.Metrics()
+		return metrics, r, err
+	}
+	runs, err := r.served(func(folders []string) []string { return folders })
+	if err != nil {
+		return nil, nil, err
+	}
+	last = r
+	for _, one := range runs {
+		some, err := one.Metrics()
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, m := range some {
+			m.Phase = filepath.Base(one.Path) + " " + m.Phase
+			metrics = append(metrics, m)
+		}
+		last = one
+	}
+	return metrics, last, nil
 }
 
 func present(tensors []ckpt.Tensor) string {

@@ -226,6 +226,22 @@ func (g *Grid) check() error {
 	return nil
 }
 
+// Failed says why a cell failed when it was last tried; "" where it did not, or nobody tells.
+func (g *Grid) Failed(c Cell) string {
+	folder, err := OpenFolder(g.Path)
+	if err != nil {
+		return ""
+	}
+	defer folder.Close()
+	var f struct {
+		Reason string `json:"reason"`
+	}
+	if err := folder.optional("state/"+c.ID+".json", maxSmall, func(data []byte) error { return json.Unmarshal(data, &f) }); err != nil {
+		return ""
+	}
+	return f.Reason
+}
+
 // Run reads the run of a cell; nil when it has not begun.
 func (g *Grid) Run(c Cell) (*Run, error) {
 	grid, err := OpenFolder(g.Path)
@@ -233,17 +249,5 @@ func (g *Grid) Run(c Cell) (*Run, error) {
 		return nil, err
 	}
 	defer grid.Close()
-	root, err := grid.root.OpenRoot(filepath.FromSlash(c.Folder))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, grid.refuse(c.Folder, bare(err))
-	}
-	folder := &Folder{filepath.Join(g.Path, filepath.FromSlash(c.Folder)), root}
-	defer folder.Close()
-	if !folder.isRun() {
-		return nil, nil
-	}
-	return folder.run()
+	return grid.below(filepath.FromSlash(c.Folder))
 }

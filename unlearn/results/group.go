@@ -116,7 +116,7 @@ func Repeats(runs []*Run) ([]Group, error) {
 			if own[r] {
 				weights = "of the seed"
 			}
-			same = append(same, weights, r.Forget.Hashes.Data)
+			same = append(same, weights, r.Forget.Hashes.Data, r.Requests())
 		} else { // which has no hashes yet
 			same = append(same, r.Setting("weights"), r.Setting("data-dir"))
 		}

@@ -1,10 +1,16 @@
 package results
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 
 	"l2ul/unlearn"
 	"l2ul/unlearn/data"
@@ -64,6 +70,9 @@ func whole(s *run.ContinualResult) (*run.Result, error) {
 				r.DataAccess.Reads[phase] = map[data.Part]int64{}
 			}
 			for part, n := range parts {
+				if part == data.PartEarlier { // which the stream was to forget, too
+					part = data.PartForget
+				}
 				r.DataAccess.Reads[phase][part] += n
 				around := slices.Contains([]data.Phase{data.PhaseBefore, data.PhaseAfter}, phase)
 				r.DataAccess.RetainDuringUnlearning = r.DataAccess.RetainDuringUnlearning || n > 0 && part == data.PartRetain && !around
@@ -74,6 +83,85 @@ func whole(s *run.ContinualResult) (*run.Result, error) {
 	r.Before.Retain, r.Before.Test, r.After.Retain, r.After.Test = first.Before.Retain, first.Before.Test, last.After.Retain, last.After.Test
 	r.Forget.Hash = hex.EncodeToString(hash.Sum(nil))
 	return r, nil
+}
+
+// Requests says how many requests of how many images a stream had; "" of another run. Its configuration does not tell.
+func (r *Run) Requests() string {
+	if r.Stream == nil {
+		return ""
+	}
+	var sizes []string
+	for _, e := range r.Stream.Requests {
+		sizes = append(sizes, strconv.Itoa(e.Images))
+	}
+	if len(slices.Compact(slices.Clone(sizes))) == 1 {
+		return fmt.Sprintf("%d of %s", len(sizes), sizes[0])
+	}
+	return strings.Join(sizes, "+")
+}
+
+// Newest returns the run of the request that a stream came to last, nil where it has begun none.
+func (r *Run) Newest() (*Run, error) {
+	runs, err := r.served(func(folders []string) []string { return folders[max(0, len(folders)-1):] })
+	if len(runs) == 0 {
+		return nil, err
+	}
+	return runs[0], nil
+}
+
+// served reads some of the runs of a stream's requests; which is told their folders, in the order of the requests.
+func (r *Run) served(which func(folders []string) []string) (runs []*Run, err error) {
+	stream, err := OpenFolder(r.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer stream.Close()
+	const below = "requests"
+	dir, err := stream.root.Open(below)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, stream.refuse(below, bare(err))
+	}
+	defer dir.Close()
+	folders, err := names(dir, maxNames, fs.DirEntry.IsDir)
+	if err != nil {
+		return nil, stream.refuse(below, err)
+	}
+	place := func(name string) int {
+		number, _, _ := strings.Cut(name, "-")
+		n, _ := strconv.Atoi(number) // 0 of what is none of a stream
+		return n
+	}
+	slices.SortStableFunc(folders, func(a, b string) int { return cmp.Compare(place(a), place(b)) })
+	for _, name := range which(folders) {
+		one, err := stream.below(filepath.Join(below, name))
+		if err != nil {
+			return nil, err
+		}
+		if one != nil {
+			runs = append(runs, one)
+		}
+	}
+	return runs, nil
+}
+
+// below reads a run folder in the folder; nil where it is none.
+func (f *Folder) below(name string) (*Run, error) {
+	root, err := f.root.OpenRoot(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, f.refuse(name, bare(err))
+	}
+	folder := &Folder{filepath.Join(f.Path, name), root}
+	defer folder.Close()
+	if !folder.isRun() {
+		return nil, nil
+	}
+	return folder.run()
 }
 
 // pool adds a score of other images.

@@ -73,7 +73,7 @@ func Continual(ctx context.Context, inv Invocation) (*ContinualResult, error) {
 		return nil, s.plan(opening)
 	}
 	var err error
-	if s.folder, _, err = opening.open("requests", examineStream); err != nil {
+	if s.folder, _, err = opening.open(requestsFolder, examineStream); err != nil {
 		return nil, err
 	}
 	defer s.folder.Close()

@@ -26,7 +26,9 @@ import (
 const (
 	RecordSchema = "unlearn.record/1"
 	recordName   = "record.jsonl"
-	entryName    = "entry.json" // in the folder of a run, its line: written first, so that a torn record can be mended
+	// requestsFolder has the run folders of a stream.
+	requestsFolder = "requests"
+	entryName      = "entry.json" // in the folder of a run, its line: written first, so that a torn record can be mended
 )
 
 // Entry is a line of a deletion record.
@@ -122,7 +124,7 @@ var unusual = regexp.MustCompile(`[^A-Za-z0-9._-]`)
 // requestFolder is the folder of a request's run, from that of the stream.
 func requestFolder(position int, id string) string {
 	name := unusual.ReplaceAllString(id, "_")
-	return filepath.Join("requests", fmt.Sprintf("%03d-%s", position, name[:min(len(name), 80)]))
+	return filepath.Join(requestsFolder, fmt.Sprintf("%03d-%s", position, name[:min(len(name), 80)]))
 }
 
 // parseRecord reads a record whose every line must be whole and follow from the one before. rest is what stands behind the last
@@ -224,12 +226,12 @@ func (r *record) pending() ([]byte, error) {
 
 // entryFiles lists the lines that the runs in the folder of a stream have put down.
 func entryFiles(dir string) (paths []string, err error) {
-	runs, err := os.ReadDir(filepath.Join(dir, "requests"))
+	runs, err := os.ReadDir(filepath.Join(dir, requestsFolder))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	for _, run := range runs {
-		path := filepath.Join(dir, "requests", run.Name(), entryName)
+		path := filepath.Join(dir, requestsFolder, run.Name(), entryName)
 		if _, err := os.Stat(path); err == nil {
 			paths = append(paths, path)
 		}

@@ -80,8 +80,8 @@ func removable(path string) (root *os.Root, release func(), err error) {
 	return root, release, nil
 }
 
-// RemoveFolder removes what a run made, and the folder if nothing else is in it. What else there is stays, and is named.
-// Links are removed and not followed.
+// RemoveFolder removes what a run made, and the folder if nothing else is in it. What else there is stays, and is named. Of a stream, the
+// runs of its requests and its record go with it. Links are removed and not followed.
 func RemoveFolder(path string) (left []string, err error) {
 	root, release, err := removable(path)
 	if err != nil {
@@ -89,12 +89,11 @@ func RemoveFolder(path string) (left []string, err error) {
 	}
 	defer root.Close()
 	defer release()
-	// The mark goes last: what is left of a removal that fails is a run folder still.
-	names := slices.DeleteFunc(slices.Clone(ours), func(name string) bool { return name == runMark })
-	for _, name := range append(names, lockName, runMark) {
-		if err := root.RemoveAll(name); err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
-		}
+	if err := removeRequests(root); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := removeRun(root, "."); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	rest, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
@@ -113,4 +112,44 @@ func RemoveFolder(path string) (left []string, err error) {
 		left = append(left, e.Name())
 	}
 	return left, nil
+}
+
+// removeRun removes what a run made in a folder below root. The mark goes last: what is left of a removal that fails is a run folder still.
+func removeRun(root *os.Root, folder string) error {
+	names := slices.DeleteFunc(slices.Clone(ours), func(name string) bool { return name == runMark })
+	for _, name := range append(names, lockName, runMark) {
+		if err := root.RemoveAll(filepath.Join(folder, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeRequests removes what a stream has that other runs have not; nothing where there is no stream.
+func removeRequests(root *os.Root) error {
+	if info, err := root.Lstat(requestsFolder); err != nil || !info.IsDir() {
+		return nil //nolint:nilerr // no stream
+	}
+	all, err := fs.ReadDir(root.FS(), requestsFolder)
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		folder := filepath.Join(requestsFolder, e.Name())
+		if mark, err := root.Lstat(filepath.Join(folder, runMark)); !e.IsDir() || err != nil || !mark.Mode().IsRegular() {
+			continue // none of its runs
+		}
+		if err := errors.Join(removeRun(root, folder), removeEmpty(root, folder)); err != nil {
+			return err
+		}
+	}
+	return errors.Join(removeEmpty(root, requestsFolder), root.RemoveAll(recordName))
+}
+
+// removeEmpty removes a folder with nothing in it, and leaves another.
+func removeEmpty(root *os.Root, folder string) error {
+	if rest, err := fs.ReadDir(root.FS(), filepath.ToSlash(folder)); err != nil || len(rest) > 0 {
+		return err
+	}
+	return root.Remove(folder)
 }

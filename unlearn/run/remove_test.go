@@ -1,6 +1,8 @@
 package run
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,5 +59,55 @@ func TestRemoveFolder(t *testing.T) {
 	}
 	if _, err := RemoveFolder(folder); ExitCode(err) != 2 {
 		t.Errorf("a folder without a run: %v", err)
+	}
+}
+
+// Of a stream, the runs of its requests go too; what is none of them stays, and so does what links lead to.
+func TestRemoveStream(t *testing.T) {
+	dir := t.TempDir()
+	folder, outside := filepath.Join(dir, "stream"), filepath.Join(dir, "outside")
+	for _, path := range []string{
+		filepath.Join(folder, "argv.txt"), filepath.Join(folder, recordName), filepath.Join(folder, "requests", "001-a", "argv.txt"),
+		filepath.Join(folder, "requests", "001-a", "model.safetensors"), filepath.Join(folder, "requests", "002-b", "argv.txt"),
+		filepath.Join(folder, "requests", "002-b", "mine.txt"), filepath.Join(folder, "requests", "notes", "config.yaml"),
+		filepath.Join(outside, "argv.txt"), filepath.Join(outside, "result.json"),
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("x"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(outside, filepath.Join(folder, "requests", "003-c")); err != nil {
+		t.Fatal(err)
+	}
+	left, err := RemoveFolder(folder)
+	if err != nil || !slices.Equal(left, []string{"requests"}) {
+		t.Errorf("%v stays, %v", left, err)
+	}
+	var rest []string
+	if err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			name, _ := filepath.Rel(dir, path)
+			rest = append(rest, name)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"outside/argv.txt", "outside/result.json", "stream/requests/002-b/mine.txt", "stream/requests/003-c", "stream/requests/notes/config.yaml"}; !slices.Equal(rest, want) {
+		t.Errorf("%q stay, want %q", rest, want)
+	}
+
+	whole := filepath.Join(dir, "whole")
+	for _, name := range []string{"argv.txt", recordName, "requests/001-a/argv.txt"} {
+		path := filepath.Join(whole, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte("x"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, err := RemoveFolder(whole); err != nil || left != nil {
+		t.Errorf("%v stays, %v", left, err)
+	}
+	if _, err := os.Stat(whole); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder stays: %v", err)
 	}
 }
