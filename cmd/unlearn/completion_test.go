@@ -123,7 +123,7 @@ func TestShells(t *testing.T) {
 				t.Skipf("%s is not installed, so its script is not tried", s.shell)
 			}
 			dir := t.TempDir()
-			for _, name := range []string{"a folder/weights.pt", "names.txt"} {
+			for _, name := range []string{"a folder/weights.pt", "names.txt", "runs/first/forget.json"} {
 				if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
 					t.Fatal(err)
 				}
@@ -145,6 +145,7 @@ func TestShells(t *testing.T) {
 				{"unlearn forget --schema=x --save-format=sam\t\n", "<forget --schema=x --save-format=same>"},
 				{"unlearn inspect a\tw\t\n", "<inspect a folder/weights.pt>"},
 				{"unlearn split --forget @nam\t\n", "<split --forget @names.txt>"},
+				{"unlearn split --forget @ru\tfi\tfo\t\n", "<split --forget @runs/first/forget.json>"},
 				{"unlearn completion pow\t\n", "<completion powershell>"},
 			} {
 				enter(c[0])

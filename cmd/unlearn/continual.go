@@ -22,19 +22,17 @@ func (p *program) continual() *cli.Command {
 			if result == nil || inv.Console.JSON() {
 				return err
 			}
-			t := newTable("", "request", "method", "outcome", "steps", "to forget", "regained", "retained", "test")
+			t := newTable("", "request", "method", "outcome", "steps", "to forget", "earlier ones", "regained", "retained", "test")
 			for _, e := range result.Requests {
-				var regained, earlier int64
-				for _, before := range e.Earlier {
-					regained, earlier = regained+before.Regained, earlier+before.N
-				}
+				hits, regained, earlier := e.Again()
 				t.AppendRow([]any{
 					e.Position, printable(e.ID), e.Method(), e.Outcome, e.Steps, percent(&e.After.Forget),
-					fmt.Sprintf("%d of %d", regained, earlier), percent(e.After.Retain), percent(e.After.Test),
+					fmt.Sprintf("%d of %d", hits, earlier), regained, percent(e.After.Retain), percent(e.After.Test),
 				})
 			}
 			if printErr := printLines(p.stdout, t.Render(), "",
-				"to forget: right after the run. regained: images of earlier requests that have their label again",
+				"to forget: right after the run. earlier ones: images of earlier requests that have their label; regained: those of them that\n"+
+					"were forgotten once. Under --limit, retained is of another part of the retained images after each request.",
 				"head "+result.Record.Head); printErr != nil {
 				return printErr
 			}

@@ -11,6 +11,7 @@ func init() {
 		Summary: "ImageNet-A from its archive or folder: 200 classes, <wnid>/*.jpg; all images are both training and test images",
 		Files:   true,
 		Sized:   true,
+		Whole:   true,
 
 		// The sum is that of torch-uncertainty (ENSTA-U2IS-AI/torch-uncertainty).
 		Downloads: []Download{{"https://people.eecs.berkeley.edu/~hendrycks/imagenet-a.tar", "c3e55429088dc681f30d81f4726b6595"}},

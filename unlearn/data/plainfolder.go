@@ -15,6 +15,7 @@ func init() {
 		Summary: "JPEG and PNG files in <class>/ of a folder or archive, without splits: all images are both training and test images",
 		Files:   true,
 		Sized:   true,
+		Whole:   true,
 
 		Resembles: func(_ context.Context, l look) bool {
 			names := l.classes(".")

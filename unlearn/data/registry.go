@@ -103,6 +103,7 @@ type Dataset struct {
 	Files   bool   // reads files, so Source.Dir is required
 	Labels  bool   // has several labels for an image, of which Source.Label chooses
 	Sized   bool   // its images are files, which Source.Preprocess gives a size as they are decoded
+	Whole   bool   // it is not divided: its splits are the same images
 
 	Preprocess Preprocess // that is usual for the dataset
 	Margin     int        // pixels around that crop that the random crops of training reach into, where others are black: see Set

@@ -334,17 +334,14 @@ func view(r *results.Run, number int, title string) runView {
 }
 
 // requestColumns are what a page says of each request of a stream.
-var requestColumns = []string{"request", "outcome", "steps", "D_f %", "right again of earlier ones", "D_r %", "D_test %"}
+var requestColumns = []string{"request", "outcome", "steps", "D_f %", "earlier ones with their label", "of these regained", "D_r %", "D_test %"}
 
 func requestRow(e *run.Entry) []string {
 	row := &Row{}
 	row.score([]*run.Scores{e.After})
-	var regained, earlier int64
-	for _, before := range e.Earlier {
-		regained, earlier = regained+before.Regained, earlier+before.N
-	}
+	hits, regained, earlier := e.Again()
 	return []string{
-		e.ID, string(e.Outcome), strconv.FormatInt(e.Steps, 10), interval(row.Forget, percent, ""), fmt.Sprintf("%d of %d", regained, earlier),
+		e.ID, string(e.Outcome), strconv.FormatInt(e.Steps, 10), interval(row.Forget, percent, ""), fmt.Sprintf("%d of %d", hits, earlier), strconv.FormatInt(regained, 10),
 		interval(row.Retain, percent, ""), interval(row.Test, percent, ""),
 	}
 }

@@ -253,7 +253,11 @@ func TestStreamsHaveNoScoreOfBefore(t *testing.T) {
 		var requests []string
 		for i, n := range sizes {
 			scores := fmt.Sprintf(`{"forget":{"accuracy":0.5,"hits":%d,"n":%d},"retain":{"accuracy":0.9,"n":90},"test":{"accuracy":0.8,"n":10}}`, n/2, n)
-			requests = append(requests, fmt.Sprintf(`{"id":"r","images":%d,"outcome":"reached","settings":{"method":"adv","seed":0},"weights_before":"w%d","forget":"%s%d","before":%s,"after":%s}`, n, i, name, i, scores, scores))
+			earlier := ""
+			if i > 0 {
+				earlier = fmt.Sprintf(`{"id":"r","accuracy":0.5,"hits":%d,"n":%d}`, sizes[0]/2, sizes[0])
+			}
+			requests = append(requests, fmt.Sprintf(`{"id":"r","images":%d,"outcome":"reached","settings":{"method":"adv","seed":0},"weights_before":"w%d","forget":"%s%d","before":%s,"after":%s,"earlier":[%s]}`, n, i, name, i, scores, scores, earlier))
 		}
 		text := `{"schema":"unlearn.continual/1","model":"m","dataset":"d","requests":[` + strings.Join(requests, ",") + `]}`
 		if err := errors.Join(os.Mkdir(filepath.Join(dir, name), 0o755), os.WriteFile(filepath.Join(dir, name, "result.json"), []byte(text), 0o644)); err != nil {

@@ -383,7 +383,7 @@ func (t *Table) Notes() []string {
 	if slices.ContainsFunc(t.Rows, func(r Row) bool {
 		return slices.ContainsFunc(r.Runs, func(one *results.Run) bool { return one.Stream != nil })
 	}) {
-		notes = append(notes, "Streams of requests: k is the images of all; D_f right after the run of each request, D_r and D_test before the first and after the last.")
+		notes = append(notes, "Streams of requests: k is the images of all; after are the scores of the last weights, on the images of all requests, too.")
 	}
 	if scored := t.scored(); scored != "" {
 		notes = append(notes, scored)

@@ -21,8 +21,8 @@ import (
 const MixedMethod = "mixed"
 
 // whole is what a stream of requests comes to, as one run that forgot the images of all: from the weights that its first request
-// began with to those that its last one ended with. D_f is scored right before and right after the run of each request. No list of
-// its images is known here, and the hash of the forget set is one over those of the requests.
+// began with to those that its last one ended with. D_f before is scored right before the run of each request, D_f after by the last
+// weights. No list of its images is known here, and the hash of the forget set is one over those of the requests.
 func whole(s *run.ContinualResult) (*run.Result, error) {
 	if len(s.Requests) == 0 || s.Requests[0] == nil {
 		return nil, fmt.Errorf("a stream without requests")
@@ -64,7 +64,6 @@ func whole(s *run.ContinualResult) (*run.Result, error) {
 		r.Steps += e.Steps
 		r.Seconds.Total += e.Seconds
 		pool(&r.Before.Forget, e.Before.Forget)
-		pool(&r.After.Forget, e.After.Forget)
 		for phase, parts := range e.Reads {
 			if r.DataAccess.Reads[phase] == nil {
 				r.DataAccess.Reads[phase] = map[data.Part]int64{}
@@ -79,6 +78,10 @@ func whole(s *run.ContinualResult) (*run.Result, error) {
 			}
 		}
 		fmt.Fprintln(hash, e.Forget)
+	}
+	pool(&r.After.Forget, last.After.Forget)
+	for _, earlier := range last.Earlier {
+		pool(&r.After.Forget, earlier.Score)
 	}
 	r.Before.Retain, r.Before.Test, r.After.Retain, r.After.Test = first.Before.Retain, first.Before.Test, last.After.Retain, last.After.Test
 	r.Forget.Hash = hex.EncodeToString(hash.Sum(nil))

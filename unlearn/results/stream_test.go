@@ -13,7 +13,8 @@ import (
 	"l2ul/unlearn/run"
 )
 
-// A stream of a request of 2 images and one of 6, worked out by hand: 1 of 2 and 3 of 6 images had their label, 0 and 2 kept it.
+// A stream of a request of 2 images and one of 6, worked out by hand: 1 of 2 and 3 of 6 images had their label, 0 and 2 kept it,
+// and 1 of the first got it back.
 const stream = `{"schema":"unlearn.continual/1","model":"m","dataset":"d","record":{"requests":2,"head":"h"},"requests":[
 	{"id":"a","outcome":"reached","steps":3,"seconds":1.5,"settings":{"method":"adv","goal":"misclassify","seed":7},"weights_before":"w0","weights_after":"w1","data":"x","forget":"f1",
 	 "before":{"forget":{"accuracy":0.5,"hits":1,"n":2},"retain":{"accuracy":0.9,"n":90},"test":{"accuracy":0.8,"n":10}},
@@ -22,6 +23,7 @@ const stream = `{"schema":"unlearn.continual/1","model":"m","dataset":"d","recor
 	{"id":"b","outcome":"cap","steps":4,"seconds":2,"settings":{"method":"adv","goal":"misclassify","seed":7},"weights_before":"w1","weights_after":"w2","data":"x","forget":"f2",
 	 "before":{"forget":{"accuracy":0.5,"hits":3,"n":6},"retain":{"accuracy":0.7,"n":84},"test":{"accuracy":0.6,"n":10}},
 	 "after":{"forget":{"accuracy":0.3333,"hits":2,"n":6},"retain":{"accuracy":0.4,"n":84},"test":{"accuracy":0.3,"n":10}},
+	 "earlier":[{"id":"a","accuracy":0.5,"hits":1,"n":2,"regained":1}],
 	 "reads":{"after":{"retain":84},"unlearn":{"forget":30,"earlier":5}}}]}`
 
 // A stream that serves its tenth request is where the run of that one is. Its folder may be anybody's.
@@ -152,7 +154,7 @@ func TestStream(t *testing.T) {
 		t.Errorf("before: -want +got\n%s", d)
 	}
 	want = &run.Scores{
-		Forget: run.Score{Accuracy: 0.25, Hits: 2, N: 8}, Retain: &run.Score{Accuracy: 0.4, N: 84}, Test: &run.Score{Accuracy: 0.3, N: 10},
+		Forget: run.Score{Accuracy: 0.375, Hits: 3, N: 8}, Retain: &run.Score{Accuracy: 0.4, N: 84}, Test: &run.Score{Accuracy: 0.3, N: 10},
 	}
 	if d := cmp.Diff(want, f.After); d != "" {
 		t.Errorf("after: -want +got\n%s", d)

@@ -478,6 +478,10 @@ func (s *stream) finish() (*ContinualResult, error) {
 	if err := WriteJSON(s.folder.Path("result.json"), result); err != nil {
 		return nil, fmt.Errorf("cannot write the result: %w", err)
 	}
+	if hits, regained, n := s.record.last().Again(); regained > 0 {
+		s.Console.Warn(fmt.Sprintf("by the last weights %d of %d images of earlier requests have their label, %d of them regained after they were forgotten; "+
+			"with --stop-scope all a request ends only when they are forgotten, too", hits, n, regained))
+	}
 	s.Console.Emit(Summary{Folder: s.folder.Path(), Result: result})
 	var capped []string
 	for _, e := range entries {

@@ -83,7 +83,12 @@ func (o Opening) open(inner string, examine func(*Folder, Opening) (*Checkpoint,
 	}
 	f := o.folder(path)
 	f.lock = flock.New(filepath.Join(path, lockName))
+	_, err = os.Stat(f.lock.Path())
+	ours := errors.Is(err, fs.ErrNotExist)
 	undo := func(err error) (*Folder, *Checkpoint, error) {
+		if ours && f.lock.Locked() { // a folder that is refused stays as it was
+			os.Remove(f.lock.Path())
+		}
 		f.Close()
 		if created {
 			os.RemoveAll(path)

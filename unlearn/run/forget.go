@@ -772,6 +772,7 @@ func (f *forgetting) finish(ctx context.Context, res *unlearn.Result) (*Result, 
 			return nil, err
 		}
 	}
+	f.Console.Log().Info().Msgf("the weights are in %s", f.folder.Path(name))
 	if err := f.savePredictions(said); err != nil {
 		return nil, err
 	}

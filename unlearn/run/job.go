@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -161,6 +162,9 @@ func (d *desk) openData(ctx context.Context, splits ...string) error {
 		d.train = sets[0]
 		if len(sets) > 1 {
 			d.test = sets[1]
+			if set, _ := data.Lookup(d.source.Dataset); set.Whole {
+				d.Console.Warn(d.source.Dataset + " is not divided: the test images are the training images, those to forget among them")
+			}
 		}
 	}
 	d.memory = d.unused()
@@ -207,12 +211,20 @@ func (d *desk) guessDataset(ctx context.Context) error {
 	case 0:
 		return Usagef("%s looks like no dataset that is known; name it with --dataset (unlearn help formats tells what lies where)", dir)
 	case 1:
+		if whole := filepath.Dir(filepath.Clean(dir)); names[0] == "folder" && isSplit(dir) && slices.Contains(data.Guess(ctx, whole), "imagefolder") {
+			return Usagef("%s is a part of the dataset in %s: name that one, or say --dataset folder if these images are all there are", dir, whole)
+		}
 		d.source.Dataset = names[0]
 	default:
 		return Usagef("%s could be %s: which is it? Say so with --dataset", dir, strings.Join(names, " or "))
 	}
 	d.guess("dataset", d.source.Dataset)
 	return nil
+}
+
+// isSplit reports whether a folder is called as the splits of an image folder are.
+func isSplit(dir string) bool {
+	return slices.Contains([]string{"train", "test", "val"}, filepath.Base(dir))
 }
 
 // guess notes what auto stood for, which the result tells too.

@@ -61,6 +61,15 @@ type Entry struct {
 	Hash          string            `json:"-"` // sha256 of the line without its last member, which this is
 }
 
+// Again says of how many images of earlier requests, n, the weights after this one have the label: hits, and regained those of
+// them that were forgotten when their own request ended.
+func (e *Entry) Again() (hits, regained, n int64) {
+	for _, before := range e.Earlier {
+		hits, regained, n = hits+before.Hits, regained+before.Regained, n+before.N
+	}
+	return hits, regained, n
+}
+
 var hashMember = regexp.MustCompile(`,"hash":"([0-9a-f]{64})"\}$`)
 
 // line returns the line of the entry, with its hash and its line break.

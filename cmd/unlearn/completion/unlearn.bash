@@ -13,8 +13,16 @@ _unlearn() {
     case $value in
       ":files "* | ":dirs "*)
         kind=${value:1:1} prefix=${value#* }
-        compopt -o filenames 2>/dev/null
+        # Behind @, where readline sees no file, what it does with names of files is done here.
+        [[ $prefix == *@ ]] || compopt -o filenames 2>/dev/null
         while IFS= read -r file; do
+          if [[ $prefix == *@ ]]; then
+            if [[ -d $file ]]; then
+              file+=/
+              compopt -o nospace 2>/dev/null
+            fi
+            printf -v file %q "$file"
+          fi
           file=$prefix$file
           COMPREPLY+=("${file#"$head"}")
         done < <(compgen "-$kind" -- "${current#"$prefix"}")
