@@ -70,6 +70,11 @@ func (f *Folder) read(name string, read func(file *os.File, size int64) ([]byte,
 
 // Names lists a folder within the folder, sorted, and at most limit names of it; none when it is not there.
 func (f *Folder) Names(name string, limit int) ([]string, error) {
+	return f.list(name, limit, func(fs.DirEntry) bool { return true })
+}
+
+// list is Names of those that are wanted.
+func (f *Folder) list(name string, limit int, wanted func(fs.DirEntry) bool) ([]string, error) {
 	dir, err := f.root.Open(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -78,7 +83,11 @@ func (f *Folder) Names(name string, limit int) ([]string, error) {
 		return nil, f.refuse(name, bare(err))
 	}
 	defer dir.Close()
-	return names(dir, limit, func(fs.DirEntry) bool { return true })
+	all, err := names(dir, limit, wanted)
+	if err != nil {
+		return nil, f.refuse(name, err)
+	}
+	return all, nil
 }
 
 func (f *Folder) refuse(name string, err error) error {

@@ -80,9 +80,8 @@ func whole(s *run.ContinualResult) (*run.Result, error) {
 		fmt.Fprintln(hash, e.Forget)
 	}
 	pool(&r.After.Forget, last.After.Forget)
-	for _, earlier := range last.Earlier {
-		pool(&r.After.Forget, earlier.Score)
-	}
+	hits, _, n := last.Again()
+	pool(&r.After.Forget, run.Score{Hits: hits, N: n})
 	r.Before.Retain, r.Before.Test, r.After.Retain, r.After.Test = first.Before.Retain, first.Before.Test, last.After.Retain, last.After.Test
 	r.Forget.Hash = hex.EncodeToString(hash.Sum(nil))
 	return r, nil
@@ -120,17 +119,9 @@ func (r *Run) served(which func(folders []string) []string) (runs []*Run, err er
 	}
 	defer stream.Close()
 	const below = "requests"
-	dir, err := stream.root.Open(below)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+	folders, err := stream.list(below, maxNames, fs.DirEntry.IsDir)
 	if err != nil {
-		return nil, stream.refuse(below, bare(err))
-	}
-	defer dir.Close()
-	folders, err := names(dir, maxNames, fs.DirEntry.IsDir)
-	if err != nil {
-		return nil, stream.refuse(below, err)
+		return nil, err
 	}
 	place := func(name string) int {
 		number, _, _ := strings.Cut(name, "-")
