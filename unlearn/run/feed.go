@@ -124,16 +124,11 @@ func (d *desk) openBorders(ctx context.Context) error {
 	if !d.feed.Augment || d.borders != nil {
 		return nil
 	}
-	source, err := d.dataSource(ctx)
+	set, err := d.bordered(ctx, d.preprocess.Resize-d.preprocess.Crop)
 	if err != nil {
 		return err
 	}
-	source.Preprocess.Crop = source.Preprocess.Resize
-	sets, err := data.Open(ctx, d.source.Dataset, source, "train")
-	if err != nil {
-		return err
-	}
-	d.borders = d.loader(sets[0])
+	d.borders = d.loader(set)
 	return nil
 }
 

@@ -201,6 +201,20 @@ func (d *desk) dataSource(ctx context.Context) (source data.Source, err error) {
 	return source, nil
 }
 
+// bordered reads the training images once more, so many pixels higher and wider than they are prepared otherwise.
+func (d *desk) bordered(ctx context.Context, pixels int) (*data.Set, error) {
+	source, err := d.dataSource(ctx)
+	if err != nil {
+		return nil, err
+	}
+	source.Preprocess.Crop += pixels
+	sets, err := data.Open(ctx, d.source.Dataset, source, "train")
+	if err != nil {
+		return nil, err
+	}
+	return sets[0], nil
+}
+
 // autoDataset in place of a dataset's name is the one that --data-dir looks like.
 const autoDataset = "auto"
 

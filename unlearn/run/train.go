@@ -214,17 +214,12 @@ func (d *desk) trainOn(ctx context.Context, recipe train.Options, plain func() *
 	if margin == 0 {
 		return plain(), nil
 	}
-	source, err := d.dataSource(ctx)
+	set, err := d.bordered(ctx, 2*margin)
 	if err != nil {
 		return nil, err
 	}
-	source.Preprocess.Crop += 2 * margin
-	sets, err := data.Open(ctx, d.source.Dataset, source, "train")
-	if err != nil {
-		return nil, err
-	}
-	sets[0].Margin = margin
-	return d.loader(sets[0]), nil
+	set.Margin = margin
+	return d.loader(set), nil
 }
 
 // margin is how far the crops of a recipe reach beyond the images as they are prepared otherwise. Only the usual preparation of
